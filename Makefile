@@ -1,0 +1,66 @@
+# `make` lists the targets. Works with GNU make 3.81 (macOS) and later.
+
+PYTHON ?= python3
+PORT   ?= 8501
+ARGS   ?=
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help dashboard test check format samples bench screenshots clean runtime dev
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+dashboard: runtime ## open the sample runs in the dashboard      (PORT=8501)
+	$(PY) -m aa_core dashboard sample_runs --port $(PORT)
+
+test: dev ## all tests, on all cores                     (ARGS="-k replay -n0")
+	@$(PY) -m tests.browser.find_chromium
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+check: dev ## format, lint and types, nothing is changed
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: dev ## put the code in the house's format
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+samples: dev ## record the sample runs again
+	$(PY) -m sample_runs.record $(ARGS)
+
+bench: dev ## time and accuracy against retraining
+	$(PY) -m benchmarks $(ARGS)
+
+screenshots: dev ## the README's pictures, from the real dashboard
+	@$(PY) -m tests.browser.find_chromium
+	$(PY) -m tests.browser.screenshots $(ARGS)
+
+clean: ## remove caches and builds (.venv stays; rm -r .venv if it is broken)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# A stamp is a copy of the requirement files that were installed. While they are the same byte for byte there is nothing
+# to do, whatever their dates say, and no network is needed.
+runtime_files := requirements.txt
+dev_files     := requirements.txt requirements-dev.txt
+install = echo "installing $(1) into $(VENV) (the first time takes minutes: torch is large)" && \
+	$(PY) -m pip install --quiet --disable-pip-version-check -r $(1)
+
+runtime: $(PY)
+	@cat $(runtime_files) | cmp -s - $(VENV)/.runtime || { $(call install,requirements.txt) && \
+	cat $(runtime_files) > $(VENV)/.runtime; }
+
+dev: $(PY)
+	@cat $(dev_files) | cmp -s - $(VENV)/.dev || { $(call install,requirements-dev.txt) && \
+	cat $(runtime_files) > $(VENV)/.runtime && cat $(dev_files) > $(VENV)/.dev; }
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "Python 3.11 or newer is needed; $(PYTHON) is: `$(PYTHON) --version 2>&1`. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "creating $(VENV) with `$(PYTHON) --version`"
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,52 @@
+"""Backward sweep: pull the gradient of a performance back through training. All steps in one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from aa_core.curvature import Curvature
+from aa_core.performance import Performance
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.replay import MEMORY, Transition, reverse
+from aa_core.state import Snapshot, State, zeros_like
+
+
+class AdjointStep(NamedTuple):
+    """One recorded step with the states around it and the cotangent after it."""
+
+    transition: Transition
+    cotangent: State
+    """a_{k+1} = (M_{K-1} .. M_{k+1})^T a_K, [values] rays."""
+
+
+def final_cotangent(training: Training, performance: Performance, final: Snapshot) -> State:
+    """a_K = (d gamma / d theta, 0), one ray per value of the performance."""
+    params = {n: p.detach().requires_grad_() for n, p in final.state.params.items()}
+    values = performance(training.problem, params, final.buffers)
+    seeds = torch.eye(len(values), dtype=values.dtype, device=values.device)
+    found = torch.autograd.grad(values, list(params.values()), seeds, is_grads_batched=True, materialize_grads=True)
+    zeros = zeros_like(final.state)
+    slots = {s: {n: t.expand(len(values), *t.shape) for n, t in leaves.items()} for s, leaves in zeros.slots.items()}
+    return State(dict(zip(params, found, strict=True)), slots, zeros.count.expand(len(values)))
+
+
+def adjoint_sweep(
+    run: RunLike,
+    training: Training,
+    cotangent: State,
+    curvature: Curvature,
+    *,
+    start: int = 0,
+    memory: int = MEMORY,
+) -> Iterator[AdjointStep]:
+    """Steps K-1, ..., start with their cotangents. One curvature product a ray and step; states in `memory` bytes."""
+    for transition in reverse(run, training, start, run.steps, memory):
+        yield AdjointStep(transition, cotangent)
+        if transition.step > start:
+            data = run.step_input(transition.step, training.problem.device)
+            _, propagator = training.linearize(transition.before, data, curvature)
+            cotangent = propagator.T @ cotangent

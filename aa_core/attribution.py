@@ -1,0 +1,218 @@
+"""The questions that users ask: how much did each stage, each step help?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from aa_core.adjoint import AdjointStep, adjoint_sweep, final_cotangent
+from aa_core.cache import EmbeddingCache
+from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.curvature import Curvature
+from aa_core.embedding import Method, Readout, check_request, embed_stages, read
+from aa_core.errors import NonFiniteError, RequestError
+from aa_core.performance import Performance
+from aa_core.problem import Problem
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.reliability import Reliability, assess
+from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
+from aa_core.stages import stage_of_steps
+from aa_core.state import as_rays, norm, pair
+from aa_core.tangent import update_of_step
+from aa_core.version import __version__
+
+SIGN = "positive = helped, negative = hurt"
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Effects of units (stages or steps) on the values of a performance, with all that is known of them."""
+
+    units: pd.DataFrame
+    """One row a unit: column `stage`, or `step` and `stage`."""
+    labels: tuple[Any, ...]
+    """What each value is: an example's number, or "mean"."""
+    effects: Tensor
+    """[units, values], float64 on the CPU; positive = the unit helped."""
+    unit: str
+    """Unit of the effects, e.g. "nats"."""
+    reliability: Reliability
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy: one row per unit and value, with columns of `units`, then example, effect, unit."""
+        values = len(self.labels)
+        frame = self.units.loc[self.units.index.repeat(values)].reset_index(drop=True)
+        return frame.assign(
+            example=list(self.labels) * len(self.units), effect=self.effects.flatten().numpy(), unit=self.unit
+        )
+
+
+def stage_effects(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    *,
+    stages: Sequence[str] | None = None,
+    method: Method = "boundary",
+    curvature: Curvature = "exact",
+    readout: Readout = "linear",
+    semantics: Semantics = "freeze",
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """How much each stage helped: gamma(recorded) - gamma(stage skipped), estimated to first order.
+
+    Args:
+        performance: what to judge by, [values]; all values are read from the same embeddings.
+        stages: names; all stages that have steps by default.
+        method: "boundary" propagates the change over a whole block; "additive" sums first-order step effects.
+        curvature: "exact" Hessian, "ggn" (stays bounded in stiff training), "none".
+        readout: "linear", "displaced" or "link"; see `aa_core.embedding.read`.
+        semantics: "freeze" or "zero_gradient"; see `aa_core.counterfactual.SEMANTICS`.
+
+    Returns:
+        Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
+    """
+    check_request(method, curvature, readout, semantics)
+    embeddings = embed_stages(
+        run,
+        problem,
+        None if stages is None else tuple(stages),
+        method=method,
+        curvature=curvature,
+        semantics=semantics,
+        cache=cache,
+        progress=progress,
+    )
+    training = prepare(run, problem)
+    final = snapshot_before(run, training, run.steps)
+    rows = [read(e.params, performance, problem, final.state.params, final.buffers, readout) for e in embeddings]
+    growth = max((e.growth for e in embeddings), default=0.0)
+    return Attribution(
+        units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
+        labels=performance.labels,
+        effects=_finite(torch.stack(rows)),
+        unit=performance.unit,
+        reliability=assess(run, training, growth, semantics, curvature),
+        provenance=_provenance(run, problem, performance, semantics, curvature, method=method, readout=readout),
+    )
+
+
+def step_effects(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    *,
+    stages: Sequence[str] | None = None,
+    curvature: Curvature = "exact",
+    semantics: Semantics = "freeze",
+    memory: int = MEMORY,
+    progress: Progress = silent,
+) -> Attribution:
+    """How much each step helped (the paper's AA-Score): tau_k = <a_{k+1}, Delta_k>, one backward sweep.
+
+    Costs one curvature product per value and step: ask for `performance.mean()`, or for a few examples.
+
+    Args:
+        stages: only the steps of these stages; all by default.
+        memory: budget for recomputed states, bytes.
+
+    Returns:
+        Attribution with effects [steps, values]; positive = the step helped.
+    """
+    check_request("additive", curvature, "linear", semantics)
+    training = prepare(run, problem)
+    steps = _steps_of(run, stages)
+    final = snapshot_before(run, training, run.steps)
+    start = final_cotangent(training, performance, final)
+    effects: list[Tensor] = []
+    scale, largest = norm(start), norm(start)
+    for done, at in enumerate(adjoint_sweep(run, training, start, curvature, start=steps[0], memory=memory), 1):
+        effects.append(_step_effect(run, training, at, semantics))
+        largest = torch.maximum(largest, norm(at.cotangent))
+        progress(done, run.steps - steps[0])
+    owner = stage_of_steps(run.stages, run.steps)
+    return Attribution(
+        units=pd.DataFrame({"step": steps, "stage": [owner[k] for k in steps]}),
+        labels=performance.labels,
+        effects=_finite(torch.stack(effects[::-1])[[k - steps[0] for k in steps]]),
+        unit=performance.unit,
+        reliability=assess(run, training, float((largest / scale.clamp_min(1e-300)).max()), semantics, curvature),
+        provenance=_provenance(run, problem, performance, semantics, curvature, method="step", readout="linear"),
+    )
+
+
+def predict(
+    run: RunLike,
+    problem: Problem,
+    what: Counterfactual,
+    performance: Performance,
+    *,
+    readout: Readout = "linear",
+    curvature: Curvature = "exact",
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> Tensor:
+    """The estimated effect of what `what` takes away, [values]: gamma(recorded) - gamma(counterfactual).
+
+    Several stages: the sum of their embeddings; a scale T: (1 - T) of it. First order in both.
+    """
+    names = tuple(s.name for s in what.resolve(run.stages))
+    embeddings = embed_stages(
+        run, problem, names, curvature=curvature, semantics=what.semantics, cache=cache, progress=progress
+    )
+    total = {n: (1 - what.scale) * torch.stack([e.params[n] for e in embeddings]).sum(0) for n in embeddings[0].params}
+    final = snapshot_before(run, prepare(run, problem), run.steps)
+    return _finite(read(total, performance, problem, final.state.params, final.buffers, readout))
+
+
+def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:
+    change = update_of_step(run, training, at.transition.before, at.transition.after, semantics)
+    return pair(at.cotangent, as_rays(change))[:, 0]
+
+
+def _steps_of(run: RunLike, stages: Sequence[str] | None) -> list[int]:
+    if stages is None:
+        steps = list(range(run.steps))
+    else:
+        steps = sorted(k for s in Counterfactual(tuple(stages)).resolve(run.stages) for k in s.steps)
+    if not steps:
+        raise RequestError("the run has no steps to attribute")
+    return steps
+
+
+def _finite(effects: Tensor) -> Tensor:
+    effects = effects.detach().double().cpu()
+    if not bool(torch.isfinite(effects).all()):
+        raise NonFiniteError(
+            "the effects are not finite: propagation through this training overflowed. Try curvature='ggn', which "
+            "stays bounded, or retrain without the stage"
+        )
+    return effects
+
+
+def _provenance(
+    run: RunLike, problem: Problem, performance: Performance, semantics: str, curvature: str, **request: str
+) -> dict[str, Any]:
+    return {
+        "run": run.digest,
+        "problem": problem.fingerprint,
+        "performance": performance.name,
+        "evaluation": performance.digest,
+        "n": len(performance.targets),
+        "semantics": semantics,
+        "curvature": curvature,
+        **request,
+        "sign": SIGN,
+        "dtype": str(next(problem.model.parameters()).dtype).removeprefix("torch."),
+        "device": problem.device.type,
+        "code": __version__,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,90 @@
+"""Embeddings by digest: on the device within a byte budget, and on disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load as decode
+from safetensors.torch import save as encode
+from torch import Tensor
+
+from aa_core.state import Params
+from aa_core.workspace import workspace
+
+Entry = tuple[Params, float]
+GROWTH = "growth"
+
+
+class EmbeddingCache:
+    """Least recently used first out of device memory; the copies on disk stay."""
+
+    def __init__(self, folder: Path | None, budget: int = 1 << 30) -> None:
+        self.folder, self.budget = folder, budget
+        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, device: torch.device) -> Entry | None:
+        with self._lock:
+            place = (key, str(device))
+            if place in self._entries:
+                self._entries.move_to_end(place)
+                return self._entries[place]
+            entry = self._read(key, device)
+            if entry is not None:
+                self._keep(place, entry)
+            return entry
+
+    def put(self, key: str, params: Params, growth: float) -> None:
+        with self._lock:
+            self._keep((key, str(next(iter(params.values())).device)), (params, growth))
+            self._write(key, params, growth)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(_nbytes(params) for params, _ in self._entries.values())
+
+    def _keep(self, place: tuple[str, str], entry: Entry) -> None:
+        self._entries[place] = entry
+        self._entries.move_to_end(place)
+        while self.nbytes > self.budget and len(self._entries) > 1:
+            self._entries.popitem(last=False)
+
+    def _read(self, key: str, device: torch.device) -> Entry | None:
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            tensors = decode(path.read_bytes())
+            growth = float(tensors.pop(GROWTH))
+        except (safetensors.SafetensorError, KeyError, OSError):
+            return None  # a damaged cache entry is computed again
+        return {n.removeprefix("params/"): t.to(device) for n, t in tensors.items()}, growth
+
+    def _write(self, key: str, params: Params, growth: float) -> None:
+        path = self._path(key)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {f"params/{n}": t.detach().cpu().contiguous() for n, t in params.items()}
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(encode({**tensors, GROWTH: torch.tensor(growth, dtype=torch.float64)}))
+        temporary.replace(path)
+
+    def _path(self, key: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{key}.safetensors"
+
+
+@lru_cache(maxsize=1)
+def default_cache() -> EmbeddingCache:
+    """The process-wide cache, in the workspace."""
+    return EmbeddingCache(workspace() / "embeddings")
+
+
+def _nbytes(params: Params) -> int:
+    return sum(t.numel() * t.element_size() for t in params.values())

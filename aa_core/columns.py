@@ -1,0 +1,127 @@
+"""Recorded steps as columns: what steps/*.safetensors hold, and random access to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from aa_core.errors import RunFormatError
+from aa_core.header import listed
+from aa_core.records import MicroBatch, StepRecord
+from aa_core.store import Spec, decode, layout
+
+Columns = dict[str, Tensor]
+_PER_STEP: dict[str, torch.dtype] = {"loss": torch.float64, "grad_norm": torch.float64, "training": torch.uint8}
+_PER_MICRO: dict[str, torch.dtype] = {
+    "micro.step": torch.int64,
+    "micro.weight": torch.float64,
+    "micro.size": torch.int64,
+}
+
+
+def encode_columns(records: Sequence[StepRecord]) -> Columns:
+    """The columns of consecutive steps; at least one step."""
+    columns = {
+        "loss": _f64([r.loss for r in records]),
+        "grad_norm": _f64([r.grad_norm for r in records]),
+        "training": torch.tensor([r.training for r in records], dtype=torch.uint8),
+        "micro.step": torch.tensor([r.step for r in records for _ in r.micro_batches], dtype=torch.int64),
+        "micro.weight": _f64([m.weight for r in records for m in r.micro_batches]),
+        "micro.size": torch.tensor([len(m.rows) for r in records for m in r.micro_batches], dtype=torch.int64),
+        "rows": torch.cat([m.rows for r in records for m in r.micro_batches]),
+    }
+    for group, hyper in enumerate(records[0].hyper):
+        columns |= {f"hyper.{group}.{name}": _f64([r.hyper[group][name] for r in records]) for name in hyper}
+    return columns
+
+
+def _f64(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def decode_columns(data: bytes, start: int, stop: int, groups: int, where: str) -> Columns:
+    """The columns of the steps [start, stop), checked; RunFormatError lists all that is wrong."""
+    found = layout(data, where).tensors
+    hyper = [n for n in found if n.startswith("hyper.")]
+    expected: dict[str, Spec] = {n: (dtype, (stop - start,)) for n, dtype in _PER_STEP.items()}
+    expected |= {n: (torch.float64, (stop - start,)) for n in hyper}
+    micro = (*found.get("micro.step", (None, ()))[1], 0)[0]
+    expected |= {n: (dtype, (micro,)) for n, dtype in _PER_MICRO.items()}
+    columns = decode(data, where, expected | {"rows": (torch.int64, (None,))})
+    if problems := column_problems(columns, start, stop, groups):
+        raise RunFormatError(f"{where}: " + listed(problems))
+    return columns
+
+
+def column_problems(columns: Columns, start: int, stop: int, groups: int) -> list[str]:
+    """What makes columns of the right shapes impossible to replay."""
+    problems = []
+    names = [[n.split(".", 2)[2] for n in columns if n.startswith(f"hyper.{g}.")] for g in range(groups)]
+    if sum(map(len, names)) != sum(n.startswith("hyper.") for n in columns) or not all(
+        sorted(n) == sorted(names[0]) for n in names
+    ):
+        problems.append(f"the hyperparameters are not the same ones for each of {groups} parameter groups")
+    for name in (n for n in columns if n.startswith("hyper.") or n == "micro.weight"):
+        if not bool(torch.isfinite(columns[name]).all()):
+            problems.append(f"{name} is not finite everywhere")
+        elif name.endswith(".lr") and bool((columns[name] < 0).any()):
+            problems.append(f"{name} is negative at step {start + int((columns[name] < 0).nonzero()[0])}")
+    steps = columns["micro.step"]
+    if not torch.equal(torch.unique_consecutive(steps), torch.arange(start, stop)):
+        problems.append(f"micro.step does not go through the steps {start} to {stop - 1}, each once")
+    if bool((columns["micro.size"] < 1).any()) or int(columns["micro.size"].sum()) != len(columns["rows"]):
+        problems.append("micro.size does not divide rows into non-empty micro-batches")
+    if bool((columns["rows"] < 0).any()) or bool((columns["training"] > 1).any()):
+        problems.append("rows must not be negative, training must be 0 or 1")
+    return problems
+
+
+def concat_columns(parts: Sequence[Columns], where: str) -> Columns:
+    """Consecutive ranges of steps as one; RunFormatError if they name different hyperparameters."""
+    for part in parts[1:]:
+        if set(part) != set(parts[0]):
+            raise RunFormatError(f"{where}: hyperparameters change within the run: {sorted(set(part) ^ set(parts[0]))}")
+    return {n: torch.cat([p[n] for p in parts]) for n in parts[0]} if parts else {}
+
+
+@dataclass(frozen=True, eq=False)
+class StepTable:
+    """Random access to the steps 0..n-1 of a run."""
+
+    columns: Columns
+    owner: Sequence[str]
+    """The name of the stage of each step."""
+    groups: int
+
+    @cached_property
+    def hyper_names(self) -> tuple[str, ...]:
+        """The learning rate first, the others by name."""
+        names = (n.split(".", 2)[2] for n in self.columns if n.startswith("hyper.0."))
+        return tuple(sorted(names, key=lambda n: (n != "lr", n)))
+
+    @cached_property
+    def _micro_of_step(self) -> list[int]:
+        """Where the micro-batches of each step begin, and the end."""
+        return torch.searchsorted(self.columns["micro.step"], torch.arange(len(self.owner) + 1)).tolist()
+
+    @cached_property
+    def _row_of_micro(self) -> list[int]:
+        """Where the rows of each micro-batch begin, and the end."""
+        return [0, *self.columns["micro.size"].cumsum(0).tolist()]
+
+    def record(self, step: int) -> StepRecord:
+        get = {n: float(self.columns[n][step]) for n in ("loss", "grad_norm", "training")}
+        hyper = tuple(
+            {n: float(self.columns[f"hyper.{g}.{n}"][step]) for n in self.hyper_names} for g in range(self.groups)
+        )
+        micro = range(self._micro_of_step[step], self._micro_of_step[step + 1])
+        batches = tuple(self._micro_batch(m) for m in micro)
+        return StepRecord(step, self.owner[step], hyper, batches, bool(get["training"]), get["loss"], get["grad_norm"])
+
+    def _micro_batch(self, micro: int) -> MicroBatch:
+        begin, end = self._row_of_micro[micro], self._row_of_micro[micro + 1]
+        return MicroBatch(self.columns["rows"][begin:end], float(self.columns["micro.weight"][micro]))

@@ -1,0 +1,124 @@
+"""Gradient of a recorded step and products with its curvature: the only second-order code.
+
+Everything is reverse mode: the graph of the gradient is built once and shared by all products, works for every
+operator that has a double backward (LSTM and plain attention included), and takes many vectors in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from aa_core.errors import RequestError, UnsupportedError
+from aa_core.problem import Problem, twice_differentiable_kernels
+from aa_core.records import StepInput
+from aa_core.state import Buffers, Params, Snapshot
+
+Curvature = Literal["exact", "ggn", "none"]
+Product = Callable[[list[Tensor]], list[Tensor]]
+"""[R, ...] per parameter -> [R, ...] per parameter."""
+
+
+def check_curvature(kind: str) -> None:
+    if kind not in get_args(Curvature):
+        raise RequestError(f"curvature={kind!r}; expected one of {', '.join(get_args(Curvature))}")
+
+
+def gradient(problem: Problem, at: Snapshot, step: StepInput) -> tuple[Params, Buffers]:
+    """(gradient of the recorded loss, buffers after the forward passes), with the kernels that training itself used.
+
+    One forward and one backward per micro-batch.
+    """
+    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    buffers, total = at.buffers, None
+    for batch, weight in step.batches:
+        loss, buffers = problem.batch_loss(params, buffers, batch, training=step.training)
+        part = _grad([_weighted(loss, weight)], list(params.values()))
+        total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
+    return dict(zip(params, total or (), strict=True)), {n: b.detach() for n, b in buffers.items()}
+
+
+def gradient_and_curvature(
+    problem: Problem, at: Snapshot, step: StepInput, kind: Curvature
+) -> tuple[Params, Buffers, Product]:
+    """(gradient, buffers after, product with the curvature of the recorded loss at this state).
+
+    kind: "exact" = Hessian, "ggn" = generalised Gauss-Newton J^T (d2 loss / d outputs2) J, "none" = 0.
+    Cost of a product: one double backward per micro-batch; all R vectors go in one batched pass.
+    """
+    if kind == "none":
+        return *gradient(problem, at, step), lambda vectors: [torch.zeros_like(v) for v in vectors]
+    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    buffers, total, products = at.buffers, None, []
+    with twice_differentiable_kernels():
+        for batch, weight in step.batches:
+            after = {n: b.clone() for n, b in buffers.items()}
+            outputs = problem.outputs(params, after, batch.inputs, training=step.training)
+            loss = _weighted(problem.loss(outputs, batch.targets), weight)
+            grads = _grad([loss], list(params.values()), create_graph=True)
+            total = (
+                [g.detach() for g in grads]
+                if total is None
+                else [a + g.detach() for a, g in zip(total, grads, strict=True)]
+            )
+            products.append(_hessian(grads, params) if kind == "exact" else _gauss_newton(outputs, loss, params))
+            buffers = after
+    result = dict(zip(params, total or (), strict=True))
+    return result, {n: b.detach() for n, b in buffers.items()}, lambda vectors: _sum([p(vectors) for p in products])
+
+
+def _weighted(loss: Tensor, weight: float) -> Tensor:
+    return loss if weight == 1.0 else loss * weight
+
+
+def _sum(parts: Sequence[list[Tensor]]) -> list[Tensor]:
+    return [torch.stack(ts).sum(0) if len(ts) > 1 else ts[0] for ts in zip(*parts, strict=True)]
+
+
+def _hessian(grads: list[Tensor], params: Params) -> Product:
+    return lambda vectors: _pullback(grads, list(params.values()), vectors)
+
+
+def _gauss_newton(outputs: Tensor, loss: Tensor, params: Params) -> Product:
+    """J^T H J v, with J v from differentiating J^T u in u."""
+    inputs = list(params.values())
+    seed = torch.zeros_like(outputs, requires_grad=True)
+    transposed = _grad([outputs], inputs, grad_outputs=[seed], create_graph=True)
+    (slope,) = _grad([loss], [outputs], create_graph=True)
+
+    def product(vectors: list[Tensor]) -> list[Tensor]:
+        pushed = _pullback(transposed, [seed], vectors)
+        curved = _pullback([slope], [outputs], pushed)
+        return _pullback([outputs], inputs, curved)
+
+    return product
+
+
+def _pullback(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
+    """vectors^T d outputs / d inputs for [R, ...] vectors; zeros where nothing depends."""
+    used = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
+    count = vectors[0].shape[0]
+    if not used:
+        return [i.new_zeros((count, *i.shape)) for i in inputs]
+    outs = [o for o, _ in used]
+    if count == 1:
+        found = _grad(outs, inputs, grad_outputs=[v[0] for _, v in used], retain_graph=True)
+        return [f.unsqueeze(0) for f in found]
+    return _grad(outs, inputs, grad_outputs=[v for _, v in used], retain_graph=True, is_grads_batched=True)
+
+
+def _grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], **options: Any) -> list[Tensor]:
+    """torch.autograd.grad with zeros for unused inputs and our error for operators without a second derivative."""
+    try:
+        return list(torch.autograd.grad(outputs, inputs, materialize_grads=True, **options))
+    except (RuntimeError, NotImplementedError) as error:
+        if (
+            "not implemented" in str(error)
+            or "isn't implemented" in str(error)
+            or "not differentiable twice" in str(error)
+        ):
+            raise UnsupportedError(f"the model uses an operator without a second derivative: {error}") from error
+        raise

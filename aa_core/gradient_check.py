@@ -1,0 +1,98 @@
+"""Does the recorded batch explain the gradient? Checked at the first step of a stage, without disturbing training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from aa_core.errors import RecordingError
+from aa_core.live import Live
+from aa_core.records import Batch
+from aa_core.state import Buffers
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
+_COARSE = 2e-2
+
+
+class Evidence(NamedTuple):
+    """What the recorder was told of one step: enough to compute its gradient again."""
+
+    buffers: Buffers
+    """Before the first forward pass of the step."""
+    batches: Sequence[tuple[Batch, float]]
+
+
+def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, training: bool, step: int) -> None:
+    """Raise RecordingError unless || recomputed - recorded || <= tolerance * || recorded || over all parameters.
+
+    Leaves p.grad, buffers, modes, the RNG and the autograd state as they are. Costs one more gradient.
+    """
+    recomputed = _recompute(live, evidence, training)
+    difference = _relative_difference(recorded, recomputed)
+    tolerance = max(TOLERANCE.get(g.dtype, _COARSE) for g in recorded.values())
+    if difference > tolerance:
+        raise RecordingError(
+            f"step {step}: the recorded batch gives another gradient than the one about to be applied "
+            f"(relative difference {difference:.1e}, at most {tolerance:.0e} expected). Likely causes: "
+            "recorder.batch was called with other data than the forward pass; weight= is missing although the loss is "
+            "divided for accumulation; the gradient was clipped or changed after backward; zero_grad is missing; "
+            "dropout or another random layer is active; autocast is on; a submodule is in another mode than the model; "
+            "the loss has terms that loss_fn(model(x), y) does not"
+        )
+
+
+def _recompute(live: Live, evidence: Evidence, training: bool) -> dict[str, Tensor]:
+    """Gradient of sum_m weight_m loss_fn(model(x_m), y_m), with copies of parameters and buffers."""
+    params = {n: p.detach().clone().requires_grad_() for n, p in live.trained.items()}
+    buffers = {n: b.clone() for n, b in evidence.buffers.items()}
+    devices = [live.device] if live.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Mode(live.model, training):
+        loss = sum(weight * _loss(live, params | buffers, batch) for batch, weight in evidence.batches)
+        assert isinstance(loss, Tensor)
+        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), gradients, strict=True)}
+
+
+def _loss(live: Live, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+    args, kwargs = ((), batch.inputs) if isinstance(batch.inputs, dict) else ((batch.inputs,), {})
+    loss = live.loss_fn(functional_call(live.model, tensors, args, kwargs), batch.targets)
+    if not isinstance(loss, Tensor) or loss.dim():
+        raise RecordingError(
+            f"loss_fn gave {_shown(loss)}, expected a tensor without dimensions; reduce it with .mean()"
+        )
+    return loss
+
+
+def _shown(loss: object) -> str:
+    return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+
+
+def _relative_difference(recorded: dict[str, Tensor], recomputed: dict[str, Tensor]) -> float:
+    """|| a - b || / || a ||; 0 where both are not finite, for then there is nothing to compare."""
+    scale, distance = 0.0, 0.0
+    for name, gradient in recorded.items():
+        scale += float(gradient.double().square().sum())
+        distance += float((gradient.double() - recomputed[name].double()).square().sum())
+    if distance == 0.0 or not scale < float("inf"):
+        return 0.0
+    return float((distance / scale) ** 0.5) if scale and distance < float("inf") else float("inf")
+
+
+class _Mode:
+    """The whole model in one mode, as a replay runs it; each module gets its own mode back."""
+
+    def __init__(self, model: nn.Module, training: bool) -> None:
+        self._model, self._training = model, training
+        self._before = [(m, m.training) for m in model.modules()]
+
+    def __enter__(self) -> None:
+        if any(mode != self._training for _, mode in self._before):
+            self._model.train(self._training)
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self._before:
+            module.training = mode

@@ -1,0 +1,125 @@
+"""The journal: one line a live step, readable up to the last complete line after a crash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from typing import Literal, NamedTuple
+
+import torch
+
+from aa_core.errors import RunFormatError
+from aa_core.examples import Examples, decode_examples, encode_examples
+from aa_core.header import Count, Model, StageName, parse
+from aa_core.records import MicroBatch, StepRecord
+from aa_core.stages import Stage
+
+Number = float | Literal["inf", "-inf"] | None
+"""A float in JSON; None for NaN (the loss was not observed, or is not a number)."""
+
+
+class MicroLine(Model):
+    """One micro-batch of a journaled step."""
+
+    rows: tuple[Count, ...]
+    weight: float
+
+
+class StepLine(Model):
+    """A step as the journal holds it; `examples` is base64 of the safetensors of newly seen examples."""
+
+    step: Count
+    stage: StageName
+    loss: Number
+    grad_norm: Number
+    training: bool
+    hyper: tuple[dict[str, float], ...]
+    micro: tuple[MicroLine, ...]
+    examples: str | None
+
+
+class JournalStep(NamedTuple):
+    """A journaled step and the examples that it used first."""
+
+    record: StepRecord
+    new: Examples | None
+
+
+class Journal(NamedTuple):
+    """The intact part of a journal."""
+
+    steps: tuple[JournalStep, ...]
+    intact: bytes
+    warnings: tuple[str, ...]
+
+
+def extend(stage: Stage, step: int) -> Stage:
+    """The stage with one more step, which comes after all that it has."""
+    before, last = stage.blocks[:-1], stage.blocks[-1:]
+    if last and last[0][1] == step:
+        return Stage(stage.name, (*before, (last[0][0], step + 1)), stage.note, stage.metadata)
+    return Stage(stage.name, (*stage.blocks, (step, step + 1)), stage.note, stage.metadata)
+
+
+def encode_line(record: StepRecord, new: Examples | None) -> bytes:
+    """ "<first 16 hex digits of sha256 of the json> <json>" and a newline."""
+    line = {
+        "step": record.step,
+        "stage": record.stage,
+        "loss": _number(record.loss),
+        "grad_norm": _number(record.grad_norm),
+        "training": record.training,
+        "hyper": record.hyper,
+        "micro": [{"rows": m.rows.tolist(), "weight": m.weight} for m in record.micro_batches],
+        "examples": None if new is None else base64.b64encode(encode_examples(new)).decode(),
+    }
+    text = json.dumps(line, separators=(",", ":")).encode()
+    return _seal(text) + b" " + text + b"\n"
+
+
+def _seal(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:16].encode()
+
+
+def _number(value: float) -> float | str | None:
+    return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+
+
+def decode_journal(data: bytes, first: int, where: str) -> Journal:
+    """The steps from `first` on up to the first torn or altered line; what follows it is reported, never used."""
+    *lines, rest = data.split(b"\n")
+    steps: list[JournalStep] = []
+    intact = 0
+    for line in lines:
+        if line[:17] != _seal(line[17:]) + b" ":
+            dropped = len(lines) - len(steps) + bool(rest)
+            message = f"{where}: line {len(steps) + 1} is damaged; it and what follows ({dropped} lines) is not used"
+            return Journal(tuple(steps), data[:intact], (message,))
+        steps.append(_decode_line(line[17:], first + len(steps), f"{where} line {len(steps) + 1}"))
+        intact += len(line) + 1
+    torn = (
+        (f"{where}: the last line is torn (the recorder was stopped while writing it); it is not used",) if rest else ()
+    )
+    return Journal(tuple(steps), data[:intact], torn)
+
+
+def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
+    line = parse(StepLine, text, where)
+    if line.step != expected_step:
+        raise RunFormatError(f"{where}: step {line.step}, expected step {expected_step}")
+    if not line.micro or not all(m.rows for m in line.micro):
+        raise RunFormatError(f"{where}: a step needs micro-batches, and each of them examples")
+    micro = tuple(MicroBatch(torch.tensor(m.rows, dtype=torch.int64), m.weight) for m in line.micro)
+    loss, grad_norm = (math.nan if v is None else float(v) for v in (line.loss, line.grad_norm))
+    record = StepRecord(line.step, line.stage, tuple(map(dict, line.hyper)), micro, line.training, loss, grad_norm)
+    return JournalStep(record, None if line.examples is None else _decode_new(line.examples, where))
+
+
+def _decode_new(text: str, where: str) -> Examples:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise RunFormatError(f"{where}: examples are not base64: {error}") from None
+    return decode_examples(data, f"{where}, examples")

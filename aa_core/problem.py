@@ -1,0 +1,98 @@
+"""The user's model and loss as pure functions of (parameters, buffers, batch)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from aa_core.errors import ProblemError
+from aa_core.records import Batch, Inputs
+from aa_core.state import Buffers, Params, Snapshot
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" is the GPU where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def twice_differentiable_kernels() -> AbstractContextManager[None]:
+    """Fused attention has no second derivative: use the plain kernel."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+class Problem:
+    """Architecture and loss; the parameters come from the run.
+
+    The model is copied, never changed. `loss_fn(outputs, targets)` must return a scalar tensor.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, *, device: str | torch.device = "auto") -> None:
+        self.device = resolve_device(device)
+        self.model = copy.deepcopy(model).to(self.device)
+        self.loss_fn = loss_fn
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the problem prints of itself: layers, sizes, loss. Two architectures rarely share it."""
+        loss = getattr(self.loss_fn, "__qualname__", repr(self.loss_fn))
+        return hashlib.sha256(f"{self.model!r}\n{loss}".encode()).hexdigest()
+
+    def outputs(self, params: Params, buffers: Buffers, inputs: Inputs, *, training: bool = False) -> Tensor:
+        """The model's outputs, [examples, ...]. In-place changes of buffers go to `buffers`."""
+        if self.model.training != training:
+            self.model.train(training)
+        args, kwargs = ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
+        outputs = functional_call(self.model, (params, buffers), args, kwargs)
+        if not isinstance(outputs, Tensor):
+            raise ProblemError(
+                f"the model returned {type(outputs).__name__}, expected a tensor; wrap it in a module whose forward "
+                "returns the tensor that the loss needs"
+            )
+        return outputs
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = self.loss_fn(outputs, targets)
+        if loss.dim():
+            raise ProblemError(
+                f"the loss has shape {tuple(loss.shape)}, expected a scalar; reduce it with .mean() or .sum()"
+            )
+        return loss
+
+    def batch_loss(self, params: Params, buffers: Buffers, batch: Batch, *, training: bool) -> tuple[Tensor, Buffers]:
+        """(scalar loss, buffers after the forward pass); `buffers` itself stays as it is."""
+        after = {name: buffer.clone() for name, buffer in buffers.items()}
+        return self.loss(self.outputs(params, after, batch.inputs, training=training), batch.targets), after
+
+    def check_fits(self, snapshot: Snapshot) -> None:
+        """Raise ProblemError unless names, shapes and dtypes are those of the run; all differences at once."""
+        recorded = {**snapshot.state.params, **snapshot.buffers}
+        model = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        differences = _differences(recorded, model)
+        if differences:
+            raise ProblemError("the model does not fit the run:\n  " + "\n  ".join(differences))
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _differences(recorded: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"{n}: in the run, not in the model" for n in recorded if n not in model]
+    extra = [f"{n}: in the model, not in the run" for n in model if n not in recorded]
+    other = [
+        f"{n}: the run has {_describe(t)}, the model {_describe(model[n])}"
+        for n, t in recorded.items()
+        if n in model and (t.shape, t.dtype) != (model[n].shape, model[n].dtype)
+    ]
+    return missing + extra + other

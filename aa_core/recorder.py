@@ -1,0 +1,344 @@
+"""The recorder: watches a training loop through hooks and writes the run."""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from aa_core.errors import EmptyStageError, RecordingError, RunFormatError, UnsupportedError
+from aa_core.evaluation import Evaluation
+from aa_core.examples import (
+    DatasetReference,
+    ExampleLog,
+    Fields,
+    Ids,
+    check_ids,
+    digest_rows,
+    fetch,
+    to_batch,
+    to_fields,
+)
+from aa_core.gradient_check import Evidence, check_gradient
+from aa_core.header import MAX_STAGE_NAME, Header, ProblemEntry, read_json
+from aa_core.live import (
+    Live,
+    LossFunction,
+    environment,
+    observe,
+    read_buffers,
+    read_count,
+    read_gradients,
+    read_hyper,
+    read_snapshot,
+    tensor_specs,
+)
+from aa_core.records import Batch, Inputs, MicroBatch, StepRecord
+from aa_core.state import Buffers
+from aa_core.writer import RunWriter
+
+
+class _Pending(NamedTuple):
+    """A micro-batch that was announced and not yet stepped on."""
+
+    micro: MicroBatch
+    batch: Batch
+
+
+class _LossObserver:
+    """A forward hook: the loss of the first forward pass after each announced batch."""
+
+    def __init__(self, loss_fn: LossFunction) -> None:
+        self._loss_fn = loss_fn
+        self._expected: tuple[Tensor, float] | None = None
+        self._observed: list[Tensor] = []
+
+    def expect(self, targets: Tensor, weight: float) -> None:
+        self._expected = (targets, weight)
+
+    def __call__(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if self._expected is None:
+            return
+        (targets, weight), self._expected = self._expected, None
+        with torch.no_grad():
+            detached = outputs.detach() if isinstance(outputs, Tensor) else outputs
+            self._observed.append(self._loss_fn(detached, targets).detach() * weight)
+
+    def take(self, expected: int) -> float | None:
+        """The sum over micro-batches; None unless all of them were seen."""
+        observed, self._observed, self._expected = self._observed, [], None
+        return float(sum(observed)) if len(observed) == expected else None
+
+
+class Recorder:
+    """Records a training loop into a new run at `path`.
+
+    Use as a context manager around the loop; announce every batch with `batch` before its forward pass, inside a
+    `stage`. Examples are stored (each distinct one once), or only referenced if `dataset` is given.
+
+    Raises RecordingError in the loop, at the step that cannot be replayed as it was announced.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: LossFunction,
+        *,
+        evaluation: Evaluation | None = None,
+        title: str = "",
+        problem: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        checkpoint_every: int = 100,
+        dataset: DatasetReference | None = None,
+    ) -> None:
+        if checkpoint_every < 1:
+            raise RecordingError(f"checkpoint_every is {checkpoint_every}, expected at least 1 step")
+        self.path = Path(path)
+        self._live = observe(model, optimizer, loss_fn)
+        self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
+        self._header = _header(self._live, title, problem, config or {}, evaluation is not None)
+        self._examples = ExampleLog(dataset.name if dataset else None)
+        self._observer = _LossObserver(loss_fn)
+        self._writer: RunWriter | None = None
+        self._hooks: list[Any] = []
+        self._stage: str | None = None
+        self._stage_start = 0
+        self._pending: list[_Pending] = []
+        self._buffers_before: Buffers | None = None
+        self._in_flight: StepRecord | None = None
+        self._count_at_start = 0.0
+        self._warned = False
+
+    def __enter__(self) -> Self:
+        if self._writer is not None:
+            raise RecordingError("a recorder is used once; make another one for another run")
+        self._count_at_start = read_count(self._live)
+        self._writer = RunWriter(self.path, self._header)
+        self._hooks = [
+            self._live.optimizer.register_step_pre_hook(self._before_step),
+            self._live.optimizer.register_step_post_hook(self._after_step),
+            self._live.model.register_forward_hook(self._observer),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        writer = self._active()
+        try:
+            self._finish(clean=error is None)
+        except Exception as problem:
+            if error is None:
+                raise
+            error.add_note(f"The recorder could not commit its last steps either: {problem}. They are in the journal.")
+        finally:
+            writer.close()
+            self._stage, self._hooks = None, []
+
+    @contextmanager
+    def stage(self, name: str, *, note: str = "", metadata: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """A stage of the training: the steps made inside. A name that was used before continues that stage."""
+        _check_stage_name(name)
+        if self._stage is not None:
+            raise RecordingError(
+                f"stage {name!r} opens inside stage {self._stage!r}; stages cannot be nested, close that one first"
+            )
+        writer = self._active()
+        writer.declare(name, str(note), _json_object(metadata or {}, f"metadata of stage {name!r}"))
+        self._stage, self._stage_start = name, writer.steps
+        try:
+            yield
+            if writer.steps == self._stage_start:
+                raise EmptyStageError(f"stage {name!r} closed without a step; remove it, or step inside it")
+        finally:
+            self._stage = None
+            self._drop_pending()
+
+    def batch(self, x: Inputs, y: Tensor, *, ids: Any = None, weight: float = 1.0) -> None:
+        """Announce the batch of the next forward pass; several before one step are gradient accumulation.
+
+        Args:
+            x: inputs, a tensor or a dict of tensors [examples, ...].
+            y: targets [examples, ...].
+            ids: one integer or string an example, to find it again.
+            weight: the factor on this micro-batch's loss in your loop (1 / n when you average over n of them).
+        """
+        writer = self._active()
+        self._require_stage("recorder.batch()")
+        if self._in_flight is not None:
+            raise RecordingError(
+                f"optimizer.step() of step {self._in_flight.step} did not complete; the run cannot be continued"
+            )
+        if not math.isfinite(weight):
+            raise RecordingError(f"weight is {weight}, expected a finite number")
+        fields = to_fields(x, y)
+        plain_ids = check_ids(ids, len(y))
+        if not self._pending:
+            self._begin_step(writer)
+        if self._is_first:
+            self._check_reference(fields, plain_ids)
+        rows = self._examples.add(fields, plain_ids)
+        kept = {n: t.detach().clone() for n, t in fields.items()} if self._is_first else fields
+        self._pending.append(_Pending(MicroBatch(rows, float(weight)), to_batch(kept)))
+        self._observer.expect(y, weight)
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether the next step is the first of its stage block: the one whose gradient is checked."""
+        return self._active().steps == self._stage_start
+
+    def _begin_step(self, writer: RunWriter) -> None:
+        """Before the first forward pass of a step, while buffers are still those before the step."""
+        step, known = writer.steps, writer.checkpoints
+        if self._is_first or step - known[-1] >= self._every:
+            writer.commit(self._snapshot() if step not in known else None, self._unwritten_evaluation())
+        self._buffers_before = read_buffers(self._live) if self._is_first else None
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        step = self._active().steps
+        self._require_stage("optimizer.step()")
+        pending, loss = self._pending, self._observer.take(len(self._pending))
+        self._pending = []
+        if any(a is not None for a in (*args[1:], *kwargs.values())):
+            raise UnsupportedError(
+                "optimizer.step(closure) cannot be replayed; call backward() yourself and then step()"
+            )
+        if not pending:
+            raise RecordingError(
+                f"step {step}: optimizer.step() without a batch; call recorder.batch(x, y) before the forward pass"
+            )
+        hyper, gradients = read_hyper(self._live), read_gradients(self._live)
+        training = self._live.model.training
+        if self._buffers_before is not None:
+            evidence = Evidence(self._buffers_before, [(p.batch, p.micro.weight) for p in pending])
+            check_gradient(self._live, gradients, evidence, training, step)
+            self._buffers_before = None
+        grad_norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
+        micro = tuple(p.micro for p in pending)
+        _check_hyper(hyper, step)
+        self._warn_if_not_finite(step, loss, grad_norm)
+        self._in_flight = StepRecord(
+            step, self._stage or "", hyper, micro, training, math.nan if loss is None else loss, grad_norm
+        )
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record = self._in_flight
+        assert record is not None
+        self._active().append(record, self._examples.take())
+        self._in_flight = None
+
+    def _finish(self, clean: bool) -> None:
+        """The last commit: with the final state if no step is half done, sealed if training ended well."""
+        writer = self._active()
+        half_done = self._in_flight is not None or bool(self._pending)
+        wanted = writer.steps not in writer.checkpoints and (clean or not half_done)
+        writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), sealed=clean)
+
+    def _snapshot(self) -> Any:
+        step = self._active().steps
+        return read_snapshot(self._live, step, self._count_at_start + step)
+
+    def _unwritten_evaluation(self) -> Evaluation | None:
+        evaluation, self._evaluation = self._evaluation, None
+        return evaluation
+
+    def _active(self) -> RunWriter:
+        if self._writer is None:
+            raise RecordingError("the recorder is not open; use it as `with Recorder(...) as recorder:`")
+        return self._writer
+
+    def _require_stage(self, what: str) -> None:
+        if self._stage is None:
+            raise RecordingError(f"{what} outside a stage; put the loop inside `with recorder.stage(name):`")
+
+    def _drop_pending(self) -> None:
+        self._pending, self._buffers_before = [], None
+        self._observer.take(0)
+
+    def _check_reference(self, fields: Fields, ids: Ids | None) -> None:
+        """With a DatasetReference, dataset[id] must be what is trained on."""
+        if self._dataset is None:
+            return
+        name = self._dataset.name
+        if not ids or isinstance(ids[0], str):
+            raise RecordingError(
+                f"examples of {name!r} are only referenced: pass their integer ids to recorder.batch(x, y, ids=ids)"
+            )
+        try:
+            found = digest_rows(fetch(self._dataset.dataset, ids))
+        except (LookupError, RecordingError, TypeError, ValueError, RuntimeError) as error:
+            raise RecordingError(f"{name!r}: dataset[id] does not give pairs of (x, y): {error}") from error
+        different = [i for i, a, b in zip(ids, found, digest_rows(fields), strict=True) if a != b]
+        if different:
+            raise RecordingError(
+                f"{name!r}: dataset[{different[0]}] is not the example that recorder.batch received under this id "
+                f"({len(different)} of {len(ids)} differ in values, shape or dtype); pass ids that index the dataset, "
+                "or drop dataset= to store the examples (needed when they are augmented at random)"
+            )
+
+    def _warn_if_not_finite(self, step: int, loss: float | None, grad_norm: float) -> None:
+        if self._warned or (math.isfinite(grad_norm) and (loss is None or math.isfinite(loss))):
+            return
+        self._warned = True
+        warnings.warn(
+            f"step {step}: loss {loss}, gradient norm {grad_norm}; recording goes on", RuntimeWarning, stacklevel=4
+        )
+
+
+def _header(live: Live, title: str, problem: str | None, config: Mapping[str, Any], evaluation: bool) -> Header:
+    model, loss_fn = type(live.model), live.loss_fn
+    return Header(
+        format="aa-run",
+        version=1,
+        run_id=uuid.uuid4().hex,
+        title=str(title),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        problem=ProblemEntry(name=problem, config=_json_object(config, "config")),
+        model_class=f"{model.__module__}.{model.__qualname__}",
+        parameters=tensor_specs(live.trained),
+        groups=live.groups,
+        buffers=tensor_specs(live.carried),
+        optimizer=live.rule.name,
+        slots=live.rule.slots,
+        loss=str(getattr(loss_fn, "__qualname__", repr(loss_fn))),
+        evaluation=evaluation,
+        environment=environment(live),
+    )
+
+
+def _json_object(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy through JSON, so that what is written is what is read back."""
+    try:
+        return read_json(json.dumps(dict(value), allow_nan=False).encode(), what)
+    except (TypeError, ValueError, RunFormatError) as error:
+        raise RecordingError(f"{what} must be a JSON object (text, finite numbers, lists, objects): {error}") from None
+
+
+def _check_stage_name(name: object) -> None:
+    if not (isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= MAX_STAGE_NAME):
+        raise RecordingError(
+            f"stage name {str(name)[:60]!r}: expected printable text on one line, 1 to {MAX_STAGE_NAME} characters"
+        )
+
+
+def _check_hyper(hyper: tuple[Mapping[str, float], ...], step: int) -> None:
+    bad = [f"{n} = {v}" for group in hyper for n, v in group.items() if not math.isfinite(v) or (n == "lr" and v < 0)]
+    if bad:
+        raise RecordingError(f"step {step}: {', '.join(bad)}; hyperparameters must be finite, and lr not negative")
+
+
+__all__ = ["DatasetReference", "Evaluation", "Recorder"]

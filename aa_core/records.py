@@ -1,0 +1,86 @@
+"""What was recorded of one step, and the contract of a recorded run that the engine reads. No I/O, no autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from aa_core.stages import Stage
+from aa_core.state import Snapshot
+
+Inputs = Tensor | dict[str, Tensor]
+Hyper = Mapping[str, float]
+"""Hyperparameters in force for one parameter group; switches are 0.0 or 1.0."""
+
+
+class Batch(NamedTuple):
+    """Inputs and targets of n examples; every tensor has the examples as its first dimension."""
+
+    inputs: Inputs
+    targets: Tensor
+
+
+def map_inputs(function: Callable[..., Tensor], *inputs: Inputs) -> Inputs:
+    """Apply `function` to the inputs of all arguments: to the tensor, or to each named tensor."""
+    first = inputs[0]
+    if isinstance(first, dict):
+        return {name: function(*(i[name] for i in inputs if isinstance(i, dict))) for name in first}
+    return function(*inputs)
+
+
+class MicroBatch(NamedTuple):
+    """Which stored examples one backward pass used, and the weight of its loss."""
+
+    rows: Tensor
+    """int64 [n]: rows of the run's example table."""
+    weight: float
+
+
+class StepRecord(NamedTuple):
+    """What was in force at one optimizer step."""
+
+    step: int
+    stage: str
+    hyper: tuple[Hyper, ...]
+    """One mapping per parameter group."""
+    micro_batches: tuple[MicroBatch, ...]
+    training: bool
+    """Whether the model was in train mode."""
+    loss: float
+    """Recorded loss (weighted sum over micro-batches); NaN where it could not be observed."""
+    grad_norm: float
+
+
+class StepInput(NamedTuple):
+    """A step ready to be replayed: the recorded examples themselves, on a device."""
+
+    step: int
+    hyper: tuple[Hyper, ...]
+    batches: tuple[tuple[Batch, float], ...]
+    """(examples, weight of the loss) per micro-batch."""
+    training: bool
+
+
+class RunLike(Protocol):
+    """All that the engine asks of a recorded run."""
+
+    digest: str
+    optimizer: str
+    """Name of the update rule."""
+    groups: tuple[tuple[str, ...], ...]
+    """Names of the trained parameters, per parameter group."""
+    stages: tuple[Stage, ...]
+    steps: int
+    checkpoints: tuple[int, ...]
+    """Steps k for which the state before step k is stored, ascending; the first is 0."""
+    first_nonfinite: int | None
+    """The first step with a NaN or infinite recorded loss, gradient or state; None for a sound run."""
+
+    def record(self, step: int) -> StepRecord: ...
+    def step_input(self, step: int, device: torch.device) -> StepInput: ...
+    def load(self, step: int) -> Snapshot:
+        """The stored snapshot before `step`, on the CPU; `step` must be in `checkpoints`."""
+        ...

@@ -1,0 +1,156 @@
+"""Streams of recorded states: forward, backward in bounded memory, and their drift from the recording."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+from aa_core.errors import NonFiniteError, ReplayDriftError, RequestError
+from aa_core.problem import Problem
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.rules import rule_named
+from aa_core.schedule import split
+from aa_core.state import Snapshot, max_difference, nbytes, to_device
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all); may raise Cancelled to stop."""
+
+MEMORY = 1 << 30
+"""Default budget of a backward sweep for states, bytes."""
+
+
+class Drift(NamedTuple):
+    """How far a replayed state is from the recorded checkpoint at `step`."""
+
+    step: int
+    absolute: float
+    """Largest absolute difference over all parameters."""
+    relative: float
+    """The same, relative to the largest recorded parameter."""
+
+
+class Transition(NamedTuple):
+    """One recorded step with the states around it."""
+
+    step: int
+    before: Snapshot
+    after: Snapshot
+
+
+def silent(done: int, total: int) -> None:
+    """The default progress: none."""
+
+
+def prepare(run: RunLike, problem: Problem) -> Training:
+    """Check that problem and run belong together, and that the run can be differentiated at all."""
+    start = run.load(0)
+    problem.check_fits(start)
+    if run.first_nonfinite is not None:
+        raise NonFiniteError(
+            f"the run is not finite from step {run.first_nonfinite} on (NaN or infinity in loss, gradient or state): "
+            "it can be viewed, but nothing can be attributed across that step"
+        )
+    return Training(problem, rule_named(run.optimizer), run.groups, start.state.params)
+
+
+def load(run: RunLike, training: Training, step: int) -> Snapshot:
+    """The stored snapshot before `step`, on the problem's device."""
+    return to_device(run.load(step), training.problem.device)
+
+
+def advance(run: RunLike, training: Training, at: Snapshot, stop: int) -> Iterator[Snapshot]:
+    """Snapshots after each step from `at` to `stop`, as computed (no recorded checkpoint is consulted)."""
+    while at.step < stop:
+        at = training.step(at, run.step_input(at.step, training.problem.device))
+        yield at
+
+
+def snapshot_before(run: RunLike, training: Training, step: int) -> Snapshot:
+    """xi_step: the last checkpoint at or before it, replayed up to it."""
+    if not 0 <= step <= run.steps:
+        raise RequestError(f"step {step} is outside the run's 0..{run.steps}")
+    at = load(run, training, max(c for c in run.checkpoints if c <= step))
+    return _last(at, advance(run, training, at, step))
+
+
+def segments(run: RunLike, start: int, stop: int) -> list[tuple[int, int]]:
+    """[start, stop) cut at the run's checkpoints."""
+    cuts = [start, *(c for c in run.checkpoints if start < c < stop), stop]
+    return list(pairwise(cuts)) if stop > start else []
+
+
+def reverse(run: RunLike, training: Training, start: int, stop: int, memory: int = MEMORY) -> Iterator[Transition]:
+    """Transitions stop-1, ..., start, from states recomputed in at most `memory` bytes.
+
+    Where all states between two checkpoints fit, every step is replayed once; else the fewest recomputations.
+    Raises ReplayDriftError where the replay does not meet the next recorded checkpoint.
+    """
+    for low, high in reversed(segments(run, start, stop)):
+        first = snapshot_before(run, training, low)
+        slots = max(memory // max(nbytes(first), 1), 1)
+        for transition in _reverse(run, training, first, high, slots):
+            if transition.step == high - 1 and high in run.checkpoints:
+                verify(run, training, transition.after)
+            yield transition
+
+
+def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots: int) -> Iterator[Transition]:
+    length = stop - first.step
+    if length <= slots or length == 1:
+        states = [first, *advance(run, training, first, stop)]
+        while len(states) > 1:
+            after = states.pop()
+            yield Transition(states[-1].step, states[-1], after)
+        return
+    middle = _last(first, advance(run, training, first, first.step + split(length, slots)))
+    yield from _reverse(run, training, middle, stop, slots - 1)
+    yield from _reverse(run, training, first, middle.step, slots)
+
+
+def measure_drift(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
+    """Compare a replayed snapshot with the recorded checkpoint of the same step."""
+    recorded = load(run, training, replayed.step).state.params
+    scale = max((float(t.abs().max()) for t in recorded.values() if t.numel()), default=0.0)
+    absolute = max_difference(replayed.state.params, recorded)
+    return Drift(replayed.step, absolute, absolute / scale if scale else absolute)
+
+
+def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
+    """Raise ReplayDriftError unless a replayed snapshot meets its checkpoint within tolerance."""
+    drift = measure_drift(run, training, replayed)
+    allowed = tolerance(replayed)
+    if not drift.relative <= allowed:
+        raise ReplayDriftError(
+            f"replaying up to step {drift.step} gives parameters {drift.relative:.2e} away from the "
+            f"recorded checkpoint (relative to the largest parameter), more than the {allowed:.0e} allowed: model, loss, data or "
+            "hyperparameters are not those of the recording. Check the problem's architecture and loss"
+        )
+    return drift
+
+
+def tolerance(snapshot: Snapshot) -> float:
+    """How far a replay may drift between two checkpoints: rounding, other threads or another device, not more."""
+    double = all(p.dtype == torch.float64 for p in snapshot.state.params.values())
+    return 1e-8 if double else 1e-3
+
+
+def replay_drift(run: RunLike, problem: Problem, progress: Progress = silent) -> list[Drift]:
+    """Replay every segment between checkpoints once and report how far each ends from the recording."""
+    training, drifts = prepare(run, problem), []
+    for low, high in pairwise(run.checkpoints):
+        reached = load(run, training, low)
+        for at in advance(run, training, reached, high):
+            reached = at
+            progress(at.step, run.steps)
+        drifts.append(measure_drift(run, training, reached))
+    return drifts
+
+
+def _last(default: Snapshot, snapshots: Iterator[Snapshot]) -> Snapshot:
+    """The last of a stream, holding one at a time."""
+    return next(iter(deque(snapshots, maxlen=1)), default)

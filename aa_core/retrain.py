@@ -1,0 +1,76 @@
+"""Ground truth: training again without what is in question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aa_core.counterfactual import Counterfactual
+from aa_core.errors import NonFiniteError
+from aa_core.performance import Performance
+from aa_core.problem import Problem
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.replay import Progress, prepare, silent, snapshot_before
+from aa_core.state import Buffers, Params, Snapshot, blend, is_finite
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model at the end of (recorded or counterfactual) training."""
+
+    problem: Problem
+    params: Params
+    buffers: Buffers
+    steps_replayed: int
+
+    def performance(self, gamma: Performance) -> Tensor:
+        """[values] of gamma at these parameters."""
+        with torch.no_grad():
+            return gamma(self.problem, self.params, self.buffers)
+
+
+def final_model(run: RunLike, problem: Problem) -> TrainedModel:
+    """The model as recorded."""
+    at = snapshot_before(run, prepare(run, problem), run.steps)
+    return TrainedModel(problem, at.state.params, at.buffers, 0)
+
+
+def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Progress = silent) -> TrainedModel:
+    """Train again with `what` changed; every other step as recorded (same batches, hyperparameters, order).
+
+    Starts at the last checkpoint before the first change. Costs one plain step per remaining step.
+
+    Raises:
+        UnknownStageError, EmptyStageError: `what` does not fit the run.
+        NonFiniteError: the counterfactual training diverged.
+    """
+    treatment = what.treatment(run.stages)
+    training = prepare(run, problem)
+    start = min(treatment)
+    at = snapshot_before(run, training, start)
+    for k in range(start, run.steps):
+        at = counterfactual_step(run, training, at, k, treatment.get(k, 1.0), what)
+        progress(k + 1 - start, run.steps - start)
+    if not is_finite(at.state):
+        raise NonFiniteError(f"training with {what.name!r} diverged: its parameters are not finite at the end")
+    return TrainedModel(problem, at.state.params, at.buffers, run.steps - start)
+
+
+def counterfactual_step(
+    run: RunLike, training: Training, at: Snapshot, step: int, treatment: float, what: Counterfactual
+) -> Snapshot:
+    """xi + T (Phi(xi) - base), where base is xi itself (freeze) or the step without data (zero_gradient)."""
+    if treatment == 0.0 and what.semantics == "freeze":
+        return at._replace(step=step + 1)
+    data = run.step_input(step, training.problem.device)
+    if what.semantics == "freeze" or treatment == 1.0:
+        stepped = training.step(at, data)
+        return stepped._replace(state=blend(at.state, stepped.state, treatment))
+    ignored = training.step_without_data(at, data)
+    if treatment == 0.0:
+        return ignored
+    stepped = training.step(at, data)
+    return stepped._replace(state=blend(ignored.state, stepped.state, treatment))

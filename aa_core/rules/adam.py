@@ -1,0 +1,58 @@
+"""Adam (Kingma & Ba 2015) and AdamW (Loshchilov & Hutter 2019) as torch.optim does them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from aa_core.records import Hyper
+from aa_core.rules.base import Slots, UpdateRule
+from aa_core.rules.numerics import safe_sqrt
+
+
+def _moments_step(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
+    """m' = lerp(m, g, 1 - b1), v' = b2 v + (1 - b2) g^2, theta' = theta - eta m^ / (sqrt(v^) + eps)."""
+    beta1, beta2 = hyper["beta1"], hyper["beta2"]
+    mean = slots["exp_avg"].lerp(grad, 1 - beta1)
+    square = (slots["exp_avg_sq"] * beta2).addcmul(grad, grad, value=1 - beta2)
+    # A Python number divided by a tensor, or Tensor.sqrt, would round differently from torch.optim's Python floats.
+    step_size = torch.full_like(count, hyper["lr"]) / (1 - torch.pow(beta1, count))
+    correction = torch.pow(1 - torch.pow(beta2, count), torch.full_like(count, 0.5))
+    denominator = safe_sqrt(square) / correction + hyper["eps"]
+    return param + (mean * -step_size) / denominator, {"exp_avg": mean, "exp_avg_sq": square}
+
+
+def adam(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
+    """Adam; weight decay is added to the gradient."""
+    if hyper["maximize"]:
+        grad = -grad
+    if hyper["weight_decay"]:
+        grad = grad.add(param, alpha=hyper["weight_decay"])
+    return _moments_step(param, grad, slots, count, hyper)
+
+
+def adamw(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
+    """AdamW; weight decay shrinks the parameter before the update."""
+    if hyper["maximize"]:
+        grad = -grad
+    if hyper["weight_decay"]:
+        param = param * (1 - hyper["lr"] * hyper["weight_decay"])
+    return _moments_step(param, grad, slots, count, hyper)
+
+
+ADAM = UpdateRule(
+    name="Adam",
+    slots=("exp_avg", "exp_avg_sq"),
+    hyper=("lr", "beta1", "beta2", "eps", "weight_decay", "maximize"),
+    update=adam,
+    refused={
+        "amsgrad": "the running maximum is not supported; build the optimizer without amsgrad=True",
+        "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
+        "capturable": "its rounding differs from the replayed update; build the optimizer without capturable=True",
+        "differentiable": "the recorder differentiates on its own; build the optimizer without differentiable=True",
+    },
+    stiff=lambda slots: slots["exp_avg_sq"] == 0,
+)
+ADAMW = replace(ADAM, name="AdamW", update=adamw)

@@ -1,0 +1,61 @@
+"""What an optimizer is to the engine: one pure function and the names of its leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aa_core.errors import UnsupportedError
+from aa_core.records import Hyper
+
+Slots = dict[str, Tensor]
+Update = Callable[[Tensor, Tensor, Slots, Tensor, Hyper], tuple[Tensor, Slots]]
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """U: (parameter, gradient, slots, count, hyper) -> (parameter', slots'), for one tensor.
+
+    `count` is the 0-dim float64 number of updates made *including* this one. `update` must be pure,
+    differentiable in its first four arguments, and equal to torch.optim bit for bit.
+    """
+
+    name: str
+    slots: tuple[str, ...]
+    hyper: tuple[str, ...]
+    update: Update
+    refused: Mapping[str, str]
+    """Switches of the torch optimizer that are not supported, with the way out."""
+    elementwise: bool = True
+    """Whether every coordinate is updated on its own, so that tensors may be packed side by side."""
+    stiff: Callable[[Slots], Tensor] | None = None
+    """Which coordinates react to a gradient without bound (Adam at zero second moment), as a bool tensor."""
+
+    def check(self, groups: list[dict[str, Any]]) -> None:
+        """Raise UnsupportedError for a parameter group that uses a refused switch."""
+        for index, group in enumerate(groups):
+            for switch, way_out in self.refused.items():
+                if group.get(switch):
+                    raise UnsupportedError(
+                        f"{self.name}({switch}={group[switch]!r}) in parameter group {index}: {way_out}"
+                    )
+
+    def read_hyper(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """The hyperparameters in force for one group of the torch optimizer, as plain floats."""
+        flat = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
+        return {name: float(flat[name]) for name in self.hyper}
+
+    def read_slots(self, state: Mapping[str, Any], param: Tensor) -> Slots:
+        """The slots of one parameter; zeros where torch has not made them yet."""
+        found = {slot: state.get(slot) for slot in self.slots}
+        return {s: torch.zeros_like(param) if t is None else t.detach().clone() for s, t in found.items()}
+
+    def read_count(self, state: Mapping[str, Any]) -> float:
+        """How many updates a parameter has seen, as far as the optimizer's state tells (at least 1 if it has slots)."""
+        if "step" in state:
+            return float(state["step"])
+        return float(any(state.get(slot) is not None for slot in self.slots))

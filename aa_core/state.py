@@ -1,0 +1,148 @@
+"""The training state as a value, and its arithmetic.
+
+A `State` is also the type of tangents and cotangents: then every leaf carries one leading
+dimension [R] of *rays* (one ray per stage for tangents, one per query for cotangents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Buffers = dict[str, Tensor]
+
+
+class State(NamedTuple):
+    """xi = (parameters, optimizer slots, number of updates made): all that training differentiates through."""
+
+    params: Params
+    slots: dict[str, Params]
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    """0-dim float64: how often the optimizer stepped. A float leaf, because a skipped step does not count."""
+
+
+class Snapshot(NamedTuple):
+    """xi_k: the state *before* step k, with the tensors that are carried along but not differentiated."""
+
+    step: int
+    state: State
+    buffers: Buffers
+    """Model buffers and frozen parameters: replayed values, held fixed by every derivative."""
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply `function` leaf by leaf."""
+    first = states[0]
+    return State(
+        {n: function(*(s.params[n] for s in states)) for n in first.params},
+        {
+            slot: {n: function(*(s.slots[slot][n] for s in states)) for n in leaves}
+            for slot, leaves in first.slots.items()
+        },
+        function(*(s.count for s in states)),
+    )
+
+
+def leaves(state: State) -> list[Tensor]:
+    """All leaves in a fixed order: parameters, slots, count."""
+    return [*state.params.values(), *(t for slot in state.slots.values() for t in slot.values()), state.count]
+
+
+def unflatten(tensors: Iterable[Tensor], like: State) -> State:
+    """The inverse of `leaves`, with the names of `like`."""
+    stream = iter(tensors)
+    return map_state(lambda _: next(stream), like)
+
+
+def add(a: State, b: State) -> State:
+    return map_state(torch.add, a, b)
+
+
+def subtract(a: State, b: State) -> State:
+    return map_state(torch.sub, a, b)
+
+
+def detach(state: State) -> State:
+    return map_state(Tensor.detach, state)
+
+
+def zeros_like(state: State) -> State:
+    return map_state(torch.zeros_like, state)
+
+
+def blend(at: State, stepped: State, treatment: float) -> State:
+    """xi + T (Phi(xi) - xi); T = 1 and T = 0 return their argument itself, bit for bit."""
+    if treatment == 1.0:
+        return stepped
+    if treatment == 0.0:
+        return at
+    return map_state(lambda a, b: a + treatment * (b - a), at, stepped)
+
+
+def as_rays(state: State) -> State:
+    """Give every leaf a leading dimension of one ray."""
+    return map_state(lambda t: t.unsqueeze(0), state)
+
+
+def stack_rays(states: Iterable[State]) -> State:
+    """Stack states without ray dimension into [R] rays."""
+    return map_state(lambda *ts: torch.stack(ts), *states)
+
+
+def concat_rays(*states: State) -> State:
+    return map_state(lambda *ts: torch.cat(ts), *states)
+
+
+def ray(state: State, index: int) -> State:
+    return map_state(lambda t: t[index], state)
+
+
+def rays(state: State) -> int:
+    """How many rays a tangent or cotangent carries."""
+    return state.count.shape[0]
+
+
+def pair(cotangent: State, tangent: State) -> Tensor:
+    """<a, d> for rays: the inner product of each cotangent ray with each tangent ray, [R_a, R_d], in float64."""
+    return _matrix(cotangent) @ _matrix(tangent).T
+
+
+def _matrix(tangent: State) -> Tensor:
+    """All leaves of each ray side by side, float64 [R, size]."""
+    return torch.cat([t.reshape(len(t), -1).double() for t in leaves(tangent)], 1)
+
+
+def norm(tangent: State) -> Tensor:
+    """Euclidean norm of each ray's parameters, [R]; slots have other units (gradients, their squares) and stay out."""
+    norms = [
+        torch.linalg.vector_norm(t.reshape(rays(tangent), -1), dim=1, dtype=torch.float64)
+        for t in tangent.params.values()
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+def max_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Largest absolute difference between two sets of tensors of the same names."""
+    return max((float((a[n].double() - b[n].double()).abs().max()) for n in a if a[n].numel()), default=0.0)
+
+
+def is_finite(state: State) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in leaves(state))
+
+
+def to_device(snapshot: Snapshot, device: torch.device) -> Snapshot:
+    return Snapshot(
+        snapshot.step,
+        map_state(lambda t: t.to(device), snapshot.state),
+        {n: t.to(device) for n, t in snapshot.buffers.items()},
+    )
+
+
+def nbytes(snapshot: Snapshot) -> int:
+    """Bytes that one snapshot occupies."""
+    tensors = [*leaves(snapshot.state), *snapshot.buffers.values()]
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,126 @@
+"""Forward sweep: push the change that each stage made to the end of training. All stages in one replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aa_core.counterfactual import Semantics
+from aa_core.curvature import Curvature
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.replay import Progress, load, silent, snapshot_before, verify
+from aa_core.stages import Stage
+from aa_core.state import Snapshot, State, add, as_rays, concat_rays, norm, ray, subtract
+
+
+@dataclass
+class _Front:
+    """The tangents on their way: one ray per stage that has begun to act."""
+
+    names: list[str] = field(default_factory=list)
+    tangent: State | None = None
+    pushed: dict[str, float] = field(default_factory=dict)
+    """Sum of the norms of all pushes per stage."""
+
+    def push(self, name: str, change: State) -> None:
+        """Add a change of the state to the stage's ray."""
+        rays = as_rays(change)
+        self.pushed[name] = self.pushed.get(name, 0.0) + float(norm(rays))
+        if self.tangent is None:
+            self.names, self.tangent = [name], rays
+        elif name not in self.names:
+            self.names.append(name)
+            self.tangent = concat_rays(self.tangent, rays)
+        else:
+            at = self.names.index(name)
+            self.tangent = concat_rays(
+                *(
+                    add(as_rays(ray(self.tangent, i)), rays) if i == at else as_rays(ray(self.tangent, i))
+                    for i in range(len(self.names))
+                )
+            )
+
+
+def boundary_tangents(
+    run: RunLike,
+    training: Training,
+    stages: tuple[Stage, ...],
+    curvature: Curvature,
+    semantics: Semantics,
+    progress: Progress = silent,
+) -> tuple[dict[str, State], dict[str, float]]:
+    """E_S = sum over blocks [s, e) of M_{K-1} .. M_e (xi_e - base_e), and the growth of each ray.
+
+    base_e is xi_s (freeze), or xi_s carried through the block without data (zero_gradient). What happens *inside* a
+    block enters exactly, and no curvature product is needed there. Cost: one curvature product a ray and step after it.
+    """
+    starts = {start: (stage.name, stop) for stage in stages for start, stop in stage.blocks}
+    front, open_block = _Front(), None
+    first = min(starts)
+    at = snapshot_before(run, training, first)
+    base = at.state
+    while at.step < run.steps:
+        if at.step in starts:
+            open_block, base = starts[at.step], at.state
+        if front.tangent is None and open_block and semantics == "freeze" and open_block[1] in run.checkpoints:
+            at = load(run, training, open_block[1])
+        else:
+            data = run.step_input(at.step, training.problem.device)
+            if open_block and semantics == "zero_gradient":
+                base = training.step_without_data(at._replace(state=base), data).state
+            at = _advance(run, training, at, front, curvature)
+        if open_block and at.step == open_block[1]:
+            front.push(open_block[0], subtract(at.state, base))
+            open_block = None
+        progress(at.step - first, run.steps - first)
+    return _finish(front)
+
+
+def additive_tangents(
+    run: RunLike,
+    training: Training,
+    stages: tuple[Stage, ...],
+    curvature: Curvature,
+    semantics: Semantics,
+    progress: Progress = silent,
+) -> tuple[dict[str, State], dict[str, float]]:
+    """E_S = sum_{k in S} M_{K-1} .. M_{k+1} Delta_k, the paper's sum of first-order step effects, and its growth."""
+    owner = {k: stage.name for stage in stages for k in stage.steps}
+    front, first = _Front(), min(owner)
+    at = snapshot_before(run, training, first)
+    while at.step < run.steps:
+        k, before = at.step, at
+        at = _advance(run, training, at, front, curvature)
+        if k in owner:
+            front.push(owner[k], update_of_step(run, training, before, at, semantics))
+        progress(at.step - first, run.steps - first)
+    return _finish(front)
+
+
+def update_of_step(run: RunLike, training: Training, before: Snapshot, after: Snapshot, semantics: Semantics) -> State:
+    """Delta_k: what the step did (freeze), or what its data did (zero_gradient)."""
+    if semantics == "freeze":
+        return subtract(after.state, before.state)
+    data = run.step_input(before.step, training.problem.device)
+    return subtract(after.state, training.step_without_data(before, data).state)
+
+
+def _advance(run: RunLike, training: Training, at: Snapshot, front: _Front, curvature: Curvature) -> Snapshot:
+    """One recorded step for the state, and for the tangents if there are any; meets the checkpoints on the way."""
+    data = run.step_input(at.step, training.problem.device)
+    if front.tangent is None:
+        after = training.step(at, data)
+    else:
+        take, propagator = training.linearize(at, data, curvature)
+        after, front.tangent = take(), propagator @ front.tangent
+    if after.step in run.checkpoints:
+        verify(run, training, after)
+        return load(run, training, after.step)
+    return after
+
+
+def _finish(front: _Front) -> tuple[dict[str, State], dict[str, float]]:
+    assert front.tangent is not None
+    tangents = {name: ray(front.tangent, i) for i, name in enumerate(front.names)}
+    growth = {name: float(norm(as_rays(t))) / (front.pushed[name] or 1.0) for name, t in tangents.items()}
+    return tangents, growth

@@ -1,0 +1,293 @@
+"""A recorded run, opened: what was in force at each step, the examples, the checkpoints. Never writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from aa_core.chain import Chain, number_of, read_chain
+from aa_core.columns import Columns, StepTable, column_problems, concat_columns, decode_columns, encode_columns
+from aa_core.errors import IntegrityError, RequestError, RunError, RunFormatError
+from aa_core.evaluation import Evaluation, decode_evaluation
+from aa_core.examples import Examples, Fields, Ids, concat, decode_examples, digest_rows, fetch_verified, to_batch
+from aa_core.header import Environment, FileEntry, Header, listed, partition_errors
+from aa_core.journal import extend
+from aa_core.records import Batch, StepInput, StepRecord
+from aa_core.stages import Stage, stage_of_steps
+from aa_core.state import Snapshot, State
+from aa_core.store import Spec, decode, read_verified
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A run on disk, as `records.RunLike`. States and examples are read, and their digests verified, when asked for."""
+
+    path: Path
+    header: Header = field(repr=False)
+    stages: tuple[Stage, ...]
+    steps: int
+    digest: str
+    """sha256 of the log's head (with the journal's intact tail while unsealed): it pins every file of the run."""
+    sealed: bool
+    warnings: tuple[str, ...]
+    chain: Chain = field(repr=False)
+    table: StepTable = field(repr=False)
+    datasets: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _on_device: dict[torch.device, Fields] = field(default_factory=dict, repr=False)
+
+    @property
+    def title(self) -> str:
+        return self.header.title
+
+    @property
+    def optimizer(self) -> str:
+        return self.header.optimizer
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return self.header.groups
+
+    @property
+    def environment(self) -> Environment:
+        return self.header.environment
+
+    @cached_property
+    def _states(self) -> dict[int, FileEntry]:
+        return {number_of(file): file for file in self.chain.files("state")}
+
+    @cached_property
+    def checkpoints(self) -> tuple[int, ...]:
+        return tuple(sorted(self._states))
+
+    def record(self, step: int) -> StepRecord:
+        """What was in force at `step`."""
+        if not 0 <= step < self.steps:
+            raise RequestError(f"step {step}: the run has steps 0 to {self.steps - 1}")
+        return self.table.record(step)
+
+    def step_input(self, step: int, device: torch.device) -> StepInput:
+        """The recorded examples of `step` on a device; MissingDataError if they are only referenced and not at hand."""
+        record = self.record(step)
+        batches = tuple((self._batch(m.rows, device), m.weight) for m in record.micro_batches)
+        return StepInput(step, record.hyper, batches, record.training)
+
+    def load(self, step: int) -> Snapshot:
+        """The stored snapshot before `step`, on the CPU; IntegrityError if it is not the one that was recorded."""
+        if step not in self._states:
+            raise RequestError(f"no checkpoint before step {step}; there are checkpoints at {list(self.checkpoints)}")
+        file = self._states[step]
+        return _decode_state(read_verified(self.path, file), step, self.header, file.name)
+
+    def examples(self, rows: Tensor) -> Batch:
+        """Stored training examples, to show them."""
+        return self._batch(rows, torch.device("cpu"))
+
+    def example_ids(self, rows: Tensor) -> Ids | None:
+        """The ids that the training loop gave these examples; None if it gave none."""
+        ids = self._examples.ids
+        return None if ids is None else [ids[row] for row in self._checked(rows).tolist()]
+
+    @cached_property
+    def evaluation(self) -> Evaluation | None:
+        """The evaluation set, if one was recorded."""
+        files = {f.name: f for f in self.chain.files("evaluation")}
+        if not files:
+            return None
+        names = ("data/evaluation.safetensors", "data/evaluation.json")
+        if set(files) != set(names):
+            raise RunFormatError(f"the log names {', '.join(files)}, expected {' and '.join(names)}")
+        tensors, text = (read_verified(self.path, files[n]) for n in names)
+        return decode_evaluation(tensors, text, "data/evaluation")
+
+    @cached_property
+    def first_nonfinite(self) -> int | None:
+        """The first step with an infinite loss or a gradient that is not finite."""
+        if not self.steps:
+            return None
+        columns = self.table.columns
+        bad = (~columns["grad_norm"].isfinite() | columns["loss"].isinf()).nonzero()
+        return int(bad[0]) if len(bad) else None
+
+    def log_frame(self) -> pd.DataFrame:
+        """One row a step: step, stage, loss, grad_norm, hyperparameters ("lr"; "lr[1]" for parameter group 1)."""
+        columns = self.table.columns
+        frame: dict[str, Any] = {"step": range(self.steps), "stage": self.table.owner}
+        frame |= {n: columns[n].numpy() if self.steps else [] for n in ("loss", "grad_norm")}
+        for group in range(len(self.groups)):
+            suffix = f"[{group}]" if group else ""
+            frame |= {f"{n}{suffix}": columns[f"hyper.{group}.{n}"].numpy() for n in self.table.hyper_names}
+        return pd.DataFrame(frame)
+
+    @cached_property
+    def _examples(self) -> Examples:
+        """All examples of the run, in the order of their rows."""
+        parts = [_read_examples(self.path, file) for file in self.chain.files("examples")]
+        parts += [step.new for step in self.chain.journal.steps if step.new is not None]
+        problems = _example_problems([number_of(f) for f in self.chain.files("examples")], parts)
+        if problems:
+            raise RunFormatError(f"{self.path}/data: " + listed(problems))
+        return concat(parts)
+
+    def _checked(self, rows: Tensor) -> Tensor:
+        count = len(self._examples.digests)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+            raise RunFormatError(f"{self.path}: rows {int(rows.min())} to {int(rows.max())} of {count} stored examples")
+        return rows
+
+    def _batch(self, rows: Tensor, device: torch.device) -> Batch:
+        self._checked(rows)
+        if self._examples.dataset is not None:
+            fields = fetch_verified(self._examples, rows, self.datasets)
+            return to_batch({n: t.to(device) for n, t in fields.items()})
+        if device not in self._on_device:
+            self._on_device[device] = {n: t.to(device) for n, t in self._examples.fields.items()}
+        index = rows.to(device)
+        return to_batch({n: t.index_select(0, index) for n, t in self._on_device[device].items()})
+
+
+def open_run(path: str | Path, datasets: Mapping[str, Any] | None = None) -> Trajectory:
+    """Open a recorded run; `datasets` gives what it references by name.
+
+    Reads the header, the log and the steps, and verifies their digests; the rest is read when asked for.
+    Raises RunNotFoundError, RunVersionError, RunFormatError or IntegrityError.
+    """
+    root = Path(path)
+    chain = read_chain(root)
+    columns = _read_steps(root, chain)
+    stages = _stages(chain)
+    steps = chain.committed + len(chain.journal.steps)
+    if problems := partition_errors(stages, steps):
+        raise RunFormatError(f"{root}: " + listed(problems))
+    table = StepTable(columns, stage_of_steps(stages, steps), len(chain.header.groups))
+    notes = () if chain.commits else (f"{root}: nothing is committed yet",)
+    return Trajectory(
+        root,
+        chain.header,
+        stages,
+        steps,
+        chain.digest,
+        chain.sealed,
+        chain.journal.warnings + notes,
+        chain,
+        table,
+        datasets or {},
+    )
+
+
+def _read_steps(root: Path, chain: Chain) -> Columns:
+    groups = len(chain.header.groups)
+    parts = []
+    for commit in chain.commits:
+        for file in (f for f in commit.files if f.role == "steps"):
+            parts.append(decode_columns(read_verified(root, file), commit.start, commit.stop, groups, file.name))
+    if chain.journal.steps:
+        parts.append(_journal_columns(chain))
+    return concat_columns(parts, str(root))
+
+
+def _journal_columns(chain: Chain) -> Columns:
+    records = [step.record for step in chain.journal.steps]
+    where = f"journal/{len(chain.commits):010d}.jsonl"
+    names = [tuple(map(frozenset, r.hyper)) for r in records]
+    if len(set(names)) > 1:
+        raise RunFormatError(f"{where}: hyperparameters change within the run")
+    columns = encode_columns(records)
+    if problems := column_problems(columns, records[0].step, records[-1].step + 1, len(chain.header.groups)):
+        raise RunFormatError(f"{where}: " + listed(problems))
+    return columns
+
+
+def _stages(chain: Chain) -> tuple[Stage, ...]:
+    """The stages that have steps, in the order of their first step."""
+    entries = chain.commits[-1].stages if chain.commits else ()
+    stages = {e.name: e.to_stage() for e in entries}
+    for step in chain.journal.steps:
+        record = step.record
+        stages[record.stage] = extend(stages.get(record.stage, Stage(record.stage, ())), record.step)
+    return tuple(sorted((s for s in stages.values() if s.blocks), key=lambda s: s.start))
+
+
+def _read_examples(root: Path, file: FileEntry) -> Examples:
+    return decode_examples(read_verified(root, file), file.name)
+
+
+def _example_problems(first_rows: list[int], parts: list[Examples]) -> list[str]:
+    if not parts:
+        return ["the run has no examples"]
+    problems, at = [], 0
+    for index, part in enumerate(parts):
+        if index < len(first_rows) and first_rows[index] != at:
+            problems.append(f"data/{first_rows[index]}.safetensors: expected examples from row {at} on")
+        at += len(part.digests)
+        if _kind(part) != _kind(parts[0]):
+            problems.append(f"the examples before row {at} have other fields, ids or dataset than the first ones")
+    return problems
+
+
+def _kind(part: Examples) -> Any:
+    shapes = {n: (t.dtype, t.shape[1:]) for n, t in part.fields.items()}
+    return shapes, type(part.ids[0]) if part.ids else None, part.dataset
+
+
+def _decode_state(data: bytes, step: int, header: Header, where: str) -> Snapshot:
+    params = {t.name: _spec(t) for t in header.parameters}
+    buffers = {t.name: _spec(t) for t in header.buffers}
+    expected: dict[str, Spec] = {f"params/{n}": s for n, s in params.items()}
+    expected |= {f"buffers/{n}": s for n, s in buffers.items()}
+    expected |= {f"slots/{slot}/{n}": s for slot in header.slots for n, s in params.items()}
+    expected |= {"count": (torch.float64, ())}
+    found = decode(data, where, expected)
+    slots = {slot: {n: found[f"slots/{slot}/{n}"] for n in params} for slot in header.slots}
+    state = State({n: found[f"params/{n}"] for n in params}, slots, found["count"])
+    return Snapshot(step, state, {n: found[f"buffers/{n}"] for n in buffers})
+
+
+def _spec(tensor: Any) -> Spec:
+    return getattr(torch, tensor.dtype), tensor.shape
+
+
+def check_integrity(run: Trajectory) -> tuple[str, ...]:
+    """Read all of the run from disk again and verify it; what is wrong, in words. Empty if it is intact.
+
+    Referenced examples are outside the run: they are verified when they are fetched.
+    """
+    try:
+        fresh = open_run(run.path, run.datasets)
+    except RunError as error:
+        return (str(error),)
+    changed = [f"{run.path}: changed since it was opened"] if run.sealed and fresh.digest != run.digest else []
+    return (*changed, *(found for check in _checks(fresh) if (found := _failure(check)) is not None), *fresh.warnings)
+
+
+def _checks(run: Trajectory) -> Iterator[Callable[[], object]]:
+    for step in run.checkpoints:
+        yield partial(run.load, step)
+    yield lambda: run.evaluation
+    if run.steps:
+        yield lambda: _check_examples(run)
+
+
+def _failure(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except RunError as error:
+        return str(error)
+    return None
+
+
+def _check_examples(run: Trajectory) -> None:
+    """Every row that a step uses is there, and stored examples are what their digests say."""
+    examples = run._examples
+    run._checked(run.table.columns["rows"])
+    if examples.dataset is None:
+        digests = examples.digests.numpy()
+        wrong = [i for i, found in enumerate(digest_rows(examples.fields)) if found != digests[i].tobytes()]
+        if wrong:
+            raise IntegrityError(f"{run.path}/data: example {wrong[0]} ({len(wrong)} in all) differs from its digest")

@@ -1,0 +1,47 @@
+"""What every test stands on: its own workspace, one thread, and a browser where it asks for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.find_chromium import NONE_FOUND, find_chromium
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Nothing that a test or its subprocesses write lands in the user's own workspace."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("workspace")
+        patch.setenv("AA_WORKSPACE", str(path))
+        yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums in one order on every machine; the cores are busy with other tests anyway."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium; a test that asks for it is skipped where there is none, but never unseen in CI."""
+    if path := find_chromium():
+        return str(path)
+    if os.environ.get("CI"):
+        pytest.fail(NONE_FOUND)
+    pytest.skip(NONE_FOUND)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is no CUDA device."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
