@@ -14,7 +14,7 @@ from aa_core.adjoint import AdjointStep, adjoint_sweep, final_cotangent
 from aa_core.cache import EmbeddingCache
 from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
-from aa_core.embedding import Method, Readout, check_request, embed_stages, read
+from aa_core.embedding import READOUTS, Method, Readout, check_request, embed_stages, read
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -43,6 +43,8 @@ class Attribution:
     unit: str
     """Unit of the effects, e.g. "nats"."""
     reliability: Reliability
+    readings: dict[Readout, Tensor] = field(default_factory=dict)
+    """Stages: the effects by each readout; they differ where the effect is too large for first order."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
@@ -93,14 +95,16 @@ def stage_effects(
     )
     training = prepare(run, problem)
     final = snapshot_before(run, training, run.steps)
-    rows = [read(e.params, performance, problem, final.state.params, final.buffers, readout) for e in embeddings]
+    rows = [read(e.params, performance, problem, final.state.params, final.buffers) for e in embeddings]
+    readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
     growth = max((e.growth for e in embeddings), default=0.0)
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
         labels=performance.labels,
-        effects=_finite(torch.stack(rows)),
+        effects=_finite(readings[readout]),
         unit=performance.unit,
-        reliability=assess(run, training, growth, semantics, curvature),
+        reliability=assess(run, training, growth, semantics, curvature, readings),
+        readings=readings,
         provenance=_provenance(run, problem, performance, semantics, curvature, method=method, readout=readout),
     )
 
@@ -164,13 +168,15 @@ def predict(
 
     Several stages: the sum of their embeddings; a scale T: (1 - T) of it. First order in both.
     """
+    if what.steps:
+        raise RequestError("single steps are not predicted from stage embeddings; read them from step_effects")
     names = tuple(s.name for s in what.resolve(run.stages))
     embeddings = embed_stages(
         run, problem, names, curvature=curvature, semantics=what.semantics, cache=cache, progress=progress
     )
     total = {n: (1 - what.scale) * torch.stack([e.params[n] for e in embeddings]).sum(0) for n in embeddings[0].params}
     final = snapshot_before(run, prepare(run, problem), run.steps)
-    return _finite(read(total, performance, problem, final.state.params, final.buffers, readout))
+    return _finite(read(total, performance, problem, final.state.params, final.buffers)[readout])
 
 
 def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:

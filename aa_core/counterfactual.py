@@ -24,16 +24,18 @@ def check_semantics(semantics: str) -> None:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """Training as recorded, but with the updates of some stages scaled by T (0 = skipped)."""
+    """Training as recorded, but with the updates of some stages or steps scaled by T (0 = skipped)."""
 
-    stages: tuple[str, ...]
+    stages: tuple[str, ...] = ()
     scale: float = 0.0
     semantics: Semantics = "freeze"
+    steps: tuple[int, ...] = ()
+    """Single steps, beside those of the stages."""
 
     def __post_init__(self) -> None:
         check_semantics(self.semantics)
-        if not self.stages:
-            raise RequestError("a counterfactual needs at least one stage to skip or scale")
+        if not self.stages and not self.steps:
+            raise RequestError("a counterfactual needs at least one stage or step to skip or scale")
         if not 0.0 <= self.scale < 1.0:
             raise RequestError(f"scale={self.scale}; expected 0 (skip) up to, but not including, 1 (as recorded)")
 
@@ -42,10 +44,15 @@ class Counterfactual:
         """Training without these stages."""
         return Counterfactual(stages, 0.0, semantics)
 
+    @staticmethod
+    def skip_steps(*steps: int, semantics: Semantics = "freeze") -> Counterfactual:
+        """Training without these steps."""
+        return Counterfactual((), 0.0, semantics, steps)
+
     @property
     def name(self) -> str:
         verb = "skip" if self.scale == 0.0 else f"{self.scale:g} x"
-        return f"{verb} {' + '.join(self.stages)}"
+        return f"{verb} {' + '.join([*self.stages, *(f'step {k}' for k in self.steps)])}"
 
     def resolve(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
         """The stages of the run that this touches; UnknownStageError or EmptyStageError if that is impossible."""
@@ -57,4 +64,7 @@ class Counterfactual:
 
     def treatment(self, stages: Sequence[Stage]) -> dict[int, float]:
         """{step: T_k} of the steps that are not taken as recorded."""
-        return {k: self.scale for stage in self.resolve(stages) for k in stage.steps}
+        last = max((stage.stop for stage in stages), default=0)
+        if outside := [k for k in self.steps if not 0 <= k < last]:
+            raise RequestError(f"step {outside[0]} is not in the run, which has steps 0 to {last - 1}")
+        return {k: self.scale for k in (*self.steps, *(k for s in self.resolve(stages) for k in s.steps))}

@@ -25,6 +25,7 @@ from aa_core.tangent import additive_tangents, boundary_tangents
 
 Method = Literal["boundary", "additive"]
 Readout = Literal["linear", "displaced", "link"]
+READOUTS: tuple[Readout, ...] = get_args(Readout)
 METHOD_VERSION = 1
 """Raised when an embedding's definition changes, so that no stale one is read."""
 
@@ -85,30 +86,27 @@ def embed_stages(
 
 
 def read(
-    embedding: Params, performance: Performance, problem: Problem, params: Params, buffers: Buffers, readout: Readout
-) -> Tensor:
-    """The effect that an embedding E has on every value of a performance, [values]. Positive = helped.
+    embedding: Params, performance: Performance, problem: Problem, params: Params, buffers: Buffers
+) -> dict[Readout, Tensor]:
+    """The effect that an embedding E has on every value of a performance, [values] per readout. Positive = helped.
 
     linear    <d gamma / d theta, E>
     displaced gamma(theta) - gamma(theta - E)
     link      gamma(f) - gamma(f - J E): the network is linearised, the score is not
+
+    Cost of all three: three forward passes. Where they disagree, the effect is too large for a first-order answer.
     """
-    parts = []
+    parts: dict[Readout, list[Tensor]] = {"linear": [], "displaced": [], "link": []}
+    moved = {n: p - embedding[n] for n, p in params.items()}
     for inputs, targets in performance.chunks(problem.device):
-        if readout == "displaced":
-            with torch.no_grad():
-                moved = {n: p - embedding[n] for n, p in params.items()}
-                parts.append(
-                    performance.score(problem.outputs(params, dict(buffers), inputs), targets)
-                    - performance.score(problem.outputs(moved, dict(buffers), inputs), targets)
-                )
-            continue
         outputs, change = push_outputs(problem, params, buffers, inputs, embedding)
-        if readout == "link":
-            parts.append(performance.score(outputs, targets) - performance.score(outputs - change, targets))
-        else:
-            parts.append(jvp(lambda f, y=targets: performance.score(f, y), (outputs,), (change,))[1])
-    return performance.combine(torch.cat(parts).detach())
+        value, slope = jvp(lambda f, y=targets: performance.score(f, y), (outputs,), (change,))[:2]
+        with torch.no_grad():
+            elsewhere = problem.outputs(moved, dict(buffers), inputs)
+            parts["linear"].append(slope)
+            parts["displaced"].append(value - performance.score(elsewhere, targets))
+            parts["link"].append(value - performance.score(outputs - change, targets))
+    return {readout: performance.combine(torch.cat(found).detach()) for readout, found in parts.items()}
 
 
 def push_outputs(
@@ -136,8 +134,8 @@ def check_request(method: str, curvature: str, readout: str, semantics: str) -> 
     check_semantics(semantics)
     if method not in get_args(Method):
         raise RequestError(f"method={method!r}; expected one of {', '.join(get_args(Method))}")
-    if readout not in get_args(Readout):
-        raise RequestError(f"readout={readout!r}; expected one of {', '.join(get_args(Readout))}")
+    if readout not in READOUTS:
+        raise RequestError(f"readout={readout!r}; expected one of {', '.join(READOUTS)}")
 
 
 def _key(run: RunLike, problem: Problem, stage: str, method: str, curvature: str, semantics: str) -> str:

@@ -127,7 +127,7 @@ def environment(live: Live) -> Environment:
     return Environment(
         python=platform.python_version(),
         torch=str(torch.__version__),
-        platform=platform.platform(),
+        platform=f"{platform.system()} {platform.machine()}",
         device=shown,
         threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),

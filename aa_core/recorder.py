@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -301,12 +302,13 @@ class Recorder:
 
 def _header(live: Live, title: str, problem: str | None, config: Mapping[str, Any], evaluation: bool) -> Header:
     model, loss_fn = type(live.model), live.loss_fn
+    run_id, created = _birth(title)
     return Header(
         format="aa-run",
         version=1,
-        run_id=uuid.uuid4().hex,
+        run_id=run_id,
         title=str(title),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=created,
         problem=ProblemEntry(name=problem, config=_json_object(config, "config")),
         model_class=f"{model.__module__}.{model.__qualname__}",
         parameters=tensor_specs(live.trained),
@@ -318,6 +320,15 @@ def _header(live: Live, title: str, problem: str | None, config: Mapping[str, An
         evaluation=evaluation,
         environment=environment(live),
     )
+
+
+def _birth(title: str) -> tuple[str, str]:
+    """(run id, time of creation); both fixed by SOURCE_DATE_EPOCH, so that a recording can be repeated to the bit."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds")
+    created = datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{title} {created}").hex, created
 
 
 def _json_object(value: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -67,17 +67,31 @@ class StepInput(NamedTuple):
 class RunLike(Protocol):
     """All that the engine asks of a recorded run."""
 
-    digest: str
-    optimizer: str
-    """Name of the update rule."""
-    groups: tuple[tuple[str, ...], ...]
-    """Names of the trained parameters, per parameter group."""
-    stages: tuple[Stage, ...]
-    steps: int
-    checkpoints: tuple[int, ...]
-    """Steps k for which the state before step k is stored, ascending; the first is 0."""
-    first_nonfinite: int | None
-    """The first step with a NaN or infinite recorded loss, gradient or state; None for a sound run."""
+    @property
+    def digest(self) -> str: ...
+    @property
+    def optimizer(self) -> str:
+        """Name of the update rule."""
+        ...
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the trained parameters, per parameter group."""
+        ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Steps k for which the state before step k is stored, ascending; the first is 0."""
+        ...
+
+    @property
+    def first_nonfinite(self) -> int | None:
+        """The first step with a NaN or infinite recorded loss, gradient or state; None for a sound run."""
+        ...
 
     def record(self, step: int) -> StepRecord: ...
     def step_input(self, step: int, device: torch.device) -> StepInput: ...

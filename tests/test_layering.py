@@ -26,7 +26,7 @@ LAYERS = (
     ("problem",),
     ("curvature", "packing"),
     ("propagator",),
-    ("header", "store", "examples", "journal", "columns", "evaluation", "live", "writer", "gradient_check"),
+    ("header", "store", "examples", "journal", "columns", "evaluation", "live", "writer", "gradient_check", "chain", "plain"),
     ("recorder",),
     ("trajectory",),
     ("schedule",),
@@ -41,11 +41,11 @@ LAYERS = (
     ("retrain",),
     ("agreement",),
     ("whatif",),
-    ("registry",),
+    ("registry", "plain", "run_performance", "check"),
     ("jobs", "jobs.*"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
-    ("cli", "__init__", "__main__"),
+    ("cli", "console", "launcher", "__init__", "__main__"),
 )
 UNPLACED = -1
 ESTIMATORS = ("tangent", "adjoint", "embedding", "attribution")

@@ -1,0 +1,86 @@
+"""How far a recording can be believed: is it intact, and does it replay? The grade, in words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from aa_core.problem import Problem
+from aa_core.replay import Drift, Progress, replay_drift, silent, tolerance
+from aa_core.trajectory import Trajectory, check_integrity
+
+
+@dataclass(frozen=True)
+class RunCheck:
+    """What a check of a run found."""
+
+    findings: tuple[str, ...]
+    """What is wrong with the files, in words."""
+    sealed: bool
+    segments: int
+    """Pieces between two checkpoints."""
+    drifts: tuple[Drift, ...]
+    """How far each replayed segment ends from its checkpoint; empty if nothing was replayed."""
+    tolerance: float
+    """The largest relative deviation that is rounding."""
+
+    @property
+    def within_tolerance(self) -> bool:
+        return all(d.relative <= self.tolerance for d in self.drifts)
+
+    @property
+    def sound(self) -> bool:
+        """Nothing was found, and what was replayed met its checkpoints."""
+        return not self.findings and self.within_tolerance
+
+    @property
+    def words(self) -> str:
+        """ "chain consistent; 6 of 6 segments replayed, max deviation 0, bit-exact"."""
+        return f"{self._integrity}; {self._replay}"
+
+    @property
+    def _integrity(self) -> str:
+        if self.findings:
+            return f"NOT INTACT: {len(self.findings)} finding{'s' * (len(self.findings) > 1)}"
+        return "chain consistent" if self.sealed else "chain consistent so far, not sealed"
+
+    @property
+    def _replay(self) -> str:
+        if not self.drifts:
+            return "not replayed"
+        counted = f"{len(self.drifts)} of {self.segments} segments replayed"
+        if all(d.absolute == 0 for d in self.drifts):
+            return f"{counted}, max deviation 0, bit-exact"
+        worst = max((d.relative for d in self.drifts), key=lambda r: (r != r, r))
+        judged = "within" if self.within_tolerance else "BEYOND"
+        return f"{counted}, max deviation {worst:.1e} of the largest parameter, {judged} the tolerance {self.tolerance:.0e}"
+
+
+def check_files(run: Trajectory) -> RunCheck:
+    """Verify the files only; no code of the run's model is needed."""
+    return RunCheck(check_integrity(run), run.sealed, max(len(run.checkpoints) - 1, 0), (), 0.0)
+
+
+def check_run(run: Trajectory, problem: Problem, progress: Progress = silent) -> RunCheck:
+    """Verify the files and, if they are intact, replay every segment. Costs one plain step per recorded step."""
+    files = check_files(run)
+    if files.findings:
+        return files
+    with _recorded_threads(run):
+        drifts = tuple(replay_drift(run, problem, progress))
+    return RunCheck((), run.sealed, files.segments, drifts, tolerance(run.load(0)))
+
+
+@contextmanager
+def _recorded_threads(run: Trajectory) -> Iterator[None]:
+    """As many threads as the recording used, where there are as many: sums depend on it in the last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(run.environment.threads, os.cpu_count() or 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,343 @@
+"""The command line: parse, call one function, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import typer
+import typer.core
+
+from aa_core.attribution import Attribution, stage_effects, step_effects
+from aa_core.check import check_files, check_run
+from aa_core.console import Format, Meter, note, rows, write_rows
+from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.curvature import Curvature
+from aa_core.embedding import Method, Readout
+from aa_core.errors import AuditError
+from aa_core.jobs import all_jobs, perform, retrainings, whatif_spec
+from aa_core.launcher import launch
+from aa_core.performance import PERFORMANCES
+from aa_core.problem import Problem
+from aa_core.registry import load_problem
+from aa_core.reporting.escape import shorten, visible
+from aa_core.run_performance import run_performance
+from aa_core.trajectory import Trajectory, open_run
+from aa_core.version import __version__
+
+
+class Commands(typer.core.TyperGroup):
+    """Our own errors end a command with their message and exit code 1; wrong usage has 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AuditError as error:
+            note(f"error: {error}")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="aa",
+    help=(
+        "Which stage, step and example of its training made a model behave as it does, checked against retraining.\n\n"
+        "Results go to stdout, everything else to stderr. Effects: positive = helped, negative = hurt."
+    ),
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+Run = Annotated[Path, typer.Argument(help="Folder of a recorded run.", metavar="RUN", show_default=False)]
+ProblemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--problem",
+        help="Who rebuilds model and loss: a registered name, or your own FILE.py[:FUNCTION]. "
+        "By default the name that the run asks for, if it is registered here.",
+    ),
+]
+FormatOption = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, else table.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
+PerformanceOption = Annotated[str, typer.Option(help=f"What to judge by: {', '.join(PERFORMANCES)}.")]
+ExamplesOption = Annotated[str | None, typer.Option(help="Rows of the evaluation set, such as 0,1,5-9; else all.")]
+MethodOption = Annotated[Method, typer.Option(help="boundary: a stage as a whole; additive: the sum of its steps.")]
+CurvatureOption = Annotated[Curvature, typer.Option(help="How a change is propagated through later steps.")]
+ReadoutOption = Annotated[Readout, typer.Option(help="How a change of parameters becomes one of performance.")]
+SemanticsOption = Annotated[Semantics, typer.Option(help="What skipping means: no update at all, or no data.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = (
+        False
+    ),
+) -> None:
+    """See `app`."""
+
+
+@app.command(epilog=_examples("aa info sample_runs/digits-shift/run", "aa info my_run"))
+def info(run: Run) -> None:
+    """What was recorded: stages, data, checkpoints. Runs no code of the run's model."""
+    opened = _open(run)
+    stages = pd.DataFrame(
+        {
+            "stage": [s.name for s in opened.stages],
+            "steps": [len(s) for s in opened.stages],
+            "from": [s.start for s in opened.stages],
+            "to": [s.stop - 1 for s in opened.stages],
+            "note": [shorten(s.note, 60) for s in opened.stages],
+        }
+    )
+    typer.echo("".join(f"{name:<12} {visible(value)}\n" for name, value in _facts(opened).items()))
+    write_rows(stages, "table", None, {})
+
+
+def _facts(run: Trajectory) -> dict[str, Any]:
+    header, evaluation, machine = run.header, run.evaluation, run.environment
+    return {
+        "title": run.title or "(none)",
+        "digest": run.digest,
+        "state": "sealed" if run.sealed else "not sealed: still recording, or interrupted",
+        "created": header.created,
+        "problem": header.problem.name or "(none: name one with --problem)",
+        "model": f"{header.model_class}, {len(header.parameters)} parameter tensors, loss {header.loss}",
+        "optimizer": run.optimizer,
+        "steps": run.steps,
+        "checkpoints": f"{len(run.checkpoints)}, before steps {shorten(', '.join(map(str, run.checkpoints)), 60)}",
+        "evaluation": f"{len(evaluation)} examples" if evaluation else "(none)",
+        "recorded on": f"{machine.device}, {machine.threads} threads, torch {machine.torch}, Python {machine.python}",
+    }
+
+
+@app.command(epilog=_examples("aa check sample_runs/digits-shift/run", "aa check my_run --problem my_problem.py"))
+def check(
+    run: Run,
+    problem: ProblemOption = None,
+    no_replay: Annotated[bool, typer.Option("--no-replay", help="Verify files only, run no model code.")] = False,
+) -> None:
+    """Is the run intact, and does training replay to its checkpoints? Exits with 1 if not."""
+    opened = _open(run)
+    meter = Meter()
+    found = (
+        check_files(opened)
+        if no_replay
+        else check_run(opened, _problem(opened, problem), lambda done, total: meter("replaying", done, total))
+    )
+    for finding in found.findings:
+        note(f"finding: {finding}")
+    if found.drifts:
+        drifts = [(d.step, f"{d.absolute:.2e}", f"{d.relative:.2e}") for d in found.drifts]
+        write_rows(pd.DataFrame(drifts, columns=["checkpoint", "absolute", "relative"]), "table", None, {})
+    typer.echo(found.words)
+    raise typer.Exit(0 if found.sound else 1)
+
+
+@app.command(
+    epilog=_examples(
+        "aa effects my_run --by stage --mean",
+        "aa effects my_run --by step --examples 0,1,5-9 --mean --format csv -o steps.csv",
+    )
+)
+def effects(
+    run: Run,
+    by: Annotated[Literal["stage", "step"], typer.Option(help="Unit of the training to attribute to.")] = "stage",
+    performance: PerformanceOption = "log-likelihood",
+    examples: ExamplesOption = None,
+    mean: Annotated[bool, typer.Option("--mean", help="The mean over the examples, as one value.")] = False,
+    method: MethodOption = "boundary",
+    curvature: CurvatureOption = "exact",
+    readout: ReadoutOption = "linear",
+    semantics: SemanticsOption = "freeze",
+    problem: ProblemOption = None,
+    format: FormatOption = None,
+    output: Output = None,
+) -> None:
+    """How much each stage or step of the training helped: estimates. Steps cost one sweep per value: use --mean."""
+    opened = _open(run)
+    judged = run_performance(opened, performance, rows(examples))
+    judged = judged.mean() if mean else judged
+    meter = Meter()
+    common: dict[str, Any] = {
+        "curvature": curvature,
+        "semantics": semantics,
+        "progress": lambda done, total: meter("attributing", done, total),
+    }
+    if by == "step":
+        if (method, readout) != ("boundary", "linear"):
+            raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
+        found = step_effects(opened, _problem(opened, problem), judged, **common)
+    else:
+        found = stage_effects(opened, _problem(opened, problem), judged, method=method, readout=readout, **common)
+    _write_effects(found, format, output)
+
+
+def _write_effects(found: Attribution, format: Format | None, output: Path | None) -> None:
+    about = {"provenance": found.provenance, "reliability": found.reliability.to_dict()}
+    write_rows(found.to_frame(), format, output, about)
+    asked = found.provenance
+    note(f"{asked['performance']} in {found.unit}, n = {asked['n']}; {asked['sign']}; {asked['semantics']}")
+    note(found.reliability.words)
+
+
+@app.command(
+    epilog=_examples('aa whatif my_run --skip "stage two"', "aa whatif my_run --skip a --skip b --format json -o ab.json")
+)
+def whatif(
+    run: Run,
+    skip: Annotated[list[str], typer.Option(help="A stage to train without; repeat it for several at once.")],
+    performance: PerformanceOption = "log-likelihood",
+    examples: ExamplesOption = None,
+    curvature: CurvatureOption = "exact",
+    readout: ReadoutOption = "linear",
+    semantics: SemanticsOption = "freeze",
+    problem: ProblemOption = None,
+    format: FormatOption = None,
+    output: Output = None,
+) -> None:
+    """Train again without some stages, and compare with the estimate. Runs here and now."""
+    opened = _open(run)
+    what = Counterfactual.skip(*skip, semantics=semantics)
+    spec = whatif_spec(
+        opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem
+    )
+    found = perform(spec, Meter())
+    result = found.result
+    if format is None and output is None:
+        typer.echo(_whatif_text(result), nl=False)
+    else:
+        write_rows(found.tables["examples"], format, output, result)
+    note(result["reliability"]["words"])
+
+
+def _whatif_text(found: dict[str, Any]) -> str:
+    agreed = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in found["agreement"].items() if k != "n" and v == v)
+    return "".join(
+        f"{name:<20} {visible(value)}\n"
+        for name, value in {
+            "what if": f"{found['counterfactual']} ({found['semantics']})",
+            "performance": f"{found['performance']}, {found['unit']}, mean over n = {found['n']}",
+            "recorded": f"{found['mean_recorded']:.6g}",
+            "retrained": f"{found['mean_retrained']:.6g}  ({found['steps_replayed']} steps, {found['seconds']:.1f} s)",
+            "effect, estimated": f"{found['mean_estimate']:+.6g}",
+            "effect, retrained": f"{found['mean_truth']:+.6g}  (positive = what was skipped had helped)",
+            "agreement": agreed or "not defined for fewer than 3 examples",
+        }.items()
+    )
+
+
+@app.command(epilog=_examples("aa jobs", "aa jobs --format csv"))
+def jobs(format: Annotated[Format, typer.Option("--format", help="How to print them.")] = "table") -> None:
+    """All jobs of this machine's workspace, newest first."""
+    listed = [(j.id, j.status, j.spec.kind, _share(j.progress), j.spec.run, j.error or "") for j in all_jobs()]
+    frame = pd.DataFrame(listed, columns=["id", "status", "kind", "progress", "run", "error"])
+    if frame.empty:
+        note("no jobs yet; the dashboard starts them")
+    write_rows(frame, format, None, {})
+
+
+def _share(progress: Any) -> str:
+    return "" if progress is None else f"{progress.phase} {progress.done}/{progress.total}"
+
+
+@app.command(
+    epilog=_examples(
+        "aa report my_run -o report.html", 'aa report my_run --stage "stage two" --performance margin -o report.zip'
+    )
+)
+def report(
+    run: Run,
+    output: Annotated[Path, typer.Option("-o", "--output", help="report.html, .json, .csv or .zip.")],
+    stage: Annotated[list[str] | None, typer.Option(help="Only these stages; repeat it for several.")] = None,
+    performance: PerformanceOption = "log-likelihood",
+    examples: ExamplesOption = None,
+    method: MethodOption = "boundary",
+    curvature: CurvatureOption = "exact",
+    readout: ReadoutOption = "linear",
+    semantics: SemanticsOption = "freeze",
+    date: Annotated[str | None, typer.Option(help="Printed as it is; without it the same input is the same file.")] = (
+        None
+    ),
+    problem: ProblemOption = None,
+) -> None:
+    """Attribute, and write a report. Every what-if job on this run that is over is part of it."""
+    from aa_core.reporting import build_report, write_report
+
+    opened = _open(run)
+    checks = retrainings(opened)
+    meter = Meter()
+    judged: Any = run_performance(opened, performance)
+    made = build_report(
+        opened,
+        _problem(opened, problem),
+        performance=judged,
+        examples=rows(examples),
+        stages=stage,
+        method=method,
+        curvature=curvature,
+        readout=readout,
+        semantics=semantics,
+        whatifs=checks,
+        date=date,
+        progress=lambda done, total: meter("attributing", done, total),
+    )
+    for path in write_report(made, output):
+        note(f"wrote {path}")
+    note(f"with {len(checks)} retraining{'s' * (len(checks) != 1)} from this machine's jobs")
+
+
+@app.command(epilog=_examples("aa verify report.html", "aa verify report.zip"))
+def verify(file: Annotated[Path, typer.Argument(help="report.html, .json or .zip.", show_default=False)]) -> None:
+    """Is a report as it was written? Finds a single changed digit; exits with 1."""
+    from aa_core.reporting import verify_file
+
+    verify_file(file)
+    typer.echo(f"{file}: as it was written")
+
+
+@app.command(epilog=_examples("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))
+def dashboard(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUNS_DIR]...", help="Folders with runs; else the sample runs.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
+    problem: ProblemOption = None,
+) -> None:
+    """Explore runs in a browser, on this machine only."""
+    note(f"the dashboard is at http://localhost:{port} (Ctrl-C ends it, jobs go on)")
+    launch(port, folders or [], problem, f"--server.headless={str(no_browser).lower()}")
+
+
+def _open(path: Path) -> Trajectory:
+    run = open_run(path)
+    for warning in run.warnings:
+        note(f"warning: {warning}")
+    return run
+
+
+def _problem(run: Trajectory, chosen: str | None) -> Problem:
+    return load_problem(run.header.problem.name, run.header.problem.config, chosen)
+
+
+def main() -> None:
+    """The `aa` command."""
+    app(prog_name="aa")
+
+
+if __name__ == "__main__":
+    main()

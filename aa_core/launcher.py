@@ -1,0 +1,66 @@
+"""Starts the dashboard's server: for this machine only, and with nothing that phones home."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from aa_core.errors import RequestError, RunNotFoundError
+from aa_core.jobs.job import child_environment
+from aa_core.jobs.spec import anchored
+
+HOST = "127.0.0.1"
+PACKAGES = Path(__file__).resolve().parents[1]
+APP, SAMPLES = PACKAGES / "dashboard" / "app.py", PACKAGES / "sample_runs"
+SETTINGS = {
+    "server.address": HOST,
+    "server.allowedHosts": f"localhost,{HOST}",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": "1",
+    "server.showEmailPrompt": "false",
+    "browser.gatherUsageStats": "false",
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+}
+"""Streamlit's own defaults bind all interfaces, accept any host name and show tracebacks."""
+
+
+def command(port: int, *settings: str) -> list[str]:
+    """The server's command line."""
+    safe = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    return [sys.executable, "-m", "streamlit", "run", str(APP), f"--server.port={port}", *safe, *settings]
+
+
+def environment(folders: Sequence[Path], problem: str | None = None) -> dict[str, str]:
+    """Where the dashboard looks for runs (the sample runs by default), and the auditor's problem."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise RunNotFoundError(f"{folder}: no such folder; name folders that hold recorded runs, or a run itself")
+    chosen = {} if problem is None else {"AA_PROBLEM": anchored(problem) or ""}
+    found = os.pathsep.join(str(f.resolve()) for f in folders or [SAMPLES])
+    return {**child_environment(), "AA_RUNS_DIRS": found, **chosen}
+
+
+def require_free(port: int) -> None:
+    """RequestError if another program listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise RequestError(
+                f"port {port} on {HOST} is not free ({error.strerror}); choose another one: --port {port + 1}"
+            ) from None
+
+
+def launch(port: int, folders: Sequence[Path], problem: str | None, *settings: str) -> NoReturn:
+    """Become the server."""
+    surroundings = environment(folders, problem)
+    require_free(port)
+    os.execve(sys.executable, command(port, *settings), surroundings)

@@ -1,0 +1,32 @@
+"""The models of the shipped runs, by the name that the runs ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import aa_core as aa
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class DigitsMLP(nn.Module):
+    """8x8 grey pictures (0..255, uint8) -> logits of ten digits."""
+
+    def __init__(self, hidden: int = 64, activation: str = "gelu", dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(64, hidden, dtype=dtype), ACTIVATIONS[activation](), nn.Linear(hidden, 10, dtype=dtype)
+        )
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.layers(pictures.flatten(1).to(self.layers[0].weight.dtype) / 255)
+
+
+def digits_mlp(config: Mapping[str, Any]) -> aa.Problem:
+    """Problem "digits-mlp"; config: hidden, activation."""
+    model = DigitsMLP(int(config.get("hidden", 64)), str(config.get("activation", "gelu")))
+    return aa.Problem(model, nn.functional.cross_entropy)

@@ -1,0 +1,447 @@
+"""The recorder writes down what happened, changes nothing of it, and stops a loop that could not be replayed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from aa_core.errors import (
+    EmptyStageError,
+    MissingDataError,
+    RecordingError,
+    RequestError,
+    RunExistsError,
+    UnsupportedError,
+)
+from aa_core.evaluation import Evaluation
+from aa_core.examples import DatasetReference, ExampleLog
+from aa_core.recorder import Recorder
+from aa_core.rules import rule_named
+from aa_core.store import layout
+from aa_core.trajectory import check_integrity, open_run
+from tests.recorded import LOSS, batches, data, make, record, train
+
+CPU = torch.device("cpu")
+
+
+def test_recording_leaves_the_training_bit_for_bit_as_it_is(tmp_path: Path) -> None:
+    plain, recorded = make(), make()
+    torch.manual_seed(5)
+    train(None, *plain, steps=4)
+    train(None, *plain, steps=2)
+    after_plain = torch.rand(3)
+    torch.manual_seed(5)
+    with Recorder(tmp_path / "r", *recorded, LOSS, checkpoint_every=2) as recorder:
+        with recorder.stage("a"):
+            train(recorder, *recorded, steps=4)
+        with recorder.stage("b"):
+            train(recorder, *recorded, steps=2)
+    assert torch.equal(torch.rand(3), after_plain)
+    for (name, a), b in zip(plain[0].state_dict().items(), recorded[0].state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not recorded[1]._optimizer_step_pre_hooks and not recorded[0]._forward_hooks
+
+
+class Drawing(nn.Linear):
+    """Draws from the global RNG without using it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.rand(1)
+        return super().forward(x)
+
+
+def test_checking_the_gradient_takes_nothing_from_the_random_stream(tmp_path: Path) -> None:
+    drawn = []
+    for recorded in (False, True):
+        torch.manual_seed(0)
+        model = Drawing(6, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if recorded:
+            with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+                train(recorder, model, optimizer, 2)
+        else:
+            train(None, model, optimizer, 2)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_each_recorded_step_replays_from_its_checkpoint_to_the_next(tmp_path: Path, optimizer: type) -> None:
+    model, opt = make(optimizer, **({"momentum": 0.9} if optimizer is torch.optim.SGD else {}))
+    train(None, model, opt, 3)
+    with Recorder(tmp_path / "r", model, opt, LOSS, checkpoint_every=1) as recorder, recorder.stage("a"):
+        train(recorder, model, opt, 4)
+    run = open_run(tmp_path / "r")
+    for step in range(run.steps):
+        at, after, given = run.load(step), run.load(step + 1), run.step_input(step, CPU)
+        torch.nn.Module.load_state_dict(model, {**at.state.params, **at.buffers})
+        ((batch, weight),) = given.batches
+        model.zero_grad()
+        loss = LOSS(model(batch.inputs), batch.targets) * weight
+        loss.backward()
+        assert math.isclose(loss.item(), run.record(step).loss, rel_tol=1e-6)
+        for name, param in model.named_parameters():
+            if name not in at.state.params:
+                continue
+            slots = {slot: tensors[name] for slot, tensors in at.state.slots.items()}
+            count = at.state.count + 1
+            new, new_slots = rule_named(run.optimizer).update(
+                at.state.params[name], param.grad, slots, count, given.hyper[0]
+            )
+            torch.testing.assert_close(new, after.state.params[name])
+            for slot in slots:
+                torch.testing.assert_close(new_slots[slot], after.state.slots[slot][name])
+        for name, buffer in model.named_buffers():
+            torch.testing.assert_close(buffer, after.buffers[name])
+        assert float(after.state.count) == float(at.state.count) + 1
+
+
+def test_accumulated_micro_batches_are_recorded_with_their_weights(tmp_path: Path) -> None:
+    model, optimizer = make()
+    x, y = data()
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+        for _ in range(2):
+            optimizer.zero_grad()
+            total = 0.0
+            for part in (slice(0, 8), slice(8, 12)):
+                recorder.batch(x[part], y[part], weight=0.5)
+                loss = LOSS(model(x[part]), y[part]) * 0.5
+                loss.backward()
+                total += loss.item()
+            optimizer.step()
+    step = open_run(tmp_path / "r").record(1)
+    assert [(len(m.rows), m.weight) for m in step.micro_batches] == [(8, 0.5), (4, 0.5)]
+    assert math.isclose(step.loss, total, rel_tol=1e-6)
+
+
+def test_hyperparameters_in_force_at_the_step_are_recorded(tmp_path: Path) -> None:
+    model, _ = make()
+    optimizer = torch.optim.SGD(
+        [{"params": [model.body[0].weight]}, {"params": [model.body[3].weight], "lr": 0.5}], lr=0.1
+    )
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    x, y = data()
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+        for _ in range(3):
+            recorder.batch(x, y)
+            optimizer.zero_grad()
+            LOSS(model(x), y).backward()
+            optimizer.step()
+            schedule.step()
+    frame = open_run(tmp_path / "r").log_frame()
+    assert frame["lr"].tolist() == pytest.approx([0.1, 0.05, 0.025])
+    assert frame["lr[1]"].tolist() == pytest.approx([0.5, 0.25, 0.125])
+
+
+def test_a_distinct_example_is_stored_once(tmp_path: Path) -> None:
+    run = record(tmp_path / "r")
+    assert len(run._examples.digests) == 32
+    rows = run.record(5).micro_batches[0].rows
+    x, y = data()
+    ids = list(batches(6))[5]
+    assert torch.equal(run.examples(rows).inputs, x[ids]) and torch.equal(run.examples(rows).targets, y[ids])
+    assert run.example_ids(rows) == ids.tolist()
+
+
+def test_an_example_twice_in_one_batch_has_one_row() -> None:
+    x, y = data(3)
+    log = ExampleLog()
+    assert log.add({"x": x[[0, 1, 0]], "y": y[[0, 1, 0]]}, None).tolist() == [0, 1, 0]
+    assert log.add({"x": x[[2, 1]], "y": y[[2, 1]]}, None).tolist() == [2, 1]
+    new = log.take()
+    assert new is not None and torch.equal(new.fields["x"], x) and log.take() is None
+
+
+def test_equal_examples_with_different_ids_stay_apart(tmp_path: Path) -> None:
+    model, optimizer = make()
+    x, y = data(2)
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+        twins = x[[0, 0, 1]], y[[0, 0, 1]]
+        recorder.batch(*twins, ids=["a", "b", "c"])
+        LOSS(model(twins[0]), twins[1]).backward()
+        optimizer.step()
+    run = open_run(tmp_path / "r")
+    assert run.example_ids(run.record(0).micro_batches[0].rows) == ["a", "b", "c"]
+
+
+def test_dict_inputs_and_every_dtype_come_back_as_they_were(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+
+        def forward(self, a: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return self.layer(a.float() * mask)
+
+    model = Two()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs = {"a": torch.randn(4, 3).bfloat16(), "mask": torch.tensor([[True, False, True]] * 4)}
+    y = torch.randn(4, 1)
+    with Recorder(tmp_path / "r", model, optimizer, nn.MSELoss()) as recorder, recorder.stage("a"):
+        recorder.batch(inputs, y)
+        nn.functional.mse_loss(model(**inputs), y).backward()
+        optimizer.step()
+    ((batch, _),) = open_run(tmp_path / "r").step_input(0, CPU).batches
+    assert {n: t.dtype for n, t in batch.inputs.items()} == {n: t.dtype for n, t in inputs.items()}
+    assert all(torch.equal(batch.inputs[n], inputs[n]) for n in inputs) and torch.equal(batch.targets, y)
+
+
+def test_checkpoints_are_at_stage_starts_in_between_and_at_the_end(tmp_path: Path) -> None:
+    run = record(tmp_path / "r", first=7, second=5)
+    assert run.checkpoints == (0, 3, 6, 7, 10, 12)
+
+
+def test_a_stage_entered_again_gets_another_block(tmp_path: Path) -> None:
+    model, optimizer = make()
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder:
+        for name, steps in (("a", 2), ("b", 1), ("a", 3)):
+            with recorder.stage(name):
+                train(recorder, model, optimizer, steps)
+    assert [(s.name, s.blocks) for s in open_run(tmp_path / "r").stages] == [("a", ((0, 2), (3, 6))), ("b", ((2, 3),))]
+
+
+def test_an_exception_leaves_a_readable_unsealed_run_of_the_complete_steps(tmp_path: Path) -> None:
+    model, optimizer = make()
+    with (
+        pytest.raises(ZeroDivisionError),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        train(recorder, model, optimizer, 4)
+        raise ZeroDivisionError
+    run = open_run(tmp_path / "r")
+    assert (run.steps, run.sealed, run.checkpoints, check_integrity(run)) == (4, False, (0, 4), ())
+
+
+def test_a_step_that_did_not_complete_is_not_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = make()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        train(recorder, model, optimizer, 2)
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        optimizer.register_step_pre_hook(interrupt)
+        train(recorder, model, optimizer, 1)
+    run = open_run(tmp_path / "r")
+    assert (run.steps, run.checkpoints) == (2, (0,))
+
+
+def test_a_loss_that_is_not_finite_is_recorded_with_one_warning(tmp_path: Path) -> None:
+    model, optimizer = make(torch.optim.SGD)
+    x, y = data()
+    with (
+        pytest.warns(RuntimeWarning, match="step 1") as caught,
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        for k in range(3):
+            inputs = x if k == 0 else x * math.nan
+            recorder.batch(inputs, y)
+            optimizer.zero_grad()
+            LOSS(model(inputs), y).backward()
+            optimizer.step()
+    assert len(caught) == 1
+    run = open_run(tmp_path / "r")
+    assert (run.steps, run.first_nonfinite) == (3, 1)
+
+
+def one_step(recorder: Recorder, model: nn.Module, optimizer: torch.optim.Optimizer, spoil: str) -> None:
+    """One step of training with one thing wrong."""
+    x, y = data(8)
+    announced = x.flip(0) if spoil == "other data" else x
+    recorder.batch(announced, y)
+    if spoil != "no zero_grad":
+        optimizer.zero_grad()
+    else:
+        model.body[0].weight.grad = torch.ones_like(model.body[0].weight)
+    loss = LOSS(model(x), y)
+    (loss * 0.5 if spoil == "loss scaled" else loss).backward()
+    if spoil == "clipped":
+        nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    if spoil == "lost":
+        model.body[0].weight.grad = None
+    optimizer.step()
+
+
+@pytest.mark.parametrize("spoil", ["other data", "no zero_grad", "loss scaled", "clipped"])
+def test_a_gradient_that_the_batch_does_not_explain_is_refused_before_it_is_applied(tmp_path: Path, spoil: str) -> None:
+    model, optimizer = make()
+    before = model.body[0].weight.detach().clone()
+    with (
+        pytest.raises(RecordingError, match="relative difference"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        one_step(recorder, model, optimizer, spoil)
+    assert torch.equal(model.body[0].weight, before)
+
+
+def test_dropout_is_refused_at_the_first_step(tmp_path: Path) -> None:
+    model, optimizer = make()
+    model.body.insert(2, nn.Dropout(0.5))
+    with (
+        pytest.raises(RecordingError, match="dropout"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        train(recorder, model, optimizer, 1)
+
+
+def test_a_parameter_without_gradient_is_named(tmp_path: Path) -> None:
+    model, optimizer = make()
+    with (
+        pytest.raises(RecordingError, match=r"body\.0\.weight is None"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        one_step(recorder, model, optimizer, "lost")
+
+
+X, Y = data(4)
+WRONG_CALLS = {
+    "outside a stage": lambda r, m, o: r.batch(X, Y),
+    "step\\(\\) outside a stage": lambda r, m, o: o.step(),
+    "same number of examples": lambda r, m, o: in_stage(r, lambda: r.batch(X, Y[:3])),
+    "3 ids for 4 examples": lambda r, m, o: in_stage(r, lambda: r.batch(X, Y, ids=[1, 2, 3])),
+    "ids must be given for every": lambda r, m, o: in_stage(r, lambda: (r.batch(X, Y, ids=range(4)), r.batch(X, Y))),
+    "those of earlier": lambda r, m, o: in_stage(r, lambda: (r.batch(X, Y), r.batch(X.double(), Y))),
+    "weight is nan": lambda r, m, o: in_stage(r, lambda: r.batch(X, Y, weight=math.nan)),
+    "without a batch": lambda r, m, o: in_stage(r, o.step),
+    "cannot be nested": lambda r, m, o: in_stage(r, lambda: in_stage(r, lambda: None)),
+    "stage name ''": lambda r, m, o: in_stage(r, lambda: None, ""),
+    "stage name 'a\\\\nb'": lambda r, m, o: in_stage(r, lambda: None, "a\nb"),
+    "expected printable text": lambda r, m, o: in_stage(r, lambda: None, "x" * 201),
+    "must be a JSON object": lambda r, m, o: in_stage(r, lambda: None, metadata={"x": object()}),
+    "groups changed": lambda r, m, o: in_stage(r, lambda: (r.batch(X, Y), o.param_groups[0]["params"].pop(), o.step())),
+}
+
+
+def in_stage(recorder: Recorder, act: object, name: str = "s", **settings: object) -> None:
+    with recorder.stage(name, **settings):  # type: ignore[arg-type]
+        act()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("message", WRONG_CALLS)
+def test_a_wrong_call_is_refused_at_once_and_the_run_stays_readable(tmp_path: Path, message: str) -> None:
+    model, optimizer = make()
+    with pytest.raises(RecordingError, match=message), Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder:
+        WRONG_CALLS[message](recorder, model, optimizer)
+    assert open_run(tmp_path / "r").steps == 0
+
+
+def test_a_closure_is_unsupported(tmp_path: Path) -> None:
+    model, optimizer = make()
+    with (
+        pytest.raises(UnsupportedError, match="closure"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        recorder.batch(X, Y)
+        optimizer.step(lambda: 0.0)
+
+
+def test_an_optimizer_reset_during_the_run_is_refused(tmp_path: Path) -> None:
+    model, optimizer = make()
+    with (
+        pytest.raises(RecordingError, match="reset or loaded"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+    ):
+        with recorder.stage("a"):
+            train(recorder, model, optimizer, 3)
+        optimizer.load_state_dict(make()[1].state_dict())
+        train_one = torch.optim.Adam(optimizer.param_groups[0]["params"])
+        x, y = data()
+        LOSS(model(x), y).backward()
+        train_one.step()
+        optimizer.load_state_dict(train_one.state_dict())
+        with recorder.stage("b"):
+            train(recorder, model, optimizer, 1)
+
+
+def test_an_empty_stage_is_an_error_unless_another_one_is_under_way(tmp_path: Path) -> None:
+    model, optimizer = make()
+    with (
+        pytest.raises(EmptyStageError, match="'a' closed without a step"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        pass
+    with (
+        pytest.raises(ZeroDivisionError),
+        Recorder(tmp_path / "s", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        raise ZeroDivisionError
+
+
+def test_an_existing_path_is_refused_and_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "mine.txt").write_text("precious")
+    with pytest.raises(RunExistsError), Recorder(tmp_path / "r", *make(), LOSS):
+        pass
+    assert [p.name for p in (tmp_path / "r").iterdir()] == ["mine.txt"]
+
+
+def test_parameters_that_are_not_the_models_are_unsupported(tmp_path: Path) -> None:
+    model, _ = make()
+    with pytest.raises(UnsupportedError, match="not the model's"):
+        Recorder(tmp_path / "r", model, torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1), LOSS)
+
+
+class Pairs:
+    """A dataset of (x, y) pairs."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.x, self.y = data()
+        self.x = self.x + shift
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.x[index], int(self.y[index])
+
+
+def test_referenced_examples_are_fetched_and_verified(tmp_path: Path) -> None:
+    stored = record(tmp_path / "stored")
+    record(tmp_path / "r", dataset=DatasetReference("pairs", Pairs()))
+    run = open_run(tmp_path / "r", datasets={"pairs": Pairs()})
+    for a, b in zip(run.step_input(9, CPU).batches, stored.step_input(9, CPU).batches, strict=True):
+        assert torch.equal(a[0].inputs, b[0].inputs) and torch.equal(a[0].targets, b[0].targets)
+    assert set(layout((tmp_path / "r/data/0.safetensors").read_bytes(), "data").tensors) == {"digest", "ids"}
+    without = open_run(tmp_path / "r")
+    assert len(without.log_frame()) == 12 and without.example_ids(torch.tensor([3])) == [3]
+    with pytest.raises(MissingDataError, match=r"datasets=\{'pairs'"):
+        without.step_input(0, CPU)
+    with pytest.raises(MissingDataError, match="example 0 is not the one"):
+        open_run(tmp_path / "r", datasets={"pairs": Pairs(1e-3)}).step_input(0, CPU)
+    with pytest.raises(MissingDataError, match="does not give"):
+        open_run(tmp_path / "r", datasets={"pairs": {}}).step_input(0, CPU)
+
+
+def test_a_reference_to_another_dataset_is_refused_while_recording(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"dataset\[0\] is not the example"):
+        record(tmp_path / "r", dataset=DatasetReference("pairs", Pairs(1.0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metadata": pd.DataFrame({"g": [1]})}, "1 rows for 4"),
+        ({"metadata": pd.DataFrame({"g": [[1], [2], [3], [4]]})}, "column 'g'"),
+        ({"metadata": pd.DataFrame({"g": [1.0, 2.0, math.inf, 3.0]})}, "finite"),
+        ({"y": Y[:2]}, "same number"),
+        ({"class_names": "abc"}, "class_names"),
+        ({"display": {"kind": "film"}}, "display"),
+    ],
+)
+def test_an_evaluation_set_that_could_not_be_read_back_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Evaluation(**({"x": X, "y": Y} | change))

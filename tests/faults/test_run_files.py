@@ -1,0 +1,477 @@
+"""Whatever happens to the files of a run: it opens as recorded, or an error says which file and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from aa_core.chain import read_chain
+from aa_core.errors import IntegrityError, RunBusyError, RunError, RunFormatError, RunVersionError
+from aa_core.header import MAX_JSON_BYTES, read_json
+from aa_core.recorder import Recorder
+from aa_core.store import decode, layout, read_file, write_new
+from aa_core.trajectory import Trajectory, check_integrity, open_run
+from tests.recorded import LOSS, make, record, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("runs") / "r").path
+
+
+@pytest.fixture
+def path(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original, tmp_path / "r")
+
+
+def named_files(path: Path) -> list[Path]:
+    chain = read_chain(path)
+    named = [path / f.name for c in chain.commits for f in c.files]
+    return [path / "run.json", *sorted((path / "log").iterdir()), *named]
+
+
+def findings(path: Path, digest: str) -> tuple[str, ...]:
+    """What an auditor who knows the digest of the run is told of these files."""
+    try:
+        run = open_run(path)
+    except RunError as error:
+        return (str(error),)
+    changed = () if run.digest == digest else ("digest differs",)
+    return changed + check_integrity(run)
+
+
+def reseal(path: Path, change: Callable[[dict], None], number: int = -1) -> None:
+    """Change a commit and forge the chain after it, as somebody would who has no signature to fear."""
+    names = sorted((path / "log").iterdir())
+    previous = hashlib.sha256((path / "run.json").read_bytes()).hexdigest()
+    for index, name in enumerate(names):
+        commit = json.loads(name.read_text())
+        if index == number % len(names):
+            change(commit)
+        commit["previous"] = previous
+        name.write_text(json.dumps(commit))
+        previous = hashlib.sha256(name.read_bytes()).hexdigest()
+
+
+def replace_file(path: Path, name: str, data: bytes) -> None:
+    """Put other bytes into the run under a forged digest."""
+    (path / name).write_bytes(data)
+
+    def forge(commit: dict) -> None:
+        for file in commit["files"]:
+            if file["name"] == name:
+                file |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+    for number in range(len(list((path / "log").iterdir()))):
+        reseal(path, forge, number)
+
+
+def test_every_flipped_bit_is_detected(original: Path, path: Path) -> None:
+    rng = random.Random(0)
+    digest = open_run(original).digest
+    files = named_files(path)
+    assert findings(path, digest) == ()
+    for _ in range(100):
+        file = rng.choice(files)
+        intact = file.read_bytes()
+        bit = rng.randrange(len(intact) * 8)
+        file.write_bytes(intact[: bit // 8] + bytes([intact[bit // 8] ^ 1 << bit % 8]) + intact[bit // 8 + 1 :])
+        assert findings(path, digest), f"bit {bit} of {file}"
+        file.write_bytes(intact)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, -1])
+def test_every_truncated_file_is_detected(original: Path, path: Path, kept: float) -> None:
+    digest = open_run(original).digest
+    for file in named_files(path):
+        intact = file.read_bytes()
+        file.write_bytes(intact[: int(len(intact) * kept) if kept >= 0 else -1])
+        assert findings(path, digest), file
+        file.write_bytes(intact)
+
+
+def test_every_missing_file_is_named(original: Path, path: Path) -> None:
+    digest = open_run(original).digest
+    last = max((path / "log").iterdir())
+    for file in named_files(path):
+        intact = file.read_bytes()
+        file.unlink()
+        found = findings(path, digest)
+        assert found and (file == last or file.name in found[0]), file
+        file.write_bytes(intact)
+    assert findings(path, digest) == ()
+
+
+def test_an_altered_state_is_refused_before_it_is_used(path: Path) -> None:
+    run = open_run(path)
+    file = path / "states" / "3.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(IntegrityError, match=r"states/3\.safetensors: sha256"):
+        run.load(3)
+    assert run.load(6).step == 6
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_a_broken_chain_is_refused(path: Path, number: int) -> None:
+    file = path / "log" / f"{number:010d}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sealed": False}, indent=3))
+    with pytest.raises(IntegrityError, match="does not continue"):
+        open_run(path)
+
+
+def test_swapped_commits_are_refused(path: Path) -> None:
+    a, b = path / "log" / "0000000001.json", path / "log" / "0000000002.json"
+    one, two = a.read_bytes(), b.read_bytes()
+    a.write_bytes(two)
+    b.write_bytes(one)
+    with pytest.raises(IntegrityError, match="does not continue"):
+        open_run(path)
+
+
+def test_a_newer_version_is_named_as_such(path: Path) -> None:
+    header = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(header | {"version": 2, "novelty": True}))
+    with pytest.raises(RunVersionError, match="version 2"):
+        open_run(path)
+
+
+def test_all_wrong_fields_of_a_header_are_listed(path: Path) -> None:
+    header = json.loads((path / "run.json").read_text())
+    header |= {"title": 3, "slots": "x", "extra": 1}
+    del header["loss"]
+    (path / "run.json").write_text(json.dumps(header))
+    with pytest.raises(RunFormatError) as caught:
+        open_run(path)
+    assert all(part in str(caught.value) for part in ("run.json: 4 problems", "title", "slots", "extra", "loss"))
+
+
+FORGERIES: dict[str, Callable[[dict], None]] = {
+    "belong to no stage": lambda c: c["stages"][0].update(blocks=[[0, 2], [3, 7]]),
+    "overlaps": lambda c: c["stages"][1].update(blocks=[[5, 12]]),
+    "starts at step": lambda c: c.update(start=c["start"] - 1),
+    "is named twice": lambda c: c["files"].append(c["files"][0]),
+    "cannot have the role": lambda c: c["files"][0].update(role="state"),
+    "String should match pattern": lambda c: c["files"][0].update(name="../outside.safetensors"),
+    "files.0.name": lambda c: c["files"][0].update(name="/etc/passwd"),
+    "files.0.sha256": lambda c: c["files"][0].update(sha256="0"),
+    "Extra inputs": lambda c: c.update(surprise=1),
+    "printable": lambda c: c["stages"][0].update(name="a\u202eb"),
+}
+
+
+@pytest.mark.parametrize("message", FORGERIES)
+def test_a_forged_commit_with_a_sound_chain_is_still_checked(path: Path, message: str) -> None:
+    reseal(path, FORGERIES[message])
+    with pytest.raises(RunFormatError, match=message):
+        open_run(path)
+
+
+def test_forged_columns_are_explained_all_at_once(path: Path) -> None:
+    name = "steps/0-3.safetensors"
+    columns = safetensors.torch.load((path / name).read_bytes())
+    columns["hyper.0.lr"] = -columns["hyper.0.lr"]
+    columns["micro.size"] = columns["micro.size"] + 1
+    replace_file(path, name, safetensors.torch.save(columns))
+    with pytest.raises(RunFormatError, match=r"(?s)2 problems.*lr is negative at step 0.*micro\.size"):
+        open_run(path)
+
+
+def test_rows_beyond_the_stored_examples_are_refused(path: Path) -> None:
+    name = "steps/0-3.safetensors"
+    columns = safetensors.torch.load((path / name).read_bytes())
+    columns["rows"] = columns["rows"] + 1000
+    replace_file(path, name, safetensors.torch.save(columns))
+    run = open_run(path)
+    assert any("of 32 stored examples" in f for f in check_integrity(run))
+    with pytest.raises(RunFormatError, match="of 32 stored examples"):
+        run.step_input(0, torch.device("cpu"))
+
+
+def test_exchanged_examples_differ_from_their_digests(path: Path) -> None:
+    name = "data/0.safetensors"
+    fields = safetensors.torch.load((path / name).read_bytes())
+    fields["y"] = (fields["y"] + 1) % 3
+    replace_file(path, name, safetensors.torch.save(fields))
+    assert any("differs from its digest" in f for f in check_integrity(open_run(path)))
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "dtype", "shape"])
+def test_a_state_that_does_not_fit_the_header_is_explained(path: Path, change: str) -> None:
+    name = "states/0.safetensors"
+    tensors = safetensors.torch.load((path / name).read_bytes())
+    key = "params/body.0.weight"
+    if change == "missing":
+        del tensors[key]
+    else:
+        other = {"extra": torch.zeros(1), "dtype": tensors[key].double(), "shape": tensors[key][:2].clone()}[change]
+        tensors["params/more" if change == "extra" else key] = other
+    replace_file(path, name, safetensors.torch.save(tensors))
+    expected = {
+        "missing": "is missing",
+        "extra": "not expected",
+        "dtype": "float64",
+        "shape": r"expected float32\[5, 6\]",
+    }
+    with pytest.raises(RunFormatError, match=expected[change]):
+        open_run(path).load(0)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "folder"])
+def test_only_regular_files_are_read(path: Path, tmp_path: Path, kind: str) -> None:
+    file = path / "states" / "0.safetensors"
+    moved = file.rename(tmp_path / "elsewhere")
+    if kind == "symlink":
+        file.symlink_to(moved)
+    elif kind == "fifo":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+    with pytest.raises((RunFormatError, IntegrityError), match=r"states/0\.safetensors"):
+        open_run(path).load(0)
+
+
+def test_a_symlinked_folder_is_refused(path: Path, tmp_path: Path) -> None:
+    (path / "states").rename(tmp_path / "elsewhere")
+    (path / "states").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunFormatError, match="symbolic link"):
+        open_run(path).load(0)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\0b", "a\\b", ""])
+def test_a_name_that_leads_out_of_the_run_is_never_opened(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunFormatError, match="not a relative path"):
+        read_file(tmp_path, name)
+
+
+def test_files_that_no_commit_names_do_not_exist(path: Path) -> None:
+    before = open_run(path)
+    (path / "states" / "1.safetensors").write_bytes(b"planted")
+    (path / "steps" / "12-20.safetensors").write_bytes(b"planted")
+    (path / "log" / "notes.txt").write_text("planted")
+    (path / "torch.py").write_text("raise SystemExit('executed')")
+    (path / "journal" / f"{99:010d}.jsonl").write_text("planted")
+    after = open_run(path)
+    assert (after.digest, after.checkpoints, after.steps) == (before.digest, before.checkpoints, before.steps)
+    assert check_integrity(after) == ()
+
+
+# ---- JSON and safetensors --------------------------------------------------------------------------------------------
+
+BAD_JSON = {
+    "twice": b'{"a": 1, "b": {"c": 1, "c": 2}}',
+    "too deeply": b"[" * 200 + b"]" * 200,
+    "nested too deeply": b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    "NaN": b'{"a": NaN}',
+    "not the JSON": b'{"a": 1',
+    "utf-8": b'{"a": "\xff"}',
+}
+
+
+@pytest.mark.parametrize("message", BAD_JSON)
+def test_json_that_no_recorder_writes_is_refused(message: str) -> None:
+    with pytest.raises(RunFormatError, match=f"here: .*{message}"):
+        read_json(BAD_JSON[message], "here")
+
+
+def test_oversized_json_is_refused_unread() -> None:
+    with pytest.raises(RunFormatError, match="at most"):
+        read_json(bytes(MAX_JSON_BYTES + 1), "here")
+
+
+def file_with(header: object, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(shape: list, begin: int, end: int, dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+BAD_TENSORS = {
+    "empty": b"",
+    "absurd header length": (2**62).to_bytes(8, "little") + b"{}",
+    "not an object": file_with([]),
+    "a pickle": b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94.",
+    "repeated names": file_with(b'{"a":%s,"a":%s}' % ((json.dumps(entry([1], 0, 4)).encode(),) * 2), bytes(4)),
+    "overlap": file_with({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)),
+    "gap": file_with({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}, bytes(12)),
+    "trailing data": file_with({"a": entry([1], 0, 4)}, bytes(5)),
+    "beyond the end": file_with({"a": entry([9], 0, 36)}, bytes(4)),
+    "shape of other size": file_with({"a": entry([3], 0, 4)}, bytes(4)),
+    "negative shape": file_with({"a": entry([-1, -1], 0, 4)}, bytes(4)),
+    "boolean shape": file_with({"a": entry([True], 0, 4)}, bytes(4)),
+    "overflow": file_with({"a": entry([2**40, 2**40], 0, 4)}, bytes(4)),
+    "unknown dtype": file_with({"a": entry([1], 0, 4, "F1")}, bytes(4)),
+    "unhashable dtype": file_with({"a": entry([1], 0, 4) | {"dtype": []}}, bytes(4)),
+    "name with newline": file_with({"a\nb": entry([1], 0, 4)}, bytes(4)),
+    "entry of other kind": file_with({"a": 1}),
+    "metadata of other kind": file_with({"__metadata__": {"a": 1}}),
+    "three offsets": file_with({"a": entry([1], 0, 4) | {"data_offsets": [0, 4, 8]}}, bytes(4)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TENSORS)
+def test_a_safetensors_file_that_is_not_sound_is_refused_by_its_header(case: str) -> None:
+    with pytest.raises(RunFormatError, match="here: "):
+        layout(BAD_TENSORS[case], "here")
+
+
+def test_every_truncation_of_a_safetensors_file_is_refused() -> None:
+    data = safetensors.torch.save({"a": torch.arange(3), "b": torch.ones(2, 2)})
+    expected = {"a": (torch.int64, (None,)), "b": (torch.float32, (2, None))}
+    assert decode(data, "here", expected)["a"].tolist() == [0, 1, 2]
+    for length in range(len(data)):
+        with pytest.raises(RunFormatError):
+            decode(data[:length], "here", expected)
+
+
+def test_a_new_file_never_replaces_another_one(tmp_path: Path) -> None:
+    write_new(tmp_path / "a", b"first")
+    with pytest.raises(FileExistsError):
+        write_new(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first" and [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+# ---- the journal, and recorders that die ----------------------------------------------------------------------------
+
+
+def live_copy(tmp_path: Path, steps: int = 5) -> Path:
+    """The files of a run as they are on disk while its recorder is at work."""
+    model, optimizer = make()
+    with Recorder(tmp_path / "live", model, optimizer, LOSS, checkpoint_every=100) as recorder, recorder.stage("a"):
+        train(recorder, model, optimizer, steps)
+        return shutil.copytree(tmp_path / "live", tmp_path / "copy")
+
+
+def test_a_journal_cut_anywhere_gives_its_complete_lines(tmp_path: Path) -> None:
+    path = live_copy(tmp_path)
+    (journal,) = (path / "journal").iterdir()
+    data = journal.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    for cut in sorted({*range(0, len(data), 997), *ends, *(e - 1 for e in ends), *(e + 1 for e in ends[:-1])}):
+        journal.write_bytes(data[:cut])
+        run = open_run(path)
+        complete = sum(e <= cut for e in ends)
+        assert run.steps == complete == sum(map(len, run.stages))
+        assert bool(run.warnings) == (cut not in (0, *ends)) and all("torn" in w for w in run.warnings)
+
+
+def test_what_follows_a_damaged_journal_line_is_reported_and_not_used(tmp_path: Path) -> None:
+    path = live_copy(tmp_path)
+    (journal,) = (path / "journal").iterdir()
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], lines[2].replace(b"a", b"b", 1), *lines[3:]]))
+    run = open_run(path)
+    assert run.steps == 2 and "line 3 is damaged" in run.warnings[0] and "3 lines" in run.warnings[0]
+    assert check_integrity(run) == run.warnings
+
+
+def test_journal_lines_out_of_order_are_refused(tmp_path: Path) -> None:
+    path = live_copy(tmp_path)
+    (journal,) = (path / "journal").iterdir()
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([lines[0], lines[2], lines[1]]))
+    with pytest.raises(RunFormatError, match="line 2: step 2, expected step 1"):
+        open_run(path)
+
+
+VICTIM = """
+import sys
+from pathlib import Path
+from tests.recorded import LOSS, make, train
+from aa_core.recorder import Recorder
+model, optimizer = make()
+with Recorder(Path(sys.argv[1]), model, optimizer, LOSS, checkpoint_every=7) as recorder:
+    for name in ("a", "b", "c"):
+        with recorder.stage(name):
+            for _ in range(40 if name != "c" else 100_000):
+                train(recorder, model, optimizer, 1)
+                print(recorder._writer.steps, flush=True)
+"""
+
+
+def start_victim(path: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", VICTIM, str(path)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+
+
+def kill_after(process: subprocess.Popen[str], steps: int, delay: float) -> int:
+    """SIGKILL `delay` seconds after the step was acknowledged; the last step that was acknowledged."""
+    assert process.stdout is not None
+    while int(process.stdout.readline()) < steps:
+        pass
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    acknowledged = [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
+    return max(acknowledged, default=steps)
+
+
+@pytest.mark.parametrize(("steps", "delay"), [(1, 0.0), (20, 0.0013), (45, 0.0171), (90, 0.05)])
+def test_no_acknowledged_step_is_lost_when_the_recorder_is_killed(tmp_path: Path, steps: int, delay: float) -> None:
+    acknowledged = kill_after(start_victim(tmp_path / "r"), steps, delay)
+    run = open_run(tmp_path / "r")
+    assert acknowledged <= run.steps <= acknowledged + 1 and not run.sealed
+    assert all("torn" in w for w in run.warnings) and check_integrity(run) == run.warnings
+    assert [s.name for s in run.stages] == [n for n, start in (("a", 0), ("b", 40), ("c", 80)) if run.steps > start]
+    assert_same_prefix(run, tmp_path / "unbroken")
+
+
+def assert_same_prefix(run: Trajectory, path: Path) -> None:
+    model, optimizer = make()
+    with Recorder(path, model, optimizer, LOSS, checkpoint_every=7) as recorder, recorder.stage("all"):
+        for _ in range(run.steps):
+            train(recorder, model, optimizer, 1)
+    expected = open_run(path)
+    for step in (0, run.steps - 1):
+        a, b = run.step_input(step, torch.device("cpu")), expected.step_input(step, torch.device("cpu"))
+        assert torch.equal(a.batches[0][0].inputs, b.batches[0][0].inputs)
+    assert run.log_frame()["loss"].to_numpy() == pytest.approx(expected.log_frame()["loss"].to_numpy(), rel=1e-3)
+
+
+def test_the_second_recorder_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
+    process = start_victim(tmp_path / "r")
+    assert process.stdout is not None
+    process.stdout.readline()
+    with pytest.raises(RunBusyError, match="another recorder"), Recorder(tmp_path / "r", *make(), LOSS):
+        pass
+    acknowledged = kill_after(process, 30, 0.0)
+    assert open_run(tmp_path / "r").steps >= acknowledged
+
+
+def test_a_disk_that_fails_ends_the_run_with_what_was_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = make()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS, checkpoint_every=3) as recorder,
+        recorder.stage("a"),
+    ):
+        train(recorder, model, optimizer, 5)
+        monkeypatch.setattr("aa_core.writer.write_atomic", full)
+        train(recorder, model, optimizer, 5)
+    run = open_run(tmp_path / "r")
+    assert (run.steps, run.checkpoints, run.sealed) == (6, (0, 3), False) and check_integrity(run) == ()

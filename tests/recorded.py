@@ -1,0 +1,71 @@
+"""A small recorded training run, for the tests of the recorder and of what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from aa_core.evaluation import Evaluation
+from aa_core.recorder import Recorder
+from aa_core.trajectory import Trajectory, open_run
+
+LOSS = nn.CrossEntropyLoss()
+
+
+class Net(nn.Module):
+    """Batch norm (buffers), a frozen parameter, and two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+        self.frozen = nn.Parameter(torch.ones(6), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x * self.frozen)
+
+
+def make(optimizer: type = torch.optim.Adam, **settings: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = Net()
+    return model, optimizer([p for p in model.parameters() if p.requires_grad], **({"lr": 0.01} | settings))
+
+
+def data(n: int = 32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)
+
+
+def batches(steps: int, size: int = 8) -> Iterator[Tensor]:
+    for k in range(steps):
+        yield torch.arange(k * size, (k + 1) * size) % 32
+
+
+def evaluation() -> Evaluation:
+    x, y = data(4)
+    return Evaluation(x, y, pd.DataFrame({"group": ["a", "b", "a", None], "age": [1, 2, 3, 4]}), ("p", "q", "r"))
+
+
+def train(recorder: Recorder | None, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    x, y = data()
+    for ids in batches(steps):
+        if recorder is not None:
+            recorder.batch(x[ids], y[ids], ids=ids)
+        optimizer.zero_grad()
+        LOSS(model(x[ids]), y[ids]).backward()
+        optimizer.step()
+
+
+def record(path: Path, first: int = 7, second: int = 5, **settings: object) -> Trajectory:
+    """A sealed run of two stages with a checkpoint every third step."""
+    model, optimizer = make()
+    settings = {"evaluation": evaluation(), "checkpoint_every": 3, "title": "small"} | settings
+    with Recorder(path, model, optimizer, LOSS, **settings) as recorder:  # type: ignore[arg-type]
+        with recorder.stage("first", note="the first", metadata={"k": [1, 2]}):
+            train(recorder, model, optimizer, first)
+        with recorder.stage("second"):
+            train(recorder, model, optimizer, second)
+    return open_run(path)
