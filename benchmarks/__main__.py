@@ -43,8 +43,8 @@ def page(figures: dict[str, Any]) -> str:
         f"| {name} | {c['median']:.2f} | {c['min']:.2f} to {c['max']:.2f} |" for name, c in figures["costs"].items()
     )
     accuracy = "\n".join(
-        f"| {r['method']} | {r['curvature']} | {r['readout']} | {r['pearson']:.3f} | {r['spearman']:.3f} | {r['sign']:.2f} "
-        f"| {r['slope']:.2f} | {r['relative_error_of_stage_means']:.0%} |"
+        f"| {r['method']} | {r['curvature']} | {r['readout']} | {r['pearson']:.3f} | {r['spearman']:.3f} "
+        f"| {r['sign']:.2f} | {r['slope']:.2f} | {r['relative_error_of_stage_means']:.0%} |"
         for r in figures["accuracy"]
     )
     steps = figures["steps_accuracy"]
@@ -53,9 +53,9 @@ def page(figures: dict[str, Any]) -> str:
 Measured on {figures["date"]}; {figures["machine"]}. Written by `make bench` from
 [the stored figures](../benchmarks/results/digits-shift.json); nothing here is typed by hand.
 
-The run: {figures["steps"]} steps in {figures["stages"]} stages, {figures["parameters"]:,} parameters in float64, SGD with
-momentum 0.9 and learning rate 0.01, digest `{figures["run"][:12]}`. Judged by the log-likelihood of {figures["examples"]} held-out upright
-digits. One run and one seed: small differences are not resolved.
+The run: {figures["steps"]} steps in {figures["stages"]} stages, {figures["parameters"]:,} parameters in float64, SGD
+with momentum 0.9 and learning rate 0.01, digest `{figures["run"][:12]}`. Judged by the log-likelihood of
+{figures["examples"]} held-out upright digits. One run and one seed: small differences are not resolved.
 
 ## Cost
 
@@ -68,8 +68,8 @@ one process; median of {digits_shift.ROUNDS} rounds, with the lowest and the hig
 
 ## Stage effects against real retraining
 
-Truth: the run trained again without each stage (`freeze`), over all {figures["stages"]} x {figures["examples"]} stage-example pairs.
-`slope` is that of truth on estimate (1 = right size); the last column is the mean over stages of
+Truth: the run trained again without each stage (`freeze`), over all {figures["stages"]} x {figures["examples"]}
+stage-example pairs. `slope` is that of truth on estimate (1 = right size); the last column is the mean over stages of
 |mean estimate - mean truth| / |mean truth|.
 
 | method | curvature | readout | Pearson r | Spearman | same sign | slope | error of stage means |
@@ -81,7 +81,8 @@ Truth: the run trained again without each stage (`freeze`), over all {figures["s
 ## Step effects against real retraining
 
 {steps["n"]} steps spread evenly over the run, each left out for real; effect on the mean log-likelihood:
-Pearson r = {steps["pearson"]:.5f}, same sign {steps["sign"]:.2f}, slope {steps["slope"]:.3f}, relative error {steps["relative_error"]:.1%}.
+Pearson r = {steps["pearson"]:.5f}, same sign {steps["sign"]:.2f}, slope {steps["slope"]:.3f},
+relative error {steps["relative_error"]:.1%}.
 """
 
 

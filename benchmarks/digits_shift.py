@@ -47,7 +47,7 @@ def measure() -> dict[str, Any]:
 
 
 def _costs(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) -> dict[str, dict[str, float]]:
-    """CPU time of each task as a ratio to one plain replay, measured in turn: median, lowest and highest of the rounds."""
+    """CPU time of each task as a ratio to one plain replay, measured in turn: median, lowest, highest of the rounds."""
     training = prepare(run, problem)
     tasks: dict[str, Callable[[], Any]] = {
         "adjoint: effects of all steps on the mean": lambda: aa.step_effects(run, problem, gamma.mean()),
@@ -75,10 +75,12 @@ def _costs(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) -> di
 def _accuracy(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) -> list[dict[str, Any]]:
     """Every estimator of stage effects against leaving each stage out for real, over all stage x example pairs."""
     recorded = aa.final_model(run, problem).performance(gamma)
-    truth = np.stack([
-        (recorded - aa.retrain(run, problem, aa.Counterfactual.skip(s.name)).performance(gamma)).numpy()
-        for s in run.stages
-    ])
+    truth = np.stack(
+        [
+            (recorded - aa.retrain(run, problem, aa.Counterfactual.skip(s.name)).performance(gamma)).numpy()
+            for s in run.stages
+        ]
+    )
     rows, cache = [], EmbeddingCache(None)
     for method, curvature in product(METHODS, CURVATURES):
         found = aa.stage_effects(run, problem, gamma, method=method, curvature=curvature, cache=cache)  # type: ignore[arg-type]
@@ -95,9 +97,9 @@ def _steps_accuracy(run: aa.Trajectory, problem: aa.Problem, mean: aa.Performanc
     steps = np.linspace(0, run.steps - 1, SAMPLED_STEPS).round().astype(int).tolist()
     recorded = aa.final_model(run, problem).performance(mean)
     estimate = aa.step_effects(run, problem, mean).effects[steps, 0].numpy()
-    truth = np.array([
-        float(recorded - aa.retrain(run, problem, aa.Counterfactual.skip_steps(k)).performance(mean)) for k in steps
-    ])
+    truth = np.array(
+        [float(recorded - aa.retrain(run, problem, aa.Counterfactual.skip_steps(k)).performance(mean)) for k in steps]
+    )
     return {"steps": steps, **aa.agreement(estimate, truth)._asdict()}
 
 
