@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from aa_core.curvature import Curvature
 from aa_core.performance import Performance
 from aa_core.propagator import Training
 from aa_core.records import RunLike
-from aa_core.replay import MEMORY, Transition, reverse
+from aa_core.replay import MEMORY, Progress, Transition, reverse, silent, snapshot_before
 from aa_core.state import Snapshot, State, zeros_like
 
 
@@ -25,6 +26,7 @@ class AdjointStep(NamedTuple):
 
 def final_cotangent(training: Training, performance: Performance, final: Snapshot) -> State:
     """a_K = (d gamma / d theta, 0), one ray per value of the performance."""
+    performance.check_differentiable()
     params = {n: p.detach().requires_grad_() for n, p in final.state.params.items()}
     values = performance(training.problem, params, final.buffers)
     seeds = torch.eye(len(values), dtype=values.dtype, device=values.device)
@@ -50,3 +52,26 @@ def adjoint_sweep(
             data = run.step_input(transition.step, training.problem.device)
             _, propagator = training.linearize(transition.before, data, curvature)
             cotangent = propagator.T @ cotangent
+
+
+def performance_sweep(
+    run: RunLike,
+    training: Training,
+    performance: Performance,
+    curvature: Curvature,
+    *,
+    start: int = 0,
+    memory: int = MEMORY,
+    progress: Progress = silent,
+) -> Iterator[AdjointStep]:
+    """`adjoint_sweep` from the gradient of a performance of the trained model."""
+    cotangent = final_cotangent(training, performance, snapshot_before(run, training, run.steps))
+    sweep = adjoint_sweep(run, training, cotangent, curvature, start=start, memory=memory)
+    for done, at in enumerate(sweep, 1):
+        yield at
+        progress(done, run.steps - start)
+
+
+def growth_of(norms: Sequence[Tensor]) -> float:
+    """max over k and rays of ||a_k|| / ||a_K||, from the norms [values] that a sweep met, a_K first."""
+    return float((torch.stack(list(norms)).amax(0) / norms[0].clamp_min(1e-300)).max())

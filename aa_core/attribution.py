@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from aa_core.adjoint import AdjointStep, adjoint_sweep, final_cotangent
+from aa_core.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.cache import EmbeddingCache
-from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.counterfactual import Counterfactual, Semantics, blocks
 from aa_core.curvature import Curvature
 from aa_core.embedding import READOUTS, Method, Readout, check_request, embed_stages, read
 from aa_core.errors import NonFiniteError, RequestError
@@ -22,9 +22,9 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.reliability import Reliability, assess
 from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
-from aa_core.stages import stage_of_steps
-from aa_core.state import as_rays, norm, pair
-from aa_core.tangent import update_of_step
+from aa_core.stages import Stage, stage_of_steps
+from aa_core.state import Params, as_rays, norm, pair
+from aa_core.tangent import boundary_tangents, examples_tangent, update_of_step
 from aa_core.version import __version__
 
 SIGN = "positive = helped, negative = hurt"
@@ -83,6 +83,7 @@ def stage_effects(
         Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
     """
     check_request(method, curvature, readout, semantics)
+    performance.check_differentiable()
     embeddings = embed_stages(
         run,
         problem,
@@ -94,18 +95,18 @@ def stage_effects(
         progress=progress,
     )
     training = prepare(run, problem)
-    final = snapshot_before(run, training, run.steps)
+    final = snapshot_before(run, training, run.steps, progress)
     rows = [read(e.params, performance, problem, final.state.params, final.buffers) for e in embeddings]
     readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
     growth = max((e.growth for e in embeddings), default=0.0)
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
         labels=performance.labels,
-        effects=_finite(readings[readout]),
+        effects=finite(readings[readout]),
         unit=performance.unit,
         reliability=assess(run, training, growth, semantics, curvature, readings),
         readings=readings,
-        provenance=_provenance(run, problem, performance, semantics, curvature, method=method, readout=readout),
+        provenance=provenance(run, problem, performance, semantics, curvature, method=method, readout=readout),
     )
 
 
@@ -133,23 +134,22 @@ def step_effects(
     """
     check_request("additive", curvature, "linear", semantics)
     training = prepare(run, problem)
-    steps = _steps_of(run, stages)
-    final = snapshot_before(run, training, run.steps)
-    start = final_cotangent(training, performance, final)
+    steps = steps_of(run, stages)
     effects: list[Tensor] = []
-    scale, largest = norm(start), norm(start)
-    for done, at in enumerate(adjoint_sweep(run, training, start, curvature, start=steps[0], memory=memory), 1):
+    norms: list[Tensor] = []
+    for at in performance_sweep(
+        run, training, performance, curvature, start=steps[0], memory=memory, progress=progress
+    ):
         effects.append(_step_effect(run, training, at, semantics))
-        largest = torch.maximum(largest, norm(at.cotangent))
-        progress(done, run.steps - steps[0])
+        norms.append(norm(at.cotangent))
     owner = stage_of_steps(run.stages, run.steps)
     return Attribution(
         units=pd.DataFrame({"step": steps, "stage": [owner[k] for k in steps]}),
         labels=performance.labels,
-        effects=_finite(torch.stack(effects[::-1])[[k - steps[0] for k in steps]]),
+        effects=finite(torch.stack(effects[::-1])[[k - steps[0] for k in steps]]),
         unit=performance.unit,
-        reliability=assess(run, training, float((largest / scale.clamp_min(1e-300)).max()), semantics, curvature),
-        provenance=_provenance(run, problem, performance, semantics, curvature, method="step", readout="linear"),
+        reliability=assess(run, training, growth_of(norms), semantics, curvature),
+        provenance=provenance(run, problem, performance, semantics, curvature, method="step", readout="linear"),
     )
 
 
@@ -167,16 +167,34 @@ def predict(
     """The estimated effect of what `what` takes away, [values]: gamma(recorded) - gamma(counterfactual).
 
     Several stages: the sum of their embeddings; a scale T: (1 - T) of it. First order in both.
+    Steps (with the stages beside them, if any): the change over each contiguous range, propagated as for stages.
+    Training examples: what they taught in each step, propagated from there.
     """
-    if what.steps:
-        raise RequestError("single steps are not predicted from stage embeddings; read them from step_effects")
-    names = tuple(s.name for s in what.resolve(run.stages))
-    embeddings = embed_stages(
-        run, problem, names, curvature=curvature, semantics=what.semantics, cache=cache, progress=progress
-    )
-    total = {n: (1 - what.scale) * torch.stack([e.params[n] for e in embeddings]).sum(0) for n in embeddings[0].params}
+    check_request("boundary", curvature, readout, what.semantics)
+    performance.check_differentiable()
+    if what.examples or what.steps:
+        total = _embed_once(run, prepare(run, problem), what, curvature, progress)
+    else:
+        names = tuple(s.name for s in what.resolve(run.stages))
+        embeddings = embed_stages(
+            run, problem, names, curvature=curvature, semantics=what.semantics, cache=cache, progress=progress
+        )
+        total = {
+            n: (1 - what.scale) * torch.stack([e.params[n] for e in embeddings]).sum(0) for n in embeddings[0].params
+        }
     final = snapshot_before(run, prepare(run, problem), run.steps)
-    return _finite(read(total, performance, problem, final.state.params, final.buffers)[readout])
+    return finite(read(total, performance, problem, final.state.params, final.buffers)[readout])
+
+
+def _embed_once(
+    run: RunLike, training: Training, what: Counterfactual, curvature: Curvature, progress: Progress
+) -> Params:
+    """The embedding of a question that is unlikely to be asked again, so that it is not cached."""
+    if what.examples:
+        return examples_tangent(run, training, what, curvature, progress)[0].params
+    steps = Stage(what.name, blocks(what.treatment(run.stages)))
+    tangents, _ = boundary_tangents(run, training, (steps,), curvature, what.semantics, progress)
+    return {n: (1 - what.scale) * t for n, t in tangents[what.name].params.items()}
 
 
 def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:
@@ -184,17 +202,19 @@ def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: S
     return pair(at.cotangent, as_rays(change))[:, 0]
 
 
-def _steps_of(run: RunLike, stages: Sequence[str] | None) -> list[int]:
-    if stages is None:
-        steps = list(range(run.steps))
+def steps_of(run: RunLike, stages: Sequence[str] | None, steps: Sequence[int] | None = None) -> list[int]:
+    """The steps of these stages and these single steps, ascending; all of them where neither is given."""
+    if stages is None and steps is None:
+        found = list(range(run.steps))
     else:
-        steps = sorted(k for s in Counterfactual(tuple(stages)).resolve(run.stages) for k in s.steps)
-    if not steps:
+        found = sorted(Counterfactual(tuple(stages or ()), steps=tuple(steps or ())).treatment(run.stages))
+    if not found:
         raise RequestError("the run has no steps to attribute")
-    return steps
+    return found
 
 
-def _finite(effects: Tensor) -> Tensor:
+def finite(effects: Tensor) -> Tensor:
+    """Effects as float64 on the CPU; NonFiniteError where propagation overflowed."""
     effects = effects.detach().double().cpu()
     if not bool(torch.isfinite(effects).all()):
         raise NonFiniteError(
@@ -204,9 +224,10 @@ def _finite(effects: Tensor) -> Tensor:
     return effects
 
 
-def _provenance(
+def provenance(
     run: RunLike, problem: Problem, performance: Performance, semantics: str, curvature: str, **request: str
 ) -> dict[str, Any]:
+    """What a result was computed from, and how."""
     return {
         "run": run.digest,
         "problem": problem.fingerprint,

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import threading
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 
-import safetensors
 import torch
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
 
 from aa_core.state import Params
+from aa_core.store import write_atomic
 from aa_core.workspace import workspace
 
 Entry = tuple[Params, float]
+Place = tuple[str, str, int]
 GROWTH = "growth"
+DIGEST = 32
+"""Bytes of sha256 before the data of an entry on disk."""
 
 
 class EmbeddingCache:
@@ -26,12 +29,12 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path | None, budget: int = 1 << 30) -> None:
         self.folder, self.budget = folder, budget
-        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()
+        self._entries: OrderedDict[Place, Entry] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: str, device: torch.device) -> Entry | None:
         with self._lock:
-            place = (key, str(device))
+            place = _place(key, device)
             if place in self._entries:
                 self._entries.move_to_end(place)
                 return self._entries[place]
@@ -42,14 +45,14 @@ class EmbeddingCache:
 
     def put(self, key: str, params: Params, growth: float) -> None:
         with self._lock:
-            self._keep((key, str(next(iter(params.values())).device)), (params, growth))
+            self._keep(_place(key, next(iter(params.values())).device), (params, growth))
             self._write(key, params, growth)
 
     @property
     def nbytes(self) -> int:
         return sum(_nbytes(params) for params, _ in self._entries.values())
 
-    def _keep(self, place: tuple[str, str], entry: Entry) -> None:
+    def _keep(self, place: Place, entry: Entry) -> None:
         self._entries[place] = entry
         self._entries.move_to_end(place)
         while self.nbytes > self.budget and len(self._entries) > 1:
@@ -59,11 +62,12 @@ class EmbeddingCache:
         path = self._path(key)
         if path is None or not path.is_file():
             return None
-        try:
-            tensors = decode(path.read_bytes())
-            growth = float(tensors.pop(GROWTH))
-        except (safetensors.SafetensorError, KeyError, OSError):
-            return None  # a damaged cache entry is computed again
+        content = path.read_bytes()
+        digest, data = content[:DIGEST], content[DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
+            return None  # a damaged entry is computed again
+        tensors = decode(data)
+        growth = float(tensors.pop(GROWTH))
         return {n.removeprefix("params/"): t.to(device) for n, t in tensors.items()}, growth
 
     def _write(self, key: str, params: Params, growth: float) -> None:
@@ -72,18 +76,22 @@ class EmbeddingCache:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {f"params/{n}": t.detach().cpu().contiguous() for n, t in params.items()}
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_bytes(encode({**tensors, GROWTH: torch.tensor(growth, dtype=torch.float64)}))
-        temporary.replace(path)
+        data = encode({**tensors, GROWTH: torch.tensor(growth, dtype=torch.float64)})
+        write_atomic(path, hashlib.sha256(data).digest() + data)
 
     def _path(self, key: str) -> Path | None:
-        return None if self.folder is None else self.folder / f"{key}.safetensors"
+        return None if self.folder is None else self.folder / f"{key}.embedding"
 
 
 @lru_cache(maxsize=1)
 def default_cache() -> EmbeddingCache:
     """The process-wide cache, in the workspace."""
     return EmbeddingCache(workspace() / "embeddings")
+
+
+def _place(key: str, device: torch.device) -> Place:
+    """ "cuda" and "cuda:0" are one device."""
+    return key, device.type, device.index or 0
 
 
 def _nbytes(params: Params) -> int:

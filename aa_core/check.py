@@ -57,7 +57,8 @@ class RunCheck:
             return f"{counted}, max deviation 0, bit-exact"
         worst = max((d.relative for d in self.drifts), key=lambda r: (r != r, r))
         judged = "within" if self.within_tolerance else "BEYOND"
-        return f"{counted}, max deviation {worst:.1e} of the largest parameter, {judged} the tolerance {self.tolerance:.0e}"
+        deviation = f"max deviation {worst:.1e} of the largest parameter"
+        return f"{counted}, {deviation}, {judged} the tolerance {self.tolerance:.0e}"
 
 
 def check_files(run: Trajectory) -> RunCheck:

@@ -17,10 +17,11 @@ from aa_core.curvature import Curvature
 from aa_core.embedding import Method, Readout
 from aa_core.errors import AuditError
 from aa_core.jobs import all_jobs, perform, retrainings, whatif_spec
-from aa_core.launcher import launch
+from aa_core.launcher import become, prepare
 from aa_core.performance import PERFORMANCES
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
+from aa_core.reporting import build_report, verify_file, write_report
 from aa_core.reporting.escape import shorten, visible
 from aa_core.run_performance import run_performance
 from aa_core.trajectory import Trajectory, open_run
@@ -61,6 +62,7 @@ ProblemOption = Annotated[
     str | None,
     typer.Option(
         "--problem",
+        metavar="NAME|FILE.py",
         help="Who rebuilds model and loss: a registered name, or your own FILE.py[:FUNCTION]. "
         "By default the name that the run asks for, if it is registered here.",
     ),
@@ -130,7 +132,7 @@ def check(
     problem: ProblemOption = None,
     no_replay: Annotated[bool, typer.Option("--no-replay", help="Verify files only, run no model code.")] = False,
 ) -> None:
-    """Is the run intact, and does training replay to its checkpoints? Exits with 1 if not."""
+    """Is the run intact, and does it replay? Exits with 1 if not."""
     opened = _open(run)
     meter = Meter()
     found = (
@@ -195,11 +197,15 @@ def _write_effects(found: Attribution, format: Format | None, output: Path | Non
 
 
 @app.command(
-    epilog=_examples('aa whatif my_run --skip "stage two"', "aa whatif my_run --skip a --skip b --format json -o ab.json")
+    epilog=_examples(
+        'aa whatif my_run --skip "stage two"', "aa whatif my_run --skip a --skip b --format json -o ab.json"
+    )
 )
 def whatif(
     run: Run,
-    skip: Annotated[list[str], typer.Option(help="A stage to train without; repeat it for several at once.")],
+    skip: Annotated[
+        list[str], typer.Option(metavar="STAGE", help="A stage to train without; repeat it for several at once.")
+    ],
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
     curvature: CurvatureOption = "exact",
@@ -212,9 +218,7 @@ def whatif(
     """Train again without some stages, and compare with the estimate. Runs here and now."""
     opened = _open(run)
     what = Counterfactual.skip(*skip, semantics=semantics)
-    spec = whatif_spec(
-        opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem
-    )
+    spec = whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
     found = perform(spec, Meter())
     result = found.result
     if format is None and output is None:
@@ -262,7 +266,9 @@ def _share(progress: Any) -> str:
 def report(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="report.html, .json, .csv or .zip.")],
-    stage: Annotated[list[str] | None, typer.Option(help="Only these stages; repeat it for several.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Only these stages; repeat it for several.")
+    ] = None,
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
     method: MethodOption = "boundary",
@@ -275,8 +281,6 @@ def report(
     problem: ProblemOption = None,
 ) -> None:
     """Attribute, and write a report. Every what-if job on this run that is over is part of it."""
-    from aa_core.reporting import build_report, write_report
-
     opened = _open(run)
     checks = retrainings(opened)
     meter = Meter()
@@ -302,9 +306,7 @@ def report(
 
 @app.command(epilog=_examples("aa verify report.html", "aa verify report.zip"))
 def verify(file: Annotated[Path, typer.Argument(help="report.html, .json or .zip.", show_default=False)]) -> None:
-    """Is a report as it was written? Finds a single changed digit; exits with 1."""
-    from aa_core.reporting import verify_file
-
+    """Is a report as it was written, to the digit? Exits with 1 if not."""
     verify_file(file)
     typer.echo(f"{file}: as it was written")
 
@@ -312,15 +314,16 @@ def verify(file: Annotated[Path, typer.Argument(help="report.html, .json or .zip
 @app.command(epilog=_examples("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))
 def dashboard(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUNS_DIR]...", help="Folders with runs; else the sample runs.")
+        list[Path] | None, typer.Argument(metavar="RUNS_DIR", help="Folders with runs; else the sample runs.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
     problem: ProblemOption = None,
 ) -> None:
     """Explore runs in a browser, on this machine only."""
+    server = prepare(port, folders or [], problem, f"--server.headless={str(no_browser).lower()}")
     note(f"the dashboard is at http://localhost:{port} (Ctrl-C ends it, jobs go on)")
-    launch(port, folders or [], problem, f"--server.headless={str(no_browser).lower()}")
+    become(server)
 
 
 def _open(path: Path) -> Trajectory:

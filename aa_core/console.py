@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 import time
 from pathlib import Path
@@ -35,15 +36,17 @@ def _span(part: str) -> range:
 
 def table_text(frame: pd.DataFrame) -> str:
     """For a reader: four digits, the sign always shown where a column is an effect, no control characters."""
+    if frame.empty:
+        return ""
     signed, free = "{:+.4g}".format, "{:.4g}".format
     number = {c: signed if c in ("effect", "estimate", "truth") else free for c in frame.select_dtypes("float")}
     text = {c: visible for c in frame if c not in number}
-    return frame.to_string(index=False, formatters={**number, **text}) + "\n"  # type: ignore[arg-type]
+    return frame.to_string(index=False, formatters={**number, **text}) + "\n"
 
 
 def csv_text(frame: pd.DataFrame) -> str:
     """For a spreadsheet: full precision, no cell that it would run."""
-    return frame.map(safe_cell).to_csv(index=False, lineterminator="\n")
+    return frame.map(safe_cell).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def write_rows(frame: pd.DataFrame, chosen: Format | None, output: Path | None, about: dict[str, Any]) -> None:

@@ -56,9 +56,10 @@ def gradient_and_curvature(
     with twice_differentiable_kernels():
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}
-            outputs = problem.outputs(params, after, batch.inputs, training=step.training)
+            outputs = problem.batch_outputs(params, after, batch, training=step.training)
             loss = _weighted(problem.loss(outputs, batch.targets), weight)
             grads = _grad([loss], list(params.values()), create_graph=True)
+            _check_twice_differentiable(problem, grads)
             total = (
                 [g.detach() for g in grads]
                 if total is None
@@ -68,6 +69,52 @@ def gradient_and_curvature(
             buffers = after
     result = dict(zip(params, total or (), strict=True))
     return result, {n: b.detach() for n, b in buffers.items()}, lambda vectors: _sum([p(vectors) for p in products])
+
+
+def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
+    """A direction v, [R, ...] per parameter -> d(recorded loss)[v], example by example, [R, n] per micro-batch.
+
+    d loss [v] = sum_i <d loss / d f_i, (J v)_i>, f_i the outputs for example i. A mean's 1 / n and the micro-batch's
+    weight are inside. Cost: one forward and one backward pass with its graph kept, and one pass through that graph for
+    all examples and all R directions together.
+    """
+    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    buffers, products = at.buffers, []
+    with twice_differentiable_kernels():
+        for batch, weight in step.batches:
+            after = {n: b.clone() for n, b in buffers.items()}
+            outputs = problem.batch_outputs(params, after, batch, training=step.training)
+            (slope,) = _grad([_weighted(problem.loss(outputs, batch.targets), weight)], [outputs], retain_graph=True)
+            products.append((slope, _jacobian(outputs, params)))
+            buffers = after
+    return lambda vectors: [_by_example(push(vectors)[0] * slope) for slope, push in products]
+
+
+def _by_example(products: Tensor) -> Tensor:
+    """[R, n, ...] -> [R, n]."""
+    return products.reshape(*products.shape[:2], -1).sum(2)
+
+
+def _check_twice_differentiable(problem: Problem, grads: list[Tensor]) -> None:
+    """Raise UnsupportedError for an operator whose second derivative would silently be left out; once per problem.
+
+    Autograd marks one by a node that raises when it is reached; a product in chosen inputs never reaches it.
+    """
+    if problem.twice_differentiable:
+        return
+    seen, todo = set(), [g.grad_fn for g in grads]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "Error" in node.name() or "NotImplemented" in node.name():
+            raise UnsupportedError(
+                "the model uses an operator that can be differentiated only once (marked once_differentiable): its "
+                "curvature would be missing. Write its backward with differentiable operations, or use curvature='none'"
+            )
+        todo += [n for n, _ in node.next_functions]
+    problem.twice_differentiable = True
 
 
 def _weighted(loss: Tensor, weight: float) -> Tensor:
@@ -82,17 +129,21 @@ def _hessian(grads: list[Tensor], params: Params) -> Product:
     return lambda vectors: _pullback(grads, list(params.values()), vectors)
 
 
-def _gauss_newton(outputs: Tensor, loss: Tensor, params: Params) -> Product:
-    """J^T H J v, with J v from differentiating J^T u in u."""
-    inputs = list(params.values())
+def _jacobian(outputs: Tensor, params: Params) -> Product:
+    """[J v], from differentiating J^T u in u."""
     seed = torch.zeros_like(outputs, requires_grad=True)
-    transposed = _grad([outputs], inputs, grad_outputs=[seed], create_graph=True)
+    transposed = _grad([outputs], list(params.values()), grad_outputs=[seed], create_graph=True)
+    return lambda vectors: _pullback(transposed, [seed], vectors)
+
+
+def _gauss_newton(outputs: Tensor, loss: Tensor, params: Params) -> Product:
+    """J^T H J v."""
+    push = _jacobian(outputs, params)
     (slope,) = _grad([loss], [outputs], create_graph=True)
 
     def product(vectors: list[Tensor]) -> list[Tensor]:
-        pushed = _pullback(transposed, [seed], vectors)
-        curved = _pullback([slope], [outputs], pushed)
-        return _pullback([outputs], inputs, curved)
+        curved = _pullback([slope], [outputs], push(vectors))
+        return _pullback([outputs], list(params.values()), curved)
 
     return product
 

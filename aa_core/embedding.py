@@ -18,7 +18,7 @@ from aa_core.errors import EmptyStageError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem, twice_differentiable_kernels
 from aa_core.records import Inputs, RunLike
-from aa_core.replay import Progress, prepare, silent
+from aa_core.replay import Progress, prepare, silent, verify_once
 from aa_core.stages import select
 from aa_core.state import Buffers, Params
 from aa_core.tangent import additive_tangents, boundary_tangents
@@ -66,6 +66,8 @@ def embed_stages(
     """
     check_request(method, curvature, "linear", semantics)
     wanted = select(run.stages, stages)
+    if not wanted:
+        raise RequestError("no stages to embed: name at least one, or None for all")
     if stages is not None and any(not len(s) for s in wanted):
         raise EmptyStageError(
             f"stage {next(s.name for s in wanted if not len(s))!r} has no steps, so it has no effect to estimate"
@@ -75,14 +77,21 @@ def embed_stages(
     cache = cache or default_cache()
     keys = {s.name: _key(run, problem, s.name, method, curvature, semantics) for s in wanted}
     found = {name: cached for name, key in keys.items() if (cached := cache.get(key, problem.device)) is not None}
+    if found:
+        verify_once(run, training, progress)
     missing = tuple(s for s in wanted if s.name not in found)
     if missing:
         sweep = boundary_tangents if method == "boundary" else additive_tangents
         tangents, growth = sweep(run, training, missing, curvature, semantics, progress)
+        problem.verified.add(run.digest)
         for name, tangent in tangents.items():
             found[name] = (tangent.params, growth[name])
             cache.put(keys[name], *found[name])
-    return tuple(StageEmbedding(s.name, *found[s.name], method, curvature, semantics, keys[s.name]) for s in wanted)
+    ordered = {name: {n: params[n] for n in training.packing.shapes} for name, (params, _) in found.items()}
+    return tuple(
+        StageEmbedding(s.name, ordered[s.name], found[s.name][1], method, curvature, semantics, keys[s.name])
+        for s in wanted
+    )
 
 
 def read(
@@ -96,6 +105,7 @@ def read(
 
     Cost of all three: three forward passes. Where they disagree, the effect is too large for a first-order answer.
     """
+    performance.check_differentiable()
     parts: dict[Readout, list[Tensor]] = {"linear": [], "displaced": [], "link": []}
     moved = {n: p - embedding[n] for n, p in params.items()}
     for inputs, targets in performance.chunks(problem.device):
@@ -112,14 +122,13 @@ def read(
 def push_outputs(
     problem: Problem, params: Params, buffers: Buffers, inputs: Inputs, direction: Params
 ) -> tuple[Tensor, Tensor]:
-    """(outputs, J direction), [examples, ...] each: one forward-mode pass, or two reverse ones where that is missing."""
+    """(outputs, J direction), [examples, ...] each: one forward-mode pass; two reverse ones where that is missing."""
     with twice_differentiable_kernels():
         try:
             pushed = jvp(lambda p: problem.outputs(p, dict(buffers), inputs), (params,), (direction,))
             return pushed[0].detach(), pushed[1].detach()
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward" not in str(error).lower():
-                raise
+        except (NotImplementedError, RuntimeError):
+            pass  # an operator without forward mode: two reverse passes do the same, or raise what is wrong
         leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
         outputs = problem.outputs(leaves, dict(buffers), inputs)
         seed = torch.zeros_like(outputs, requires_grad=True)

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from aa_core.errors import RequestError, RunNotFoundError
 from aa_core.jobs.job import child_environment
@@ -29,6 +29,13 @@ SETTINGS = {
     "client.toolbarMode": "minimal",
 }
 """Streamlit's own defaults bind all interfaces, accept any host name and show tracebacks."""
+
+
+class Server(NamedTuple):
+    """A process that is not started yet."""
+
+    command: list[str]
+    environment: dict[str, str]
 
 
 def command(port: int, *settings: str) -> list[str]:
@@ -59,8 +66,13 @@ def require_free(port: int) -> None:
             ) from None
 
 
-def launch(port: int, folders: Sequence[Path], problem: str | None, *settings: str) -> NoReturn:
-    """Become the server."""
+def prepare(port: int, folders: Sequence[Path], problem: str | None, *settings: str) -> Server:
+    """The server, if it can be started: RunNotFoundError or RequestError if not."""
     surroundings = environment(folders, problem)
     require_free(port)
-    os.execve(sys.executable, command(port, *settings), surroundings)
+    return Server(command(port, *settings), surroundings)
+
+
+def become(server: Server) -> NoReturn:
+    """Replace this process by the server, so that signals reach it."""
+    os.execve(server.command[0], server.command, server.environment)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,6 +37,8 @@ class Performance:
     labels: tuple[Any, ...]
     """What each value is called in results: example numbers, "mean", a subgroup's name."""
     weights: Tensor | None = None
+    differentiable: bool = True
+    """Whether effects can be estimated to first order; else by retraining only."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,6 +54,8 @@ class Performance:
             raise RequestError(
                 f"{self.name!r} is already a mean over examples; select examples first, then take the mean"
             )
+        if len(self) != len(self.targets):
+            raise RequestError(f"{self.name!r} has more than one value an example; select the examples it is made of")
         chosen = index if isinstance(index, slice) else torch.as_tensor([index] if isinstance(index, int) else index)
         rows = torch.arange(len(self.targets))[chosen]
         inputs = map_inputs(lambda t: t[rows], self.inputs)
@@ -58,7 +63,10 @@ class Performance:
 
     def mean(self, label: str = "mean") -> Performance:
         """The mean over the values, as one value."""
-        return replace(self, labels=(label,), weights=self._weights().mean(0, keepdim=True))
+        even = torch.full((1, len(self)), 1 / len(self), dtype=torch.float64)
+        return replace(
+            self, labels=(label,), weights=even if self.weights is None else self.weights.mean(0, keepdim=True)
+        )
 
     def __sub__(self, other: Performance) -> Performance:
         """A gap between two means over the same kind of score: `men.mean("men") - women.mean("women")`."""
@@ -93,7 +101,15 @@ class Performance:
         return hasher.hexdigest()
 
     def _weights(self) -> Tensor:
-        return torch.eye(len(self.targets), dtype=torch.float64) if self.weights is None else self.weights
+        return torch.eye(len(self), dtype=torch.float64) if self.weights is None else self.weights
+
+    def check_differentiable(self) -> None:
+        """Raise RequestError where the values are steps, whose derivative is zero and says nothing."""
+        if not self.differentiable:
+            raise RequestError(
+                f"{self.name} changes in steps, so it has no derivative to attribute: retrain to see it change, or "
+                "judge by a smooth performance, such as log_likelihood or margin"
+            )
 
 
 def performance(inputs: Inputs, targets: Any, score: Score, *, name: str, unit: str) -> Performance:
@@ -121,12 +137,28 @@ def _margin(outputs: Tensor, targets: Tensor) -> Tensor:
     return own - others.logsumexp(1)
 
 
-def log_likelihood(inputs: Inputs, labels: Any) -> Performance:
-    """log p(label | input) of a classifier that returns logits [examples, classes], nats.
+def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.argmax(1) == targets).to(outputs.dtype)
 
-    With a confounder in place of the label it says how much the model listens to the confounder.
-    """
+
+def log_likelihood(inputs: Inputs, labels: Any) -> Performance:
+    """log p(label | input) of a classifier that returns logits [examples, classes], nats."""
     return performance(inputs, labels, _log_likelihood, name="log-likelihood", unit="nats")
+
+
+def confounder_log_likelihood(inputs: Inputs, confounder: Any) -> Performance:
+    """log p(confounder | input), nats: how far a classifier answers with the confounder's class instead of the label.
+
+    confounder: for each example, the class that the confounder suggests. Larger = the model listens to it more, so a
+    *positive* effect of a stage is the blame here: the stage taught the model to listen.
+    """
+    return performance(inputs, confounder, _log_likelihood, name="confounder log-likelihood", unit="nats")
+
+
+def accuracy(inputs: Inputs, labels: Any) -> Performance:
+    """1 where the largest logit is the label's, else 0. It has no derivative: for retraining and path shares only."""
+    found = performance(inputs, labels, _correct, name="accuracy", unit="share correct")
+    return replace(found, differentiable=False)
 
 
 def probability(inputs: Inputs, labels: Any) -> Performance:
@@ -141,3 +173,44 @@ def margin(inputs: Inputs, labels: Any) -> Performance:
 
 PERFORMANCES = {"log-likelihood": log_likelihood, "probability": probability, "margin": margin}
 """What the command line and the dashboard offer, by name."""
+
+
+def subgroup(
+    gamma: Performance, metadata: pd.DataFrame, where: Mapping[str, Any], label: str | None = None
+) -> Performance:
+    """The mean of gamma over the examples whose metadata have these values: `subgroup(gamma, table, {"sex": "f"})`.
+
+    metadata: one row for each value of gamma. By a mask of your own: `gamma[mask].mean("women")`. The gap between two
+    subgroups is their difference: `a - b`.
+
+    Raises:
+        RequestError: no such column, or no such example.
+    """
+    chosen = torch.ones(len(gamma), dtype=torch.bool)
+    for column, value in where.items():
+        chosen &= torch.tensor([found == value for found in _column(gamma, metadata, column)], dtype=torch.bool)
+    name = ", ".join(f"{column} = {value}" for column, value in where.items())
+    if not bool(chosen.any()):
+        raise RequestError(f"no example has {name}; choose values that occur in the metadata")
+    return gamma[chosen].mean(label or name)
+
+
+def subgroups(gamma: Performance, metadata: pd.DataFrame, column: str) -> Performance:
+    """The mean of gamma over every subgroup of a metadata column, [groups]. A missing value is in none."""
+    values = _column(gamma, metadata, column)
+    groups = list(dict.fromkeys(v for v in values if v == v and v is not None))
+    if not groups:
+        raise RequestError(f"metadata column {column!r} has no value for any example")
+    member = torch.tensor([[v == g for v in values] for g in groups], dtype=torch.float64)
+    each = gamma[:]  # RequestError where there are no single examples to group
+    return replace(each, labels=tuple(groups), weights=member / member.sum(1, keepdim=True))
+
+
+def _column(gamma: Performance, metadata: pd.DataFrame, column: str) -> list[Any]:
+    if column not in metadata.columns:
+        raise RequestError(
+            f"no metadata column {column!r}; there are {', '.join(map(str, metadata.columns)) or 'none'}"
+        )
+    if len(metadata) != len(gamma):
+        raise RequestError(f"{len(metadata)} rows of metadata for {len(gamma)} values; give one row for each")
+    return list(metadata[column].tolist())

@@ -41,6 +41,10 @@ class Problem:
         self.device = resolve_device(device)
         self.model = copy.deepcopy(model).to(self.device)
         self.loss_fn = loss_fn
+        self.verified: set[str] = set()
+        """Digests of runs that this problem was seen to replay."""
+        self.twice_differentiable = False
+        """Whether the graph of its gradient was looked through for operators without a second derivative."""
 
     @property
     def fingerprint(self) -> str:
@@ -69,10 +73,22 @@ class Problem:
             )
         return loss
 
+    def batch_outputs(self, params: Params, buffers: Buffers, batch: Batch, *, training: bool) -> Tensor:
+        """The outputs for a batch; going backward, each example's part of the gradient is multiplied by its weight.
+
+        So a weight changes what an example teaches, and nothing else: not the value of the loss, no mean's denominator,
+        no batch statistics.
+        """
+        outputs, weights = self.outputs(params, buffers, batch.inputs, training=training), batch.weights
+        if weights is not None:
+            by_row = weights.to(outputs).reshape(-1, *[1] * (outputs.dim() - 1))
+            outputs.register_hook(lambda slope: slope * by_row)
+        return outputs
+
     def batch_loss(self, params: Params, buffers: Buffers, batch: Batch, *, training: bool) -> tuple[Tensor, Buffers]:
         """(scalar loss, buffers after the forward pass); `buffers` itself stays as it is."""
         after = {name: buffer.clone() for name, buffer in buffers.items()}
-        return self.loss(self.outputs(params, after, batch.inputs, training=training), batch.targets), after
+        return self.loss(self.batch_outputs(params, after, batch, training=training), batch.targets), after
 
     def check_fits(self, snapshot: Snapshot) -> None:
         """Raise ProblemError unless names, shapes and dtypes are those of the run; all differences at once."""

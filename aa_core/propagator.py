@@ -101,6 +101,16 @@ class Propagator:
 
     def pull(self, cotangent: State) -> State:
         """Pull a cotangent of xi_{k+1} back to a cotangent of xi_k."""
+        state, through = self._pull_update(cotangent)
+        curved = self._product(list(through.values()))
+        return state._replace(params={n: a + c for (n, a), c in zip(state.params.items(), curved, strict=True)})
+
+    def pull_to_gradient(self, cotangent: State) -> Params:
+        """(dU/dg)^T a: what a unit of each coordinate of the step's gradient is worth, [R, ...] per parameter."""
+        return self._pull_update(cotangent)[1]
+
+    def _pull_update(self, cotangent: State) -> tuple[State, Params]:
+        """((dU/dxi)^T a, (dU/dg)^T a)."""
         lead = (rays(cotangent),)
         packed = self._packing.pack_state(cotangent, lead)
         primals = tuple(t.detach().requires_grad_() for t in self._primals())
@@ -111,9 +121,7 @@ class Propagator:
         )
         pulled = found if batched else [f[None] for f in found]
         state = self._packing.unpack_state(unflatten(pulled[: self._size], packed), lead)
-        through = self._packing.unpack(dict(zip(self._grads, pulled[self._size :], strict=True)), lead)
-        curved = self._product(list(through.values()))
-        return state._replace(params={n: a + c for (n, a), c in zip(state.params.items(), curved, strict=True)})
+        return state, self._packing.unpack(dict(zip(self._grads, pulled[self._size :], strict=True)), lead)
 
     def _primals(self) -> tuple[Tensor, ...]:
         return (*leaves(self._state), *self._grads.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,6 +21,8 @@ class Batch(NamedTuple):
 
     inputs: Inputs
     targets: Tensor
+    weights: Tensor | None = None
+    """[n]: what each example's part of the loss is multiplied by, every denominator as recorded; None = all 1."""
 
 
 def map_inputs(function: Callable[..., Tensor], *inputs: Inputs) -> Inputs:
@@ -95,6 +97,10 @@ class RunLike(Protocol):
 
     def record(self, step: int) -> StepRecord: ...
     def step_input(self, step: int, device: torch.device) -> StepInput: ...
+    def example_ids(self, rows: Tensor) -> Sequence[int] | Sequence[str] | None:
+        """The ids that the training loop gave these examples; None if it gave none."""
+        ...
+
     def load(self, step: int) -> Snapshot:
         """The stored snapshot before `step`, on the CPU; `step` must be in `checkpoints`."""
         ...

@@ -47,7 +47,7 @@ class Reliability:
             )
         if self.signs_agree is not None and self.signs_agree < 1:
             return (
-                f"Treat with care: for {1 - self.signs_agree:.0%} of the stages the three readouts do not even agree in "
+                f"Treat with care: for {1 - self.signs_agree:.0%} of the stages the three readouts disagree even in "
                 "sign. Retrain to confirm."
             )
         if self.growth > GROWTH_WITH_CARE:

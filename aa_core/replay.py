@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -70,12 +70,22 @@ def advance(run: RunLike, training: Training, at: Snapshot, stop: int) -> Iterat
         yield at
 
 
-def snapshot_before(run: RunLike, training: Training, step: int) -> Snapshot:
-    """xi_step: the last checkpoint at or before it, replayed up to it."""
+def snapshot_before(run: RunLike, training: Training, step: int, progress: Progress = silent) -> Snapshot:
+    """xi_step: the last checkpoint at or before it, replayed up to it. Progress stays at 0, but may cancel."""
     if not 0 <= step <= run.steps:
         raise RequestError(f"step {step} is outside the run's 0..{run.steps}")
     at = load(run, training, max(c for c in run.checkpoints if c <= step))
-    return _last(at, advance(run, training, at, step))
+    return _last(at, _watched(advance(run, training, at, step), progress))
+
+
+def at_steps(run: RunLike, training: Training, steps: Iterable[int]) -> Iterator[Snapshot]:
+    """xi_k for each of these steps, ascending, in one replay that skips what a checkpoint spares."""
+    at: Snapshot | None = None
+    for k in sorted(set(steps)):
+        stored = max(c for c in run.checkpoints if c <= k)
+        start = at if at is not None and at.step >= stored else load(run, training, stored)
+        at = _last(start, advance(run, training, start, k))
+        yield at
 
 
 def segments(run: RunLike, start: int, stop: int) -> list[tuple[int, int]]:
@@ -127,10 +137,23 @@ def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     if not drift.relative <= allowed:
         raise ReplayDriftError(
             f"replaying up to step {drift.step} gives parameters {drift.relative:.2e} away from the "
-            f"recorded checkpoint (relative to the largest parameter), more than the {allowed:.0e} allowed: model, loss, data or "
-            "hyperparameters are not those of the recording. Check the problem's architecture and loss"
+            f"recorded checkpoint (relative to the largest parameter), more than the {allowed:.0e} allowed: model, loss, "
+            "data or hyperparameters are not those of the recording. Check the problem's architecture and loss"
         )
     return drift
+
+
+def verify_once(run: RunLike, training: Training, progress: Progress = silent) -> None:
+    """Replay the shortest segment, once per problem and run: a cached result must not hide a wrong model."""
+    verified = training.problem.verified
+    if run.digest in verified:
+        return
+    pairs = list(pairwise(run.checkpoints))
+    if pairs:
+        low, high = min(pairs, key=lambda segment: segment[1] - segment[0])
+        first = load(run, training, low)
+        verify(run, training, _last(first, _watched(advance(run, training, first, high), progress)))
+    verified.add(run.digest)
 
 
 def tolerance(snapshot: Snapshot) -> float:
@@ -149,6 +172,13 @@ def replay_drift(run: RunLike, problem: Problem, progress: Progress = silent) ->
             progress(at.step, run.steps)
         drifts.append(measure_drift(run, training, reached))
     return drifts
+
+
+def _watched(snapshots: Iterator[Snapshot], progress: Progress) -> Iterator[Snapshot]:
+    """Let the caller cancel while nothing that it asked for is done yet."""
+    for snapshot in snapshots:
+        progress(0, 1)
+        yield snapshot
 
 
 def _last(default: Snapshot, snapshots: Iterator[Snapshot]) -> Snapshot:

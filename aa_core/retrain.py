@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactual import Counterfactual, appearances, reweighted
 from aa_core.errors import NonFiniteError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -41,16 +41,19 @@ def final_model(run: RunLike, problem: Problem) -> TrainedModel:
 def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Progress = silent) -> TrainedModel:
     """Train again with `what` changed; every other step as recorded (same batches, hyperparameters, order).
 
+    Training examples are left out by giving their losses weight zero with every denominator as recorded: the recorded
+    loss without their parts of it. Batch statistics (BatchNorm) still see them.
+
     Starts at the last checkpoint before the first change. Costs one plain step per remaining step.
 
     Raises:
-        UnknownStageError, EmptyStageError: `what` does not fit the run.
+        UnknownStageError, EmptyStageError, RequestError: `what` does not fit the run.
         NonFiniteError: the counterfactual training diverged.
     """
-    treatment = what.treatment(run.stages)
+    treatment = what.treatment(run.stages) or dict.fromkeys(appearances(run, what.examples), 1.0)
     training = prepare(run, problem)
     start = min(treatment)
-    at = snapshot_before(run, training, start)
+    at = snapshot_before(run, training, start, progress)
     for k in range(start, run.steps):
         at = counterfactual_step(run, training, at, k, treatment.get(k, 1.0), what)
         progress(k + 1 - start, run.steps - start)
@@ -65,7 +68,7 @@ def counterfactual_step(
     """xi + T (Phi(xi) - base), where base is xi itself (freeze) or the step without data (zero_gradient)."""
     if treatment == 0.0 and what.semantics == "freeze":
         return at._replace(step=step + 1)
-    data = run.step_input(step, training.problem.device)
+    data = reweighted(run, step, what, training.problem.device)
     if what.semantics == "freeze" or treatment == 1.0:
         stepped = training.step(at, data)
         return stepped._replace(state=blend(at.state, stepped.state, treatment))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-from aa_core.counterfactual import Semantics
+from aa_core.counterfactual import Counterfactual, Semantics, appearances, reweighted
 from aa_core.curvature import Curvature
 from aa_core.propagator import Training
 from aa_core.records import RunLike
@@ -57,7 +59,7 @@ def boundary_tangents(
     starts = {start: (stage.name, stop) for stage in stages for start, stop in stage.blocks}
     front, open_block = _Front(), None
     first = min(starts)
-    at = snapshot_before(run, training, first)
+    at = snapshot_before(run, training, first, progress)
     base = at.state
     while at.step < run.steps:
         if at.step in starts:
@@ -86,13 +88,43 @@ def additive_tangents(
 ) -> tuple[dict[str, State], dict[str, float]]:
     """E_S = sum_{k in S} M_{K-1} .. M_{k+1} Delta_k, the paper's sum of first-order step effects, and its growth."""
     owner = {k: stage.name for stage in stages for k in stage.steps}
+    change = partial(update_of_step, run, training, semantics=semantics)
+    return _sum_of_steps(run, training, owner, change, curvature, progress)
+
+
+def examples_tangent(
+    run: RunLike, training: Training, what: Counterfactual, curvature: Curvature, progress: Progress = silent
+) -> tuple[State, float]:
+    """sum_k M_{K-1} .. M_{k+1} (U(xi_k, g_k) - U(xi_k, g_k without what the examples taught)), and its growth.
+
+    A finite push at each of their appearances, exact within the step whatever the optimizer; first order after it.
+    Cost: one gradient an appearance, one curvature product a step after the first.
+    """
+
+    def change(before: Snapshot, after: Snapshot) -> State:
+        data = reweighted(run, before.step, what, training.problem.device)
+        return subtract(after.state, training.step(before, data).state)
+
+    owner = dict.fromkeys(appearances(run, what.examples), what.name)
+    tangents, growth = _sum_of_steps(run, training, owner, change, curvature, progress)
+    return tangents[what.name], growth[what.name]
+
+
+def _sum_of_steps(
+    run: RunLike,
+    training: Training,
+    owner: Mapping[int, str],
+    change: Callable[[Snapshot, Snapshot], State],
+    curvature: Curvature,
+    progress: Progress,
+) -> tuple[dict[str, State], dict[str, float]]:
+    """The changes of single steps, pushed to the end and added up by owner."""
     front, first = _Front(), min(owner)
-    at = snapshot_before(run, training, first)
+    at = snapshot_before(run, training, first, progress)
     while at.step < run.steps:
-        k, before = at.step, at
-        at = _advance(run, training, at, front, curvature)
-        if k in owner:
-            front.push(owner[k], update_of_step(run, training, before, at, semantics))
+        before, at = at, _advance(run, training, at, front, curvature)
+        if before.step in owner:
+            front.push(owner[before.step], change(before, at))
         progress(at.step - first, run.steps - first)
     return _finish(front)
 

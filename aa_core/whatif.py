@@ -83,7 +83,7 @@ def what_if(
             "evaluation": performance.digest,
             "counterfactual": what.name,
             "semantics": what.semantics,
-            "method": "boundary",
+            "method": "examples" if what.examples else "boundary",
             "curvature": curvature,
             "readout": readout,
             "sign": SIGN,

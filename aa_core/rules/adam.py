@@ -20,6 +20,8 @@ def _moments_step(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hype
     # A Python number divided by a tensor, or Tensor.sqrt, would round differently from torch.optim's Python floats.
     step_size = torch.full_like(count, hyper["lr"]) / (1 - torch.pow(beta1, count))
     correction = torch.pow(1 - torch.pow(beta2, count), torch.full_like(count, 0.5))
+    if not param.dim():  # two scalars would be computed in the wider type
+        step_size, correction = step_size.to(param.dtype), correction.to(param.dtype)
     denominator = safe_sqrt(square) / correction + hyper["eps"]
     return param + (mean * -step_size) / denominator, {"exp_avg": mean, "exp_avg_sq": square}
 
@@ -42,17 +44,21 @@ def adamw(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper
     return _moments_step(param, grad, slots, count, hyper)
 
 
+_REFUSED = {
+    "amsgrad": "the running maximum is not supported; build the optimizer without amsgrad=True",
+    "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
+    "capturable": "its rounding differs from the replayed update; build the optimizer without capturable=True",
+    "differentiable": "the recorder differentiates on its own; build the optimizer without differentiable=True",
+}
 ADAM = UpdateRule(
     name="Adam",
     slots=("exp_avg", "exp_avg_sq"),
     hyper=("lr", "beta1", "beta2", "eps", "weight_decay", "maximize"),
     update=adam,
     refused={
-        "amsgrad": "the running maximum is not supported; build the optimizer without amsgrad=True",
-        "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
-        "capturable": "its rounding differs from the replayed update; build the optimizer without capturable=True",
-        "differentiable": "the recorder differentiates on its own; build the optimizer without differentiable=True",
+        **_REFUSED,
+        "decoupled_weight_decay": "build torch.optim.AdamW, which is the same, without decoupled_weight_decay=True",
     },
     stiff=lambda slots: slots["exp_avg_sq"] == 0,
 )
-ADAMW = replace(ADAM, name="AdamW", update=adamw)
+ADAMW = replace(ADAM, name="AdamW", update=adamw, refused=_REFUSED)

@@ -36,8 +36,9 @@ class UpdateRule:
     """Which coordinates react to a gradient without bound (Adam at zero second moment), as a bool tensor."""
 
     def check(self, groups: list[dict[str, Any]]) -> None:
-        """Raise UnsupportedError for a parameter group that uses a refused switch."""
+        """Raise UnsupportedError for a parameter group that uses a refused switch or value."""
         for index, group in enumerate(groups):
+            self.read_hyper(group)
             for switch, way_out in self.refused.items():
                 if group.get(switch):
                     raise UnsupportedError(
@@ -47,6 +48,11 @@ class UpdateRule:
     def read_hyper(self, group: Mapping[str, Any]) -> dict[str, float]:
         """The hyperparameters in force for one group of the torch optimizer, as plain floats."""
         flat = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
+        for name in self.hyper:
+            if isinstance(flat[name], Tensor):
+                raise UnsupportedError(
+                    f"{self.name}: {name} is a tensor, whose rounding differs; make it a Python number"
+                )
         return {name: float(flat[name]) for name in self.hyper}
 
     def read_slots(self, state: Mapping[str, Any], param: Tensor) -> Slots:

@@ -12,5 +12,5 @@ def safe_sqrt(x: Tensor) -> Tensor:
     Adam's second moment is exactly zero for dead inputs and unseen embedding rows; there the plain
     derivative is 0 * infinity = NaN.
     """
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
+    zero = x == 0
+    return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).sqrt())

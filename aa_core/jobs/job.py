@@ -1,0 +1,187 @@
+"""A job seen from outside: start it, watch it, stop it. Nothing is remembered but the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from aa_core.errors import RequestError, RunFormatError
+from aa_core.header import parse
+from aa_core.jobs.lock import acquire, is_held
+from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, LOG, PROGRESS, RESULT, SPEC, Failure, JobProgress, JobSpec
+from aa_core.store import write_atomic
+from aa_core.workspace import workspace
+
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+DIED = "the worker died (killed or out of memory)"
+LOG_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """A handle; any number of processes may hold one on the same job."""
+
+    folder: Path
+    spec: JobSpec
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def created(self) -> float:
+        """When it was submitted, seconds since 1970."""
+        return (self.folder / SPEC).stat().st_mtime
+
+    @property
+    def status(self) -> Status:
+        alive = is_held(self.folder / LOCK)  # asked first: who is seen dead has written all that it ever will
+        if (self.folder / RESULT).exists():
+            return "done"
+        if failure := self._failure():
+            return failure.status
+        if alive:
+            return "running" if (self.folder / PROGRESS).exists() else "queued"
+        return "failed"
+
+    @property
+    def living(self) -> bool:
+        return self.status in ("queued", "running")
+
+    @property
+    def progress(self) -> JobProgress | None:
+        """The last that was heard; None before the work began."""
+        try:
+            return parse(JobProgress, (self.folder / PROGRESS).read_bytes(), PROGRESS)
+        except FileNotFoundError:
+            return None
+
+    @property
+    def error(self) -> str | None:
+        """Why there is no result; None for a job that is done or may still be."""
+        if self.status not in ("failed", "cancelled"):
+            return None
+        failure = self._failure()
+        return failure.error if failure else DIED
+
+    @property
+    def log(self) -> str:
+        """The end of what the worker printed."""
+        try:
+            return (self.folder / LOG).read_bytes()[-LOG_BYTES:].decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def result(self) -> dict[str, Any]:
+        """What the job found; RequestError unless it is done."""
+        self._require_done()
+        return json.loads((self.folder / RESULT).read_bytes())
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of the tables that came with the result; RequestError unless it is done and has it."""
+        self._require_done()
+        try:
+            return pd.DataFrame(json.loads((self.folder / f"{Path(name).name}.table.json").read_bytes()))
+        except FileNotFoundError:
+            raise RequestError(f"job {self.id} has no table {name!r}") from None
+
+    def cancel(self) -> None:
+        """Ask the worker to stop; it does within a second. Nothing happens to a job that is over."""
+        if self.living:
+            (self.folder / CANCEL).touch()
+
+    def retry(self) -> Job:
+        """Start a failed or cancelled job again; any other is left as it is."""
+        if self.status in ("failed", "cancelled") and (lock := acquire(self.folder / LOCK)) is not None:
+            try:
+                for name in (CANCEL, PROGRESS, FAILURE):
+                    (self.folder / name).unlink(missing_ok=True)
+                _start_worker(self.folder, lock)
+            finally:
+                os.close(lock)
+        return self
+
+    def _failure(self) -> Failure | None:
+        try:
+            return parse(Failure, (self.folder / FAILURE).read_bytes(), FAILURE)
+        except FileNotFoundError:
+            return None
+
+    def _require_done(self) -> None:
+        if (status := self.status) != "done":
+            raise RequestError(
+                f"job {self.id} has no result: it is {status}" + (f" ({self.error})" if self.error else "")
+            )
+
+
+def submit(spec: JobSpec) -> Job:
+    """The job of this question: started now if it never was, else as it is (living, done, failed, cancelled)."""
+    job = Job(_folder() / spec.id, spec)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    lock = acquire(job.folder / LOCK)
+    if lock is None:
+        return job
+    try:
+        if not (job.folder / SPEC).exists():
+            write_atomic(job.folder / SPEC, spec.to_bytes())
+            _start_worker(job.folder, lock)
+    finally:
+        os.close(lock)
+    return job
+
+
+def find(job_id: str) -> Job:
+    """The job of that id; RequestError if there is none."""
+    if not re.fullmatch(r"[0-9a-f]{16}", job_id):
+        raise RequestError(f"{job_id[:40]!r} is not a job's id: expected 16 hexadecimal digits")
+    try:
+        return Job(_folder() / job_id, parse(JobSpec, (_folder() / job_id / SPEC).read_bytes(), SPEC))
+    except FileNotFoundError:
+        raise RequestError(f"there is no job {job_id} in {_folder()}") from None
+
+
+def all_jobs() -> tuple[Job, ...]:
+    """All jobs of this workspace, newest first; folders that hold none (or one of another version) are left out."""
+    found = []
+    for path in _folder().glob(f"*/{SPEC}"):
+        with suppress(RequestError, RunFormatError):
+            found.append(find(path.parent.name))
+    return tuple(sorted(found, key=lambda job: job.created, reverse=True))
+
+
+def child_environment() -> dict[str, str]:
+    """For our own Python processes: they import this package, and no module that lies in the current folder."""
+    root = str(Path(__file__).resolve().parents[2])
+    installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    paths = [*([] if installed else [root]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _folder() -> Path:
+    return workspace() / "jobs"
+
+
+def _start_worker(folder: Path, lock: int) -> None:
+    """A process in a session of its own that inherits the held lock, so that there is no moment without it."""
+    with open(folder / LOG, "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aa_core.jobs.worker", str(folder), str(lock)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=[lock],
+            env=child_environment(),
+        )
+    threading.Thread(target=process.wait, name=f"job {folder.name}", daemon=True).start()  # leaves no zombie

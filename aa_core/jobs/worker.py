@@ -1,0 +1,113 @@
+"""The process that does a job: python -m aa_core.jobs.worker FOLDER. It outlives whoever started it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aa_core.errors import AuditError, Cancelled
+from aa_core.header import Model, parse
+from aa_core.jobs.kinds import Outcome, perform
+from aa_core.jobs.lock import acquire
+from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, Failure, JobProgress, JobSpec
+from aa_core.plain import to_json
+from aa_core.store import write_atomic
+
+INTERVAL = 0.5
+"""Seconds between two writes of the progress."""
+TURN = "turn.lock"
+
+
+class ProgressFile:
+    """Writes progress.json, at most twice a second, and raises Cancelled once somebody asked to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._started = folder, time.time()
+        self._last_write = float("-inf")
+        self._phase, self._calls, self._began, self._first = "", 0, 0.0, 0
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        self.stop_if_cancelled()
+        now = time.monotonic()
+        self._phase, self._calls = phase, self._calls + 1 if phase == self._phase else 1
+        if self._calls <= 2:  # the pace is measured from the second call on: the first step of a phase is slow
+            self._began, self._first = now, done
+        if now - self._last_write >= INTERVAL:
+            self._last_write = now
+            self._write(phase, done, total, self._eta(now, done, total))
+
+    def stop_if_cancelled(self) -> None:
+        if (self._folder / CANCEL).exists():
+            raise Cancelled("cancelled; nothing was changed")
+
+    def _eta(self, now: float, done: int, total: int) -> float | None:
+        """The pace of this phase over what is left; none while it has only begun."""
+        if now - self._began < INTERVAL or done <= self._first:
+            return None
+        return (now - self._began) / (done - self._first) * (total - done)
+
+    def _write(self, phase: str, done: int, total: int, eta: float | None) -> None:
+        at = JobProgress(phase=phase, done=done, total=total, started=self._started, updated=time.time(), eta=eta)
+        write_atomic(self._folder / PROGRESS, at.to_bytes())
+
+
+def work(folder: Path) -> None:
+    """Do the job of this folder and leave a result or the reason why there is none."""
+    report = ProgressFile(folder)
+    try:
+        spec = parse(JobSpec, (folder / SPEC).read_bytes(), SPEC)
+        with _turn(folder.parent / TURN, report):
+            _store(folder, perform(spec, report))
+    except Cancelled as stopped:
+        _write(folder / FAILURE, Failure(status="cancelled", error=str(stopped)))
+    except AuditError as error:
+        _write(folder / FAILURE, Failure(status="failed", error=str(error)))
+    except Exception as error:
+        traceback.print_exc()
+        said = (str(error).strip() or "no message").splitlines()[0]
+        _write(folder / FAILURE, Failure(status="failed", error=f"{type(error).__name__}: {said} (more in the log)"))
+
+
+@contextmanager
+def _turn(path: Path, report: ProgressFile) -> Iterator[None]:
+    """One job at a time works, the others are queued: each may need the whole machine."""
+    report.stop_if_cancelled()
+    while (lock := acquire(path)) is None:
+        report.stop_if_cancelled()
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _store(folder: Path, outcome: Outcome) -> None:
+    """The tables first: a result says that all of it is there."""
+    for name, frame in outcome.tables.items():
+        write_atomic(folder / f"{name}.table.json", to_json(frame.to_dict("list")).encode())
+    write_atomic(folder / RESULT, to_json(outcome.result).encode())
+
+
+def _write(path: Path, content: Model) -> None:
+    write_atomic(path, content.to_bytes())
+
+
+def main(folder: str, lock: str | None = None) -> None:
+    """`lock` is the inherited descriptor that holds the folder's lock; without one it is taken here."""
+    held = acquire(Path(folder) / LOCK) if lock is None else int(lock)
+    if held is None:
+        sys.exit(f"{folder}: another worker has this job")
+    os.set_inheritable(held, False)
+    print(f"worker {os.getpid()} started {time.strftime('%Y-%m-%d %H:%M:%S %z')}", flush=True)
+    try:
+        work(Path(folder))
+    finally:
+        os.close(held)  # the interpreter takes a while to end; a retry need not wait for that
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
