@@ -1,0 +1,153 @@
+"""Really train without every stage once, and see which estimator can be believed on this run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aa_core.agreement import agreement
+from aa_core.cache import EmbeddingCache
+from aa_core.calibration import Calibration, Figures, Scores, store_calibration
+from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.curvature import Curvature
+from aa_core.embedding import READOUTS, Method, embed_stages, read
+from aa_core.errors import RequestError
+from aa_core.noise import NoiseFloor, noise_floor
+from aa_core.path_shares import path_shares
+from aa_core.performance import Performance
+from aa_core.problem import Problem
+from aa_core.records import RunLike
+from aa_core.replay import Progress, silent
+from aa_core.retrain import final_model, retrain
+from aa_core.version import __version__
+
+SWEEPS: tuple[tuple[Method, Curvature], ...] = tuple(product(get_args(Method), get_args(Curvature)))
+PART = 1000
+"""Progress counts thousandths of a part: each sweep, each retraining, the noise floor."""
+
+
+def calibrate(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    *,
+    semantics: Semantics = "freeze",
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> Calibration:
+    """Compare every estimator of stage effects with retraining, store what was found, and return it.
+
+    Every stage is really left out once; boundary and additive embeddings are taken with every curvature and read by
+    every readout. Effects that the noise floor could explain are left out of the figures.
+
+    Cost: one retraining a stage, six sweeps, eight trainings for the noise floor.
+    """
+    names = [s.name for s in run.stages if len(s)]
+    if not names:
+        raise RequestError("the run has no stages to calibrate on")
+    parts = _parts(progress, len(SWEEPS) + len(names) + 1)
+    truth = _truth(run, problem, performance, names, semantics, parts)
+    first = Counterfactual.skip(names[0], semantics=semantics)
+    noise = noise_floor(run, problem, performance, what=first, progress=next(parts))
+    kept = np.abs(truth) > noise.effects.numpy()
+    estimators: list[Figures] = []
+    for method, curvature in SWEEPS:
+        readings = _readings(run, problem, performance, method, curvature, semantics, cache, next(parts))
+        estimators += [
+            _figures((method, curvature, name), found, truth, kept, noise) for name, found in readings.items()
+        ]
+    shares = path_shares(run, problem, performance).shares.numpy()
+    found = Calibration(
+        run=run.digest,
+        problem=problem.fingerprint,
+        performance=performance.name,
+        evaluation=performance.digest,
+        values=len(performance),
+        unit=performance.unit,
+        semantics=semantics,
+        stages=tuple(names),
+        truth=tuple(truth.mean(1).tolist()),
+        noise_of_mean=noise.mean_effect,
+        noise_of_value=float(noise.effects.max()),
+        below_noise=int((~kept).sum()),
+        estimators=tuple(estimators),
+        path_share=_figures(("path share", "", ""), shares, truth, kept, noise),
+        code=__version__,
+    )
+    store_calibration(found)
+    return found
+
+
+def _truth(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    names: list[str],
+    semantics: Semantics,
+    parts: Iterator[Progress],
+) -> np.ndarray:
+    """[stages, values]: gamma(recorded) - gamma(without the stage)."""
+    recorded = final_model(run, problem).performance(performance)
+    without = [
+        retrain(run, problem, Counterfactual.skip(name, semantics=semantics), next(parts)).performance(performance)
+        for name in names
+    ]
+    return torch.stack([recorded - gamma for gamma in without]).double().cpu().numpy()
+
+
+def _readings(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    method: Method,
+    curvature: Curvature,
+    semantics: Semantics,
+    cache: EmbeddingCache | None,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """[stages, values] by readout."""
+    embeddings = embed_stages(
+        run, problem, method=method, curvature=curvature, semantics=semantics, cache=cache, progress=progress
+    )
+    final = final_model(run, problem)
+    rows = [read(e.params, performance, problem, final.params, final.buffers) for e in embeddings]
+    return {name: _plain([row[name] for row in rows]) for name in READOUTS}
+
+
+def _plain(rows: list[Tensor]) -> np.ndarray:
+    return torch.stack(rows).double().cpu().numpy()
+
+
+def _figures(
+    name: tuple[str, str, str], estimate: np.ndarray, truth: np.ndarray, kept: np.ndarray, noise: NoiseFloor
+) -> Figures:
+    """Agreement over the pairs that are above the noise; over means, over the means that are."""
+    method, curvature, readout = name
+    return Figures(
+        method=method,
+        curvature=curvature,
+        readout=readout,
+        pairs=_scores(estimate, truth, kept),
+        examples=_scores(estimate.mean(0), truth.mean(0), np.abs(truth.mean(0)) > noise.effects.numpy()),
+        stages=_scores(estimate.mean(1), truth.mean(1), np.abs(truth.mean(1)) > noise.mean_effect),
+        means=tuple(m if np.isfinite(m) else None for m in estimate.mean(1).tolist()),
+    )
+
+
+def _scores(estimate: np.ndarray, truth: np.ndarray, kept: np.ndarray) -> Scores:
+    """Undefined throughout for an estimate that overflowed: it must not look good on the rest."""
+    found = agreement(estimate[kept], truth[kept])
+    if np.isfinite(estimate).all():
+        return Scores.of(found)
+    return Scores(n=found.n, pearson=None, spearman=None, sign=None, slope=None, relative_error=None)
+
+
+def _parts(progress: Progress, count: int) -> Iterator[Progress]:
+    """One Progress for each part of the work, in the order in which they are asked for."""
+    for i in range(count):
+        yield lambda done, total, i=i: progress(PART * i + PART * done // max(total, 1), PART * count)  # type: ignore[misc]

@@ -1,0 +1,145 @@
+"""How well defined the truth itself is: the same trainings again, from a start that was moved by next to nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from aa_core.counterfactual import Counterfactual
+from aa_core.errors import RequestError
+from aa_core.performance import Performance
+from aa_core.problem import Problem
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.replay import Progress, advance, load, prepare, silent
+from aa_core.retrain import counterfactual_step
+from aa_core.state import Snapshot, as_rays, norm, subtract
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """The largest change of an effect and of the performance over the repeats. Below it a number means nothing."""
+
+    counterfactual: str
+    labels: tuple[Any, ...]
+    recorded: Tensor
+    """[values]: how far the performance of the recorded run moved; float64, CPU, as all here."""
+    effects: Tensor
+    """[values]: how far the effect of the counterfactual moved."""
+    mean_recorded: float
+    """How far the mean performance moved."""
+    mean_effect: float
+    """How far the mean effect moved."""
+    growth: float
+    """Distance of the final parameters over the distance of the first ones, largest over the repeats."""
+    relative: float
+    """Norm of the change of the start over the norm of the parameters, per tensor."""
+    repeats: int
+    unit: str
+
+    @property
+    def words(self) -> str:
+        """What the figures say, in two sentences."""
+        return (
+            f"With a start moved by {self.relative:.0e} of itself, training ended {self.growth:.2g} times as far away, and "
+            f"the effect ({self.counterfactual}) moved by at most {float(self.effects.max()):.1e} {self.unit} on an example "
+            f"and {self.mean_effect:.1e} on the mean. What is smaller than that is noise, in an estimate and in the truth."
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a value: example, recorded, effect (how far each moved), unit."""
+        columns = {"recorded": self.recorded.numpy(), "effect": self.effects.numpy()}
+        return pd.DataFrame({"example": list(self.labels), **columns, "unit": self.unit})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures without the single values."""
+        return {
+            "counterfactual": self.counterfactual,
+            "mean_recorded": self.mean_recorded,
+            "mean_effect": self.mean_effect,
+            "largest_effect": float(self.effects.max()),
+            "growth": self.growth,
+            "relative": self.relative,
+            "repeats": self.repeats,
+            "unit": self.unit,
+            "words": self.words,
+        }
+
+
+def noise_floor(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    *,
+    what: Counterfactual | None = None,
+    relative: float = 1e-6,
+    repeats: int = 3,
+    progress: Progress = silent,
+) -> NoiseFloor:
+    """Repeat the recorded run and a counterfactual from starts moved in random directions; report how far they move.
+
+    Args:
+        what: the counterfactual; without the first stage by default, which leaves the most training after it.
+        relative: size of the move, relative to the norm of each parameter tensor.
+
+    Cost: 2 (repeats + 1) trainings.
+    """
+    if not relative > 0 or repeats < 1:
+        raise RequestError(f"relative={relative}, repeats={repeats}; expected a positive size and at least one repeat")
+    training = prepare(run, problem)
+    what = what or Counterfactual.skip(next(s.name for s in run.stages if len(s)))
+    first, generator = load(run, training, 0), torch.Generator().manual_seed(0)
+    starts = [first, *(_moved(first, relative, generator) for _ in range(repeats))]
+    ends, values = [], []
+    for i, start in enumerate(starts):
+        pair = [_recorded(run, training, start), _without(run, training, start, what)]
+        with torch.no_grad():
+            gamma = [performance(problem, at.state.params, at.buffers).double().cpu() for at in pair]
+        ends.append(pair[0])
+        values.append(torch.stack([gamma[0], gamma[0] - gamma[1]]))
+        progress(i + 1, len(starts))
+    moved = torch.stack(values[1:]) - values[0]
+    largest, means = moved.abs().amax(0), moved.mean(2).abs().amax(0)
+    growth = max(_distance(e, ends[0]) / _distance(s, first) for s, e in zip(starts[1:], ends[1:], strict=True))
+    return NoiseFloor(
+        what.name,
+        performance.labels,
+        largest[0],
+        largest[1],
+        float(means[0]),
+        float(means[1]),
+        growth,
+        relative,
+        repeats,
+        performance.unit,
+    )
+
+
+def _moved(at: Snapshot, relative: float, generator: torch.Generator) -> Snapshot:
+    """Every parameter tensor moved by `relative` of its norm in a random direction; the optimizer stays as it is."""
+
+    def move(p: Tensor) -> Tensor:
+        direction = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+        return p + direction * (relative * p.norm() / direction.norm().clamp_min(1e-300))
+
+    return at._replace(state=at.state._replace(params={n: move(p) for n, p in at.state.params.items()}))
+
+
+def _recorded(run: RunLike, training: Training, at: Snapshot) -> Snapshot:
+    return next(iter(deque(advance(run, training, at, run.steps), maxlen=1)), at)
+
+
+def _without(run: RunLike, training: Training, at: Snapshot, what: Counterfactual) -> Snapshot:
+    treatment = what.treatment(run.stages)
+    for k in range(run.steps):
+        at = counterfactual_step(run, training, at, k, treatment.get(k, 1.0), what)
+    return at
+
+
+def _distance(a: Snapshot, b: Snapshot) -> float:
+    return float(norm(as_rays(subtract(a.state, b.state)))[0])

@@ -1,0 +1,144 @@
+"""Every word that reports and screens share: labels, units, the sign convention, number formats, explanations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from aa_core.counterfactual import WALL_CLOCK
+
+SIGN = "positive = the {thing} helped, negative = it hurt"
+EFFECT = "effect = performance as recorded − performance without the stage"
+INTERVAL = (
+    "95 % bootstrap interval over the examples: how much the mean depends on which examples were drawn. "
+    "It does not contain the error of the estimator."
+)
+READOUT_RANGE = "Range of readouts: the smallest and the largest of three first-order readings of the same effect."
+
+UNITS = {"nats": "nats per example", "probability": "on a scale of 0 to 1"}
+PERFORMANCES = {
+    "log-likelihood": "the log-probability that the model gives to the correct label",
+    "probability": "the probability that the model gives to the correct label",
+    "margin": "the log-odds of the correct label against all others together",
+}
+METHODS = {
+    "boundary": "The change that the stage made to weights and optimizer state is carried to the end of training "
+    "through the derivatives of all later steps; what happened inside the stage is exact.",
+    "additive": "Every step’s own change is carried to the end of training through the derivatives of all later steps, "
+    "and the results are summed over the stage.",
+}
+CURVATURES = {
+    "exact": "Later steps react to the change with the exact Hessian of their recorded loss.",
+    "ggn": "Later steps react to the change with the Gauss-Newton part of the Hessian, which stays bounded.",
+    "none": "Later steps are taken not to react to the change: curvature is neglected.",
+}
+READOUTS = {
+    "linear": "The performance is read off along its gradient at the final weights.",
+    "displaced": "The performance is measured at the final weights with the change taken away.",
+    "link": "The model’s outputs are linearised at the final weights; the performance is computed from them exactly.",
+}
+SEMANTICS = {
+    "freeze": "Without a stage means: its updates did not occur; weights and optimizer state stood still meanwhile.",
+    "zero_gradient": "Without a stage means: its data were ignored; weight decay and momentum went on.",
+}
+LATER_STEPS = f"In the comparison, {WALL_CLOCK}."
+EMBEDDINGS = {
+    "boundary": "E_S = M_{K−1} ⋯ M_{e} (ξ_e − ξ_s)",
+    "additive": "E_S = Σ_{k∈S} M_{K−1} ⋯ M_{k+1} Δ_k",
+}
+FORMULAS = {
+    "linear": "τ_S(x) ≈ ⟨∇γ(θ_K; x), E_S⟩",
+    "displaced": "τ_S(x) ≈ γ(θ_K; x) − γ(θ_K − E_S; x)",
+    "link": "τ_S(x) ≈ γ(f) − γ(f − J E_S),  f = f(x; θ_K)",
+}
+SYMBOLS = (
+    "γ is the performance, θ_K the final weights, ξ the state before a step (weights and optimizer state), M_k the "
+    "derivative of step k, Δ_k the change that it made; stage S takes the steps s to e − 1."
+)
+STATUS = {
+    "estimate": "Estimate only",
+    "confirmed": "Sign confirmed by retraining",
+    "partly": "Partly confirmed by retraining",
+    "refuted": "Contradicted by retraining",
+}
+MINUS = "\N{MINUS SIGN}"
+
+
+def sign(thing: str = "stage") -> str:
+    """The sign convention, as every chart states it."""
+    return SIGN.format(thing=thing)
+
+
+def unit_words(unit: str) -> str:
+    """ "nats" -> "nats per example"."""
+    return UNITS.get(unit, f"{unit} per example")
+
+
+def axis_title(performance: str, unit: str) -> str:
+    """ "effect on log-likelihood, nats per example"."""
+    return f"effect on {performance}, {unit_words(unit)}"
+
+
+def fmt_effect(value: float | None, scale: float | None = None) -> str:
+    """A signed effect, "+0.120"; `scale`, the largest value of its column, fixes the number of decimals."""
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    size = abs(scale if scale else value)
+    if size and not 1e-4 <= size < 1e6:
+        return _minus(f"{value:+.2e}" if value else "0")
+    decimals = max(0, min(6, 2 - math.floor(math.log10(size)))) if size else 0
+    text = f"{value:+.{decimals}f}"
+    return _minus(text if float(text) else text[1:])
+
+
+def fmt_number(value: float | None, digits: int = 3) -> str:
+    """An unsigned figure to so many significant digits."""
+    return "n/a" if value is None or not math.isfinite(value) else _minus(f"{value:.{digits}g}")
+
+
+def fmt_percent(share: float | None) -> str:
+    """0.934 -> "93 %"; never 0 % or 100 % for what is neither."""
+    if share is None or not math.isfinite(share):
+        return "n/a"
+    if 0 < share < 0.01 or 0.99 < share < 1:
+        return "< 1 %" if share < 0.5 else "> 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def fmt_correlation(r: float | None) -> str:
+    """0.987 -> "0.99"."""
+    return "n/a" if r is None or not math.isfinite(r) else _minus(f"{r:.2f}")
+
+
+def fmt_count(count: int) -> str:
+    """1234567 -> "1,234,567"."""
+    return f"{count:,}"
+
+
+def fmt_interval(low: float | None, high: float | None, scale: float | None = None) -> str:
+    """ "+0.10 to +0.14", or a dash where there is none."""
+    return "–" if low is None or high is None else f"{fmt_effect(low, scale)} to {fmt_effect(high, scale)}"
+
+
+def fmt_seconds(seconds: float | None) -> str:
+    """ "0.4 s", "75 s", "12 min"."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.05:
+        return "< 0.1 s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def scale_of(values: Iterable[float | None]) -> float:
+    """The largest magnitude, for `fmt_effect`."""
+    return max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+
+
+def listed(names: Iterable[str]) -> str:
+    """ "a, b and c"."""
+    *first, last = list(names) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)

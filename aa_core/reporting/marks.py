@@ -1,0 +1,175 @@
+"""What the charts are made of: colours, bars that say their sign three times, names shown literally, one style."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from aa_core.reporting.escape import chart_text, shorten, visible
+from aa_core.reporting.glossary import fmt_effect, scale_of
+
+HELPED, HURT, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"
+STAGES = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733")
+"""Paul Tol's muted scheme without its blues and its red, which would read as helped or hurt."""
+DARK = ("#882255", "#AA4499", "#117733")
+GRID, ZERO = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.95)"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+CONFIG: dict[str, Any] = {"displayModeBar": False, "displaylogo": False, "responsive": True, "doubleClickDelay": 1}
+"""How every chart is shown. The delay keeps Streamlit's selection when one clicks fast."""
+HATCHED = 200
+"""Bars up to which a hatch can be seen."""
+LINE = 22
+"""Characters of a name beside a bar on each of its two lines."""
+INK = "#22262B"
+_TOP_LEFT = {
+    "x": 0,
+    "xref": "container",
+    "xanchor": "left",
+    "y": 1,
+    "yref": "container",
+    "yanchor": "top",
+    "pad": {"t": 20, "l": 2},
+}
+
+
+def bars_of(ids: pd.Series, effects: pd.Series, unit: str) -> dict[str, Any]:
+    """What all bars have in common: length, colour, hatch, id, hover."""
+    pattern = {
+        "shape": ["/" if e < 0 else "" for e in effects],
+        "solidity": 0.35,
+        "size": 6,
+        "fillmode": "overlay",
+        "bgcolor": HURT,
+        "fgcolor": "white",
+    }
+    return {
+        "y" if ids.name == "step" else "x": plain_list(effects),
+        "marker": {
+            "color": [HELPED if e > 0 else HURT if e < 0 else NEUTRAL for e in effects],
+            "line": {"width": 0},
+            **({"pattern": pattern} if len(effects) <= HATCHED else {}),
+        },
+        "customdata": plain_list(ids),
+        "hovertext": [hover(i, e, unit) for i, e in zip(ids, effects, strict=True)],
+        "hoverinfo": "text",
+    }
+
+
+def value_labels(frame: pd.DataFrame, scale: float | None = None, shift: float = 0.0) -> go.Scatter:
+    """The signed values, beyond the end of each bar and of its interval."""
+    scale = scale or scale_of(frame["effect"])
+    ends = frame["effect"].where(frame["effect"] < 0, frame.get("high", frame["effect"]))
+    ends = ends.where(frame["effect"] >= 0, frame.get("low", frame["effect"])).fillna(frame["effect"])
+    return go.Scatter(
+        x=plain_list(ends),
+        y=[i + shift for i in range(len(frame))],
+        mode="text",
+        text=[f" {fmt_effect(e, scale)} " for e in frame["effect"]],
+        textposition=["middle left" if e < 0 else "middle right" for e in frame["effect"]],
+        hoverinfo="skip",
+        cliponaxis=False,
+    )
+
+
+def name_axis(figure: go.Figure, names: pd.Series, places: Sequence[int]) -> None:
+    """Names down the left side; places are numbers, since a stage called "2020" must not become a number."""
+    ticks = ["<br>".join(f"{chart_text(line)}  " for line in _lines(n)) for n in names]
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(places),
+        ticktext=ticks,
+        range=[len(ticks) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_xaxes(tickformat="~g", nticks=7, **zero_line())
+
+
+def _lines(name: str) -> list[str]:
+    first, *rest = textwrap.wrap(visible(name), LINE) or [""]
+    return [first, shorten(" ".join(rest), LINE)] if rest else [first]
+
+
+def stage_strip(figure: go.Figure, blocks: Sequence[tuple[str, int, int]], row: int) -> None:
+    """Stages as coloured blocks along the steps; a name that does not fit is left to the hover."""
+    colours = stage_colours(blocks)
+    figure.add_bar(
+        base=[start - 0.5 for _, start, _ in blocks],
+        x=[stop - start for _, start, stop in blocks],
+        y=[0] * len(blocks),
+        orientation="h",
+        width=1,
+        marker={"color": [colours[n] for n, _, _ in blocks], "line": {"width": 0}},
+        opacity=0.85,
+        text=[chart_text(shorten(n, 32)) for n, _, _ in blocks],
+        textposition="inside",
+        insidetextanchor="middle",
+        textangle=0,
+        insidetextfont={"color": ["#FFFFFF" if colours[n] in DARK else "#1A1C20" for n, _, _ in blocks]},
+        customdata=[n for n, _, _ in blocks],
+        hoverinfo="text",
+        hovertext=[f"{chart_text(n)}<br>steps {start} to {stop - 1}" for n, start, stop in blocks],
+        row=row,
+        col=1,
+    )
+    figure.update_yaxes(visible=False, range=[-0.5, 0.5], row=row, col=1)
+    figure.update_layout(uniformtext={"mode": "hide", "minsize": 10})
+
+
+def stage_colours(blocks: Sequence[tuple[str, int, int]]) -> dict[str, str]:
+    """{stage: colour}, in the order in which they appear."""
+    names = dict.fromkeys(name for name, _, _ in blocks)
+    return {name: STAGES[i % len(STAGES)] for i, name in enumerate(names)}
+
+
+def hover(name: Any, effect: float, unit: str) -> str:
+    """What a bar says of itself."""
+    word = "helped" if effect > 0 else "hurt" if effect < 0 else "no effect"
+    return f"{chart_text(name)}<br>{fmt_effect(effect)} {chart_text(unit)}: {word}"
+
+
+def room(frame: pd.DataFrame, share: float = 0.24) -> list[float]:
+    """The range of the bars with room for the text at their ends; [-1, 1] if all are zero."""
+    values = [v for c in ("effect", "low", "high") if c in frame for v in frame[c].dropna()]
+    low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
+    pad = share * (high - low)
+    return [low - (pad if low < 0 else 0.04 * pad), high + (pad if high > 0 else 0.04 * pad)] if pad else [-1.0, 1.0]
+
+
+def zero_line() -> dict[str, Any]:
+    """A zero line that cannot be overlooked."""
+    return {"zeroline": True, "zerolinecolor": ZERO, "zerolinewidth": 2}
+
+
+def plain_list(column: pd.Series) -> list[Any]:
+    """Plain values; JSON knows no NaN."""
+    return [None if pd.isna(v) else v for v in column.tolist()]
+
+
+def style(figure: go.Figure, title: str, lines: Sequence[str], height: int, revision: str) -> go.Figure:
+    """The common look: no background, no box, quiet grid, title at the left; `height` is without the title's lines."""
+    top = 44 + 17 * len(lines) + (28 if figure.layout.showlegend else 0)
+    words = "".join(f"<br><span style='font-size:12px'>{line}</span>" for line in lines)
+    figure.update_layout(
+        template=go.layout.Template(),
+        height=height + top,
+        margin={"l": 8, "r": 24, "t": top, "b": 48},
+        uirevision=revision,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 12},
+        showlegend=bool(figure.layout.showlegend),
+        hovermode="closest",
+        barmode="overlay",
+        dragmode=False,
+        hoverlabel={"bgcolor": INK, "bordercolor": INK, "font": {"color": "#FFFFFF", "family": FONT}},
+        title={"text": f"<b>{title}</b>{words}", "font": {"size": 15}, **_TOP_LEFT},
+    )
+    axes = {"gridcolor": GRID, "linecolor": GRID, "automargin": True, "title_standoff": 8, "title_font_size": 12}
+    figure.update_xaxes(**{**axes, "zeroline": bool(figure.layout.xaxis.zeroline)})
+    figure.update_yaxes(**axes, zerolinecolor=ZERO, zerolinewidth=2)
+    return figure

@@ -1,0 +1,75 @@
+"""Report -> DataFrames and CSV: one table a question, every column named with what it holds."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from aa_core.reporting.escape import safe_cell
+from aa_core.reporting.model import Report
+
+
+def to_frames(report: Report) -> dict[str, pd.DataFrame]:
+    """{name: table} of all that the report holds as numbers; a table without rows is left out."""
+    found = {
+        "stages": stage_frame(report),
+        "steps": step_frame(report),
+        "examples": example_frame(report),
+        "checks": check_frame(report),
+        "training": log_frame(report),
+    }
+    return {name: frame for name, frame in found.items() if len(frame)}
+
+
+def to_csv(report: Report) -> dict[str, str]:
+    """{file name: CSV}; cells that a spreadsheet would run as a formula are prefixed with an apostrophe."""
+    return {f"{name}.csv": _csv(frame) for name, frame in to_frames(report).items()}
+
+
+def stage_frame(report: Report) -> pd.DataFrame:
+    """stage, steps, note, effect, low, high, share_helped, n, effect by readout, unit; positive = helped."""
+    rows = [
+        {**r.model_dump(exclude={"readouts"}), **{f"effect_{k}": v for k, v in r.readouts.items()}}
+        for r in report.stages
+    ]
+    frame = pd.DataFrame(rows).rename(columns={"mean": "effect"}).assign(unit=report.selection.unit)
+    return frame.astype({"effect": float, "low": float, "high": float, "share_helped": float})
+
+
+def step_frame(report: Report) -> pd.DataFrame:
+    """step, stage, effect, steps_per_row, unit; positive = the step helped."""
+    if report.steps is None:
+        return pd.DataFrame()
+    columns = report.steps.model_dump(include={"step", "stage", "effect", "steps_per_row"})
+    return pd.DataFrame(columns).astype({"effect": float}).assign(unit=report.selection.unit)
+
+
+def example_frame(report: Report) -> pd.DataFrame:
+    """example, then one column of effects a stage."""
+    if report.examples is None:
+        return pd.DataFrame()
+    columns = [
+        pd.Series(e, name=s, dtype=float) for s, e in zip(report.examples.stage, report.examples.effect, strict=True)
+    ]
+    return pd.concat([pd.Series(report.examples.example, name="example"), *columns], axis=1)
+
+
+def check_frame(report: Report) -> pd.DataFrame:
+    """One row a retraining: counterfactual, status, means, agreement, seconds."""
+    rows = [
+        {**c.model_dump(exclude={"agreement"}), **{f"agreement_{k}": v for k, v in c.agreement.items()}}
+        for c in report.checks
+    ]
+    return pd.DataFrame(rows)
+
+
+def log_frame(report: Report) -> pd.DataFrame:
+    """step, stage, loss, lr, steps_per_row of the training itself."""
+    if report.run.log is None:
+        return pd.DataFrame()
+    return pd.DataFrame(report.run.log.model_dump()).astype({"loss": float, "lr": float})
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    safe = frame.map(safe_cell)
+    safe.columns = [safe_cell(c) for c in frame.columns]
+    return safe.to_csv(index=False, lineterminator="\n")

@@ -1,0 +1,126 @@
+"""Looking through the examples: gallery and table, and picking from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import feedback, session
+from dashboard.examples import described
+from dashboard.gallery import PAGE, gallery
+from dashboard.service import glossary
+from dashboard.shell import Context
+from dashboard.words import plural
+
+HEIGHT = 496
+TABLE_ROWS = 200_000
+
+
+def browser(ctx: Context) -> None:
+    """Gallery or table of what passes the filters, and the picked examples."""
+    table = ctx.desk.filtered(ctx.selection)
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        looks = ["Gallery", "Table"]
+        look = st.segmented_control(
+            "Show as", looks, default=looks[0], required=True, key="look", label_visibility="collapsed"
+        )
+        st.caption(f"{len(table):,} of {plural(ctx.desk.facts().examples, 'example')}", width="stretch")
+        if look == "Gallery":
+            _pager(min(ctx.selection.page, pages(table)), pages(table))
+    if table.empty:
+        feedback.empty("No example passes these filters", "Clear a filter above to see examples again.")
+    elif look == "Gallery":
+        _gallery(ctx, table)
+    else:
+        _table(ctx, table)
+    _picked(ctx)
+
+
+def pages(table: pd.DataFrame) -> int:
+    """How many pages the gallery has."""
+    return max(1, -(-len(table) // PAGE))
+
+
+def _pager(page: int, last: int) -> None:
+    for key, icon, words, to in (
+        ("before", "left", "Previous page", page - 1),
+        ("after", "right", "Next page", page + 1),
+    ):
+        if key == "after":
+            st.caption(f"{page} / {last}", width="content")
+        st.button(
+            "", key=key, icon=f":material/chevron_{icon}:", help=words, type="tertiary", disabled=not 1 <= to <= last,
+            on_click=session.update, kwargs={"page": to},
+        )  # fmt: skip
+
+
+def _gallery(ctx: Context, table: pd.DataFrame) -> None:
+    start = (min(ctx.selection.page, pages(table)) - 1) * PAGE
+    page = table.iloc[start : start + PAGE]
+    looks = ctx.desk.shown(page["example"].tolist())
+    items = [_item(row, look, ctx) for row, look in zip(page.to_dict("records"), looks, strict=True)]
+    with st.container(height=HEIGHT, border=False):
+        gallery(items, "Evaluation examples", "gallery", _toggle)
+
+
+def _item(row: dict[str, Any], look: dict[str, str], ctx: Context) -> dict[str, Any]:
+    """What one tile shows."""
+    share = glossary.fmt_percent(row["confidence"])
+    verdict = "" if row["correct"] else ", which is wrong"
+    return look | {
+        "id": row["example"],
+        "lines": [["is", row["label_name"], ""], ["✓" if row["correct"] else "✕", row["prediction_name"], share]],
+        "wrong": not row["correct"],
+        "picked": row["example"] in ctx.selection.examples,
+        "title": f"Example {row['example']}: is {row['label_name']}; predicted {row['prediction_name']}, {share}{verdict}",
+    }
+
+
+def _toggle(ids: tuple[int, ...], add: bool, on: bool) -> None:
+    """Pick these examples, alone or in addition; or let go of them."""
+    before = set(session.current().examples)
+    kept = before if add else set()
+    session.update(examples=tuple(sorted(kept | set(ids) if on else kept - set(ids))))
+
+
+def _table(ctx: Context, table: pd.DataFrame) -> None:
+    shown = described(table, ctx.desk.metadata()).head(TABLE_ROWS).drop(columns=["label", "prediction"])
+
+    def picked() -> None:
+        rows = st.session_state["table"]["selection"]["rows"]
+        session.update(examples=tuple(sorted(int(shown["example"].iloc[r]) for r in rows if r < len(shown))))
+
+    st.dataframe(
+        shown.assign(confidence=100 * shown["confidence"]),
+        key="table",
+        hide_index=True,
+        height=HEIGHT,
+        on_select=picked,
+        selection_default={"selection": {"rows": _places(shown, ctx.selection.examples)}},
+        column_config={
+            "example": st.column_config.NumberColumn("Example", width="small"),
+            "label_name": "True label",
+            "prediction_name": "Predicted",
+            "confidence": st.column_config.ProgressColumn(
+                "Confidence", width="small", format="%.0f %%", min_value=0, max_value=100
+            ),
+            "correct": st.column_config.CheckboxColumn("Correct", width="small"),
+        },
+    )
+
+
+def _places(table: pd.DataFrame, examples: tuple[int, ...]) -> list[int]:
+    """Where these examples stand in the table."""
+    return table["example"].isin(examples).to_numpy().nonzero()[0].tolist()
+
+
+def _picked(ctx: Context) -> None:
+    """The picked examples by number: the way to pick with the keyboard, and to see what is picked on other pages."""
+    chosen = session.mirror("examples", read=lambda v: tuple(sorted(v)), show=list(ctx.selection.examples))
+    every = range(ctx.desk.facts().examples)
+    st.multiselect(
+        "Picked examples", every, placeholder="None picked: the charts are about all examples shown",
+        format_func=lambda i: f"#{i}", label_visibility="collapsed", select_all=False, **chosen,
+    )  # fmt: skip

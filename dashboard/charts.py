@@ -1,0 +1,54 @@
+"""Charts on a page: how they are shown, and what a click on a bar means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard.service import figures
+
+INK = {"light": "#3A4454", "dark": "#D5DBE3"}
+"""Streamlit's own chart text is too pale to read in the light theme."""
+FONT = '"Source Sans", sans-serif'
+
+
+def show(figure: go.Figure, key: str, alt: str) -> None:
+    """A chart to look at."""
+    st.plotly_chart(_on_page(figure), key=key, config=figures.CONFIG, alt=alt)
+
+
+def clickable(figure: go.Figure, key: str, alt: str, picked: Callable[[Any], None]) -> None:
+    """A chart whose bars can be clicked; `picked` gets the id that the bar carries in `customdata`."""
+
+    def clicked() -> None:
+        for identifier in ids(st.session_state.get(key)):
+            picked(identifier)
+
+    st.plotly_chart(
+        _on_page(figure), key=key, config=figures.CONFIG, alt=alt, on_select=clicked, selection_mode="points"
+    )
+
+
+def ids(state: Any) -> list[Any]:
+    """The id of the clicked bar, if there is one."""
+    points = ((state or {}).get("selection") or {}).get("points") or []
+    found = [point.get("customdata") for point in points]
+    return [f[0] if isinstance(f, list | tuple) else f for f in found if f is not None][:1]
+
+
+def _on_page(figure: go.Figure) -> go.Figure:
+    """The report's figure in the page's font; its title is the page's business, so the room for it goes."""
+    room = 30 if figure.layout.showlegend else 6
+    ink = INK.get(st.context.theme.type or "")
+    figure.update_xaxes(tickfont_color=ink, title_font_color=ink)
+    figure.update_yaxes(tickfont_color=ink, title_font_color=ink, title_standoff=16)
+    return figure.update_layout(
+        title=None,
+        font={"family": FONT, "color": ink},
+        legend_font_color=ink,
+        height=figure.layout.height - figure.layout.margin.t + room,
+        margin_t=room,
+    )

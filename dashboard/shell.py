@@ -1,0 +1,88 @@
+"""What stands around every screen: the run picker, and the refusal of links and runs that cannot be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import streamlit as st
+
+from dashboard import feedback, session
+from dashboard.selection import NOTHING, OPTIONS, Selection, fit
+from dashboard.service import Desk, RunEntry, list_runs
+
+SHORT = 12
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a screen draws: a run and what is picked of it."""
+
+    desk: Desk
+    selection: Selection
+
+
+def choose() -> Context | None:
+    """The picked run, opened; None, with a box that says why and what to do, if that is impossible."""
+    entries = list_runs()
+    if not entries:
+        feedback.empty(
+            "No recorded runs here", "Record one with aa_core.Recorder, or name a folder: aa dashboard FOLDER"
+        )
+        return None
+    if not session.current().run:
+        first = next((e for e in entries.values() if not e.error), next(iter(entries.values())))
+        session.settle(replace(session.current(), run=first.id), [])
+    _picker(entries)
+    entry = entries.get(session.current().run)
+    if entry is None:
+        feedback.refusal(
+            f"{session.current().run}\n\nPick one of the runs at the left.", "There is no run of this name here"
+        )
+    elif entry.error:
+        feedback.refusal(entry.error, "This run cannot be opened")
+    elif session.current().digest not in ("", entry.digest[:SHORT]):
+        _stale(entry)
+    else:
+        return _opened(entry)
+    return None
+
+
+def _opened(entry: RunEntry) -> Context | None:
+    with feedback.refusals():
+        desk = Desk(entry)
+        fitted, ignored = fit(replace(session.current(), digest=entry.digest[:SHORT]), desk.facts())
+        session.settle(fitted, ignored)
+        return Context(desk, fitted)
+    return None
+
+
+def _picker(entries: dict[str, RunEntry]) -> None:
+    def title(name: str) -> str:
+        entry = entries[name]
+        return f"{entry.title} (cannot be opened)" if entry.error else entry.title
+
+    def picked() -> None:
+        kept = {name: getattr(session.current(), name) for name in OPTIONS}
+        session.replace_all(replace(NOTHING, run=st.session_state["pick:run"], **kept))
+
+    current = session.current().run
+    st.session_state["pick:run"] = current if current in entries else None
+    with st.sidebar:
+        st.selectbox(
+            "Recorded run", list(entries), key="pick:run", format_func=title, on_change=picked, placeholder="Pick a run"
+        )
+        if (entry := entries.get(current)) and not entry.error:
+            st.caption(
+                f"digest `{entry.digest[:SHORT]}`", help="Pins every file of the run. It is part of this page's link."
+            )
+
+
+def _stale(entry: RunEntry) -> None:
+    asked = session.current().digest
+    feedback.refusal(
+        f"The link was made from a run with digest {asked}.\n"
+        f"The run that is here now has digest {entry.digest[:SHORT]}.\n\n"
+        "Numbers may differ from those that the link's sender saw, so they are not shown under it.",
+        "This link was made for another version of the run",
+    )
+    st.button("Show the run as it is now", on_click=session.update, kwargs={"digest": entry.digest[:SHORT]})

@@ -1,0 +1,59 @@
+"""Tables as HTML with every string escaped: real table markup, aligned figures, a signed bar in the row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+
+from dashboard.service import glossary
+from dashboard.words import escaped
+
+
+def facts(pairs: Sequence[tuple[str, str]], kind: Literal["strip", "list"] = "strip") -> str:
+    """Label over value, side by side; or label beside value, one a line."""
+    cells = "".join(f"<div><dt>{escaped(label)}</dt><dd>{escaped(value)}</dd></div>" for label, value in pairs)
+    return f'<dl class="aa-facts {kind}">{cells}</dl>'
+
+
+def stage_table(frame: pd.DataFrame, unit: str, caption: str) -> str:
+    """frame: stage, steps, note, effect [, low, high]. One row a stage, its effect as figure and bar."""
+    scale = glossary.scale_of(frame["effect"])
+    intervals = "low" in frame
+    head = [
+        "<th>Stage</th>",
+        "<th>What it was</th>",
+        '<th class="n">Steps</th>',
+        f'<th class="n">Effect, {escaped(unit)}</th>',
+        '<th class="b"></th>',
+    ]
+    head += ['<th class="n">95 % interval</th>'] if intervals else []
+    rows = "".join(_stage_row(row, scale) for row in frame.to_dict("records"))
+    return (
+        f'<div class="aa-scroll"><table class="aa-table"><caption>{escaped(caption)}</caption>'
+        f"<thead><tr>{''.join(head)}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _stage_row(row: dict[str, object], scale: float) -> str:
+    effect = float(row["effect"])  # type: ignore[arg-type]
+    cells = [
+        f"<th scope='row'>{escaped(row['stage'])}</th>",
+        f"<td class='muted'>{escaped(row['note'])}</td>",
+        f"<td class='n'>{glossary.fmt_count(row['steps'])}</td>",  # type: ignore[arg-type]
+        f"<td class='n'>{glossary.fmt_effect(effect, scale)}</td>",
+        f"<td class='b'>{bar(effect, scale)}</td>",
+    ]
+    if "low" in row:
+        cells.append(f"<td class='n muted'>{glossary.fmt_interval(row['low'], row['high'], scale)}</td>")  # type: ignore[arg-type]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def bar(effect: float, scale: float) -> str:
+    """A bar from the middle: to the right and plain if positive, to the left and hatched if negative."""
+    share = 50 * abs(effect) / scale if scale else 0.0
+    start = 50 - share if effect < 0 else 50
+    kind = "hurt" if effect < 0 else "helped"
+    style = f"left:{start:.1f}%;width:{share:.1f}%"
+    return f'<span class="aa-bar" aria-hidden="true"><span class="{kind}" style="{style}"></span></span>'

@@ -1,0 +1,54 @@
+"""Overview: what this run is, what its stages were, and what each did to the model."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import charts, feedback, tables
+from dashboard.service import figures, glossary
+from dashboard.shell import Context
+from dashboard.words import literal, measure, plural
+
+
+def render(ctx: Context) -> None:
+    """Title, figures, timeline, stages."""
+    run = ctx.desk.run
+    st.title(literal(run.title or ctx.desk.entry.id), anchor=False)
+    st.caption(
+        f"A recorded training in {plural(len(run.stages), 'stage')}. Which of them made the model better, and which made it worse?"
+    )
+    facts = st.empty()
+    facts.html(tables.facts(ctx.desk.summary()))
+    _problems(ctx)
+    st.subheader("The training", anchor=False)
+    figure = figures.stage_timeline(run.stages, ctx.desk.log())
+    charts.show(
+        figure, "timeline", "Training loss and learning rate over the steps, with the stages as coloured blocks"
+    )
+    if run.evaluation is None:
+        feedback.empty("No evaluation set", "This run was recorded without one, so its stages cannot be judged.")
+        return
+    with feedback.refusals():
+        facts.html(tables.facts([*ctx.desk.summary(), ("Accuracy", ctx.desk.accuracy())]))
+        _stages(ctx)
+
+
+def _problems(ctx: Context) -> None:
+    run = ctx.desk.run
+    if wrong := ctx.desk.integrity():
+        feedback.refusal("\n".join(wrong), "The files of this run do not match what its log says")
+    if run.first_nonfinite is not None:
+        feedback.refusal(
+            f"The training is not finite from step {run.first_nonfinite} on; nothing can be attributed across it."
+        )
+
+
+def _stages(ctx: Context) -> None:
+    everything = ctx.selection.everything
+    with feedback.working("Replaying the training to embed its stages") as progress:
+        effects = ctx.desk.stage_effects(everything, progress)
+    table = ctx.desk.stage_notes().merge(effects.frame, on="stage")
+    st.subheader("What each stage did", anchor=False)
+    words = f"{measure(everything, effects.unit, effects.n)} {glossary.sign().capitalize()}."
+    st.html(tables.stage_table(table, effects.unit, words))
+    feedback.reliability(effects)

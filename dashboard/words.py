@@ -1,0 +1,105 @@
+"""The screens' own words, and other people's words made literal."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dashboard.selection import Selection
+from dashboard.service import escape, glossary
+
+OPTIONS = {
+    "log-likelihood": "Log-likelihood",
+    "probability": "Probability",
+    "margin": "Margin (log-odds)",
+    "boundary": "Boundary",
+    "additive": "Additive",
+    "exact": "Exact Hessian",
+    "ggn": "Gauss-Newton",
+    "none": "None",
+    "linear": "Linear",
+    "displaced": "Displaced",
+    "link": "Link",
+    "freeze": "Freeze",
+    "zero_gradient": "Zero gradient",
+}
+CONTROLS = {
+    "performance": ("Performance", "What the model is judged by. Larger is better.", glossary.PERFORMANCES),
+    "method": ("Method", "How a stage's change is carried to the end of training.", glossary.METHODS),
+    "curvature": ("Curvature", "How later steps react to the change.", glossary.CURVATURES),
+    "readout": ("Readout", "How the change of the weights becomes a change of the performance.", glossary.READOUTS),
+    "semantics": ("Without a stage", "What is compared with the training as recorded.", glossary.SEMANTICS),
+}
+
+
+def help_of(control: str) -> str:
+    """What a setting means, and each of its options, in plain words."""
+    _, purpose, options = CONTROLS[control]
+    return "\n".join([purpose, "", *(f"- **{OPTIONS[o]}**: {text}" for o, text in options.items())])
+
+
+def literal(text: object) -> str:
+    """Text for a place that reads Markdown: shown as it is, never obeyed."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", escape.visible(text))
+
+
+def escaped(text: object) -> str:
+    """Text for a place that reads HTML."""
+    return html.escape(escape.visible(text))
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """ "1 step", "1,400 steps"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def subject(s: Selection, n: int, total: int) -> str:
+    """Which examples a number is about."""
+    if len(s.examples) == 1:
+        return f"example {s.examples[0]}"
+    if s.examples:
+        return f"{plural(n, 'picked example')}"
+    return f"{plural(n, 'filtered example')} of {total:,}" if s.filtered else f"all {plural(n, 'evaluation example')}"
+
+
+def measure(s: Selection, unit: str, n: int) -> str:
+    """What one bar is: performance, unit and number of examples."""
+    mean = "mean over " + plural(n, "example") if n > 1 else "1 example"
+    return f"Effect on the {s.performance}, {unit}; {mean}."
+
+
+def effect_words(effect: float, unit: str, s: Selection) -> str:
+    """What an effect means for the model without the stages."""
+    if not effect:
+        return "Leaving this out would change nothing."
+    better, what = ("worse", "helped") if effect > 0 else ("better", "hurt")
+    size = glossary.fmt_effect(abs(effect)).lstrip("+")
+    by = f"{size} {glossary.unit_words(unit)} in {s.performance}"
+    return f"The model would be {better} by {by}: what is left out {what}."
+
+
+def agreement_words(found: Mapping[str, Any]) -> str:
+    """How an estimate agrees with the retraining, example by example."""
+    agreement = found["agreement"]
+    if found["n"] < 3:
+        return "Too few examples to compare one by one."
+    parts = [
+        f"correlation r = {glossary.fmt_number(agreement['pearson'])}",
+        f"same sign for {glossary.fmt_percent(agreement['sign'])} of the examples",
+        f"mean error {glossary.fmt_percent(agreement['relative_error'])} of the mean size",
+    ]
+    return f"Example by example (n = {found['n']:,}): {glossary.listed(parts)}."
+
+
+VERDICTS = {
+    "confirmed": "sign and size are borne out",
+    "sign": "the sign is borne out, the size is not",
+    "refuted": "the estimate is contradicted",
+}
+
+
+def left_out(skip: Sequence[str]) -> str:
+    """ "without A and B"."""
+    return f"without {glossary.listed(skip)}"

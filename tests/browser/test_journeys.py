@@ -1,0 +1,219 @@
+"""An auditor's way through the dashboard, in a real browser: everything by click or key, nothing from the network."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from aa_core.launcher import command, environment
+from aa_core.reporting import verify_file
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
+STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
+PATIENCE = 20_000
+PROBES = re.compile(r"/_stcore/(health|host-config)$")
+"""Streamlit looks for its server beside a deep link first, and is told 404."""
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The dashboard over the sample runs, in a workspace of its own."""
+    port = _free_port()
+    surroundings = environment([SAMPLES]) | {"AA_WORKSPACE": str(tmp_path_factory.mktemp("workspace"))}
+    log = (tmp_path_factory.mktemp("server") / "log").open("w")
+    process = subprocess.Popen(
+        command(port, "--server.headless=true", "--server.allowedHosts=127.0.0.1"),
+        env=surroundings,
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        _wait_until_healthy(port, process)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = monotonic() + 60
+    while monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
+            return
+        sleep(0.1)
+    pytest.fail("the dashboard did not start")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(server: str, browser: Browser) -> Iterator[Callable[[str], Page]]:
+    """Opens a path in a fresh browser session; at the end nothing must have left the machine or gone wrong."""
+    outside: list[str] = []
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(path: str) -> Page:
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else outside.append(r.url))
+        page.on(
+            "websocket", lambda w: None if w.url.startswith(server.replace("http", "ws")) else outside.append(w.url)
+        )
+        page.on("pageerror", lambda e: wrong.append(str(e)))
+        page.on(
+            "console",
+            lambda m: wrong.append(m.text) if m.type == "error" and not PROBES.search(m.location["url"]) else None,
+        )
+        page.on("dialog", lambda d: wrong.append(d.message))
+        page.goto(f"{server}/{path}")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert outside == []
+    assert wrong == []
+
+
+Visit = Callable[[str], Page]
+
+
+def test_overview_shows_the_training_and_its_stages(visit: Visit) -> None:
+    page = visit("?run=digits-shift")
+    expect(page.get_by_role("heading", name="Digits, shifting rotation")).to_be_visible()
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    expect(page.get_by_role("rowheader", name="90° (second time)")).to_be_visible()
+    expect(page.get_by_text("files match their digests")).to_be_visible()
+
+
+def test_pick_an_example_click_a_stage_click_a_step(visit: Visit) -> None:
+    page = visit("?run=digits-shift")
+    page.get_by_role("link", name="Explore").click()
+    page.get_by_role("button", name=re.compile("^Example 8:")).click()
+    expect(page.get_by_text("Effect on example 8")).to_be_visible()
+    expect(page.locator(STAGE_BARS)).to_have_count(6)
+    page.locator(STAGE_BARS).nth(5).click(force=True)
+    expect(page.get_by_text("Positive = the step helped")).to_be_visible()
+    expect(page.locator(STEP_BARS)).to_have_count(61)  # and the strip of the stage
+    page.locator(STEP_BARS).nth(40).click(force=True)
+    expect(page.get_by_text("It trained on these 64 examples")).to_be_visible()
+    expect(page).to_have_url(re.compile("examples=8.*stage=90.*steps=340-340"))
+
+    again = visit(page.url.split("/", 3)[3])
+    expect(again.get_by_text("Effect on example 8")).to_be_visible()
+    expect(again.get_by_text("It trained on these 64 examples")).to_be_visible()
+    expect(again.get_by_role("button", name=re.compile("^Example 8:"))).to_have_attribute("aria-pressed", "true")
+    again.get_by_role("button", name="All stages").click()
+    expect(again.locator(STAGE_BARS)).to_have_count(6)
+
+
+def test_the_keyboard_reaches_what_the_mouse_does(visit: Visit) -> None:
+    page = visit("explore?run=digits-shift")
+    page.get_by_role("combobox", name="Picked examples").fill("17")
+    page.get_by_role("option", name="#17", exact=True).wait_for()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Effect on example 17")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name=re.compile("^Example 3:")).focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Effect on example 3")).to_be_visible()
+
+
+def test_several_examples_are_picked_with_control(visit: Visit) -> None:
+    page = visit("explore?run=digits-shift")
+    page.get_by_role("button", name=re.compile("^Example 1:")).click()
+    expect(page.get_by_text("Effect on example 1")).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Example 4:")).click(modifiers=["Control"])
+    expect(page.get_by_text("Effect on 2 picked examples")).to_be_visible()
+    expect(page).to_have_url(re.compile("examples=1%2C4"))
+
+
+def test_the_back_button_goes_back(visit: Visit) -> None:
+    page = visit("explore?run=digits-shift&examples=3")
+    expect(page.get_by_text("Effect on example 3")).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Example 5:")).click()
+    expect(page.get_by_text("Effect on example 5")).to_be_visible()
+    expect(page).to_have_url(re.compile("examples=5"))
+    page.go_back()
+    expect(page.get_by_text("Effect on example 3")).to_be_visible()
+
+
+def test_what_if_is_retrained_and_stays(visit: Visit) -> None:
+    page = visit("what-if?run=digits-shift")
+    page.get_by_text("90° (second time)").click()
+    expect(page.get_by_text("The model would be better by")).to_be_visible()
+    page.get_by_role("button", name="Retrain to verify").click()
+    expect(page.get_by_text("Example by example (n = 1,191)")).to_be_visible()
+    expect(page.get_by_text(re.compile("estimated .*, retrained .* nats")).first).to_be_visible()
+
+    again = visit("what-if?run=digits-shift")
+    again.get_by_role("button", name="Show").first.click()
+    expect(again.get_by_text("Example by example (n = 1,191)")).to_be_visible()
+
+
+def test_a_retraining_can_be_cancelled_and_tried_again(visit: Visit) -> None:
+    page = visit("what-if?run=digits-shift&skip=0°+(first+time)&semantics=zero_gradient")
+    page.get_by_role("button", name="Retrain to verify").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("The retraining was cancelled")).to_be_visible()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_text("Example by example")).to_be_visible()
+
+
+def test_the_report_is_downloaded_and_verifies(visit: Visit, tmp_path: Path) -> None:
+    page = visit("report?run=digits-adamw&examples=3-20")
+    expect(page.get_by_text("18 picked examples")).to_be_visible()
+    for name, suffix in (("HTML report", "html"), ("JSON", "json"), ("Everything as ZIP", "zip")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name).click()
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        assert path.name == f"digits-adamw-report.{suffix}"
+        verify_file(path)
+
+
+def test_a_stale_link_is_refused(visit: Visit) -> None:
+    page = visit("?run=digits-shift&digest=000000000000")
+    expect(page.get_by_text("This link was made for another version of the run")).to_be_visible()
+    page.get_by_role("button", name="Show the run as it is now").click()
+    expect(page.get_by_text("What each stage did")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["", "explore", "what-if", "report"])
+def test_nothing_spills_over_the_edge_of_a_phone(visit: Visit, path: str) -> None:
+    page = visit(f"{path}?run=digits-adamw")
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.get_by_role("heading").first).to_be_visible()
+    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
+    assert page.evaluate(
+        "document.querySelector('.stMain').scrollWidth <= document.querySelector('.stMain').clientWidth"
+    )

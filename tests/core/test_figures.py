@@ -1,0 +1,141 @@
+"""Charts: ids to click on, unit and sign in words, and no case that breaks them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from aa_core.reporting import agreement_scatter, compare_bars, stage_bars, stage_timeline, step_bars
+from aa_core.reporting.bins import BARS, binned
+from aa_core.reporting.figures import HELPED, HURT, STAGES
+from aa_core.reporting.glossary import fmt_effect, fmt_interval, fmt_percent, fmt_seconds
+from aa_core.stages import Stage
+
+LONG = [f"fine-tune on the third-party customer corpus, part {i}" for i in range(12)]
+
+
+def stages(names: list[str], effects: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"stage": names, "effect": effects})
+
+
+def steps(count: int) -> pd.DataFrame:
+    owner = ["a"] * (count // 2) + ["b"] * (count - count // 2)
+    return pd.DataFrame({"step": range(count), "stage": owner, "effect": np.linspace(-1, 2, count)})
+
+
+def log(count: int) -> pd.DataFrame:
+    return steps(count).assign(loss=1.0, lr=0.1).drop(columns="effect")
+
+
+FIGURES = {
+    "stages": stage_bars(stages(["a", "b"], [0.12, -0.3]), "nats", performance="log-likelihood"),
+    "one": stage_bars(stages(["only"], [0.12]), "nats"),
+    "twelve": stage_bars(stages(LONG, [1.0] * 12).assign(low=0.5, high=1.5), "nats", selected=LONG[3]),
+    "zeros": stage_bars(stages(["a", "b"], [0.0, 0.0]), "nats"),
+    "no interval": stage_bars(stages(["a"], [1.0]).assign(low=np.nan, high=np.nan), "nats"),
+    "steps": step_bars(steps(30), "nats", performance="log-likelihood"),
+    "one step": step_bars(steps(1), "nats"),
+    "many steps": step_bars(steps(9000), "nats"),
+    "compare": compare_bars(pd.DataFrame({"stage": ["a"], "estimate": [0.2], "truth": [-0.1]}), "nats"),
+    "timeline": stage_timeline([Stage("a", ((0, 5), (10, 15))), Stage("b", ((5, 10),))], log(15)),
+    "scatter": agreement_scatter(pd.DataFrame({"estimate": [1.0, -1.0], "truth": [2.0, 0.5]})),
+    "empty scatter": agreement_scatter(pd.DataFrame({"estimate": [], "truth": []}, dtype=float)),
+}
+EFFECTS = [n for n in FIGURES if n != "timeline"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_json_with_a_stable_revision_and_no_colour_of_its_own_for_text(name: str) -> None:
+    layout = json.loads(FIGURES[name].to_json())["layout"]
+    assert layout["uirevision"] and layout["paper_bgcolor"] == "rgba(0,0,0,0)"
+    assert "color" not in layout["font"], "the page's theme decides, light or dark"
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_every_chart_of_effects_says_unit_and_sign(name: str) -> None:
+    layout = FIGURES[name].layout
+    titles = [axis.title.text or "" for axis in (layout.xaxis, layout.yaxis)]
+    assert any("effect on" in t and "nats per example" in t for t in titles)
+    assert "positive = the st" in layout.title.text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_bar_carries_its_id(name: str) -> None:
+    for trace in FIGURES[name].data:
+        if isinstance(trace, go.Bar):
+            assert len(trace.customdata) == len(trace.x)
+
+
+def test_ids_are_stages_and_steps() -> None:
+    assert list(FIGURES["stages"].data[0].customdata) == ["a", "b"]
+    assert list(FIGURES["steps"].data[0].customdata) == list(range(30))
+    assert list(FIGURES["scatter"].data[1].customdata) == [0]
+
+
+def test_the_sign_is_said_by_colour_hatch_and_text() -> None:
+    bars, labels = FIGURES["stages"].data
+    assert list(bars.marker.color) == [HELPED, HURT]
+    assert list(bars.marker.pattern.shape) == ["", "/"]
+    assert [t.strip() for t in labels.text] == ["+0.120", "−0.300"]
+    assert not {HELPED, HURT} & set(STAGES)
+
+
+def test_selected_stages_stand_out() -> None:
+    opacity = FIGURES["twelve"].data[0].marker.opacity
+    assert [i for i, o in enumerate(opacity) if o == 1.0] == [3]
+    assert set(FIGURES["stages"].data[0].marker.opacity) == {1.0}
+
+
+def test_names_stay_names() -> None:
+    figure = stage_bars(stages(["2020", "<a href='https://x.org'>y</a>", "a\u202eb"], [1.0, 2.0, 3.0]), "nats")
+    ticks = "".join(figure.layout.yaxis.ticktext)
+    assert list(figure.data[0].y) == [0, 1, 2], "a stage called 2020 is no number"
+    assert "<a" not in ticks and "&lt;a" in ticks and "\u202e" not in ticks
+    assert "<a" not in "".join(figure.data[0].hovertext)
+
+
+def test_many_steps_are_summed_and_the_chart_says_so() -> None:
+    figure, frame = FIGURES["many steps"], steps(9000)
+    bars = figure.data[0]
+    assert len(bars.y) <= BARS + 2
+    assert sum(bars.y) == pytest.approx(frame["effect"].sum())
+    assert "sum of 5 neighbouring steps" in figure.layout.title.text
+
+
+def test_a_bin_never_mixes_stages() -> None:
+    rows, width = binned(steps(9001), "sum")
+    assert width == 5
+    assert rows.loc[rows["stage"] == "b", "step"].min() == 4500
+
+
+def test_few_steps_are_left_alone() -> None:
+    rows, width = binned(steps(BARS), "sum")
+    assert width == 1 and len(rows) == BARS
+
+
+@pytest.mark.parametrize(
+    ("value", "scale", "text"),
+    [
+        (0.12, None, "+0.120"),
+        (-0.12, 1.5, "−0.12"),
+        (0.0, 1.5, "0.00"),
+        (0.001, 1.5, "0.00"),
+        (0.0, 0.0, "0"),
+        (-2e-6, None, "−2.00e−06"),
+        (1234.5, None, "+1234"),
+        (float("nan"), None, "n/a"),
+        (None, None, "n/a"),
+    ],
+)
+def test_effects_are_signed_and_share_decimals(value: float | None, scale: float | None, text: str) -> None:
+    assert fmt_effect(value, scale) == text
+
+
+def test_other_formats() -> None:
+    assert [fmt_percent(s) for s in (0, 0.004, 0.5, 0.996, 1)] == ["0 %", "< 1 %", "50 %", "> 99 %", "100 %"]
+    assert fmt_interval(-0.1, 0.2, 0.2) == "−0.100 to +0.200" and fmt_interval(None, None) == "–"
+    assert [fmt_seconds(s) for s in (0.01, 1.26, 80, 600, None)] == ["< 0.1 s", "1.3 s", "80 s", "10 min", "–"]

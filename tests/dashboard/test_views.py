@@ -1,0 +1,127 @@
+"""Every screen draws, answers its widgets, and refuses what it should, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dashboard.selection import OPTIONS
+from tests.dashboard.conftest import HOSTILE, Open, checked, said
+
+VIEWS = ("overview", "explore", "whatif", "report")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("run", ["good", "hostile", "unjudged"])
+def test_every_view_draws_every_run(screen: Open, view: str, run: str) -> None:
+    app = screen(view, run=run)
+    assert app.title
+
+
+@pytest.mark.parametrize(("name", "option"), [(n, o) for n, options in OPTIONS.items() for o in options[1:]])
+def test_every_estimator_draws(screen: Open, name: str, option: str) -> None:
+    app = screen("explore", run="hostile")
+    checked(app.selectbox(f"pick:{name}").select(option).run())
+    assert app.query_params[name] == option
+    assert "positive = the stage helped" in said(app).lower()
+
+
+def test_overview_says_what_the_run_is(screen: Open) -> None:
+    words = said(screen("overview", run="good"))
+    assert "AdamW" in words
+    assert "1,191 examples" in words
+    assert "files match their digests" in words
+    assert "fine-tune 90°" in words
+
+
+def test_the_first_run_that_opens_is_shown_when_none_is_asked_for(screen: Open) -> None:
+    assert screen("overview").query_params["run"] == "good"
+
+
+def test_a_run_that_cannot_be_opened_says_why_and_leaves_the_others(screen: Open) -> None:
+    app = screen("overview", run="broken")
+    assert "cannot be opened" in said(app)
+    assert "0000000001.json" in said(app)
+    checked(app.selectbox("pick:run").select("good").run())
+    assert "AdamW" in said(app)
+
+
+def test_an_unknown_run_is_refused(screen: Open) -> None:
+    assert "no run of this name" in said(screen("overview", run="../../etc"))
+
+
+def test_a_stale_link_is_refused_until_one_insists(screen: Open) -> None:
+    app = screen("overview", run="good", digest="0" * 12)
+    assert "another version of the run" in said(app)
+    assert "AdamW" not in said(app)
+    checked(app.button[0].click().run())
+    assert "AdamW" in said(app)
+
+
+def test_a_bad_part_of_a_link_is_noted_and_the_rest_shown(screen: Open) -> None:
+    app = screen("explore", run="good", performance="accuracy", examples="9999", wrong="1")
+    assert "Part of this link was ignored" in said(app)
+    assert "performance=accuracy" in said(app)
+    assert "9999 is no evaluation example" in said(app)
+    assert app.toggle("pick:wrong").value
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_strings_of_a_run_are_never_markup(screen: Open, view: str) -> None:
+    app = screen(view, run="hostile")
+    for element in [*app.markdown, *app.caption, *app.title, *app.checkbox]:
+        words = str(getattr(element, "value", "")) + str(getattr(element, "label", ""))
+        assert HOSTILE[:20] not in words
+        assert "**bold**" not in words
+    for element in app.get("html"):
+        assert "<img" not in element.proto.body
+
+
+def test_filters_narrow_what_the_charts_are_about(screen: Open) -> None:
+    app = screen("explore", run="good")
+    checked(app.toggle("pick:wrong").set_value(True).run())
+    assert "filtered example" in said(app)
+    checked(app.multiselect("pick:labels").select(3).run())
+    assert app.query_params["labels"] == "3"
+    checked(app.text_input("pick:text").input("zebra").run())
+    assert "No example passes these filters" in said(app)
+    checked(next(b for b in app.button if b.label == "Clear").click().run())
+    assert "all 1,191 evaluation examples" in said(app)
+
+
+def test_picked_examples_are_what_the_charts_are_about(screen: Open) -> None:
+    app = screen("explore", run="good")
+    checked(app.multiselect("pick:examples").set_value([3]).run())
+    assert "Effect on example 3" in said(app)
+    assert app.query_params["examples"] == "3"
+
+
+def test_zoom_into_a_stage_and_a_step_and_back(screen: Open) -> None:
+    app = screen("explore", run="good", stage="fine-tune 90°", steps="200-200")
+    assert "Step 200" in said(app)
+    assert "64 examples" in said(app)
+    checked(next(b for b in app.button if b.label == "All stages").click().run())
+    assert "stage" not in app.query_params
+    assert "Click a bar to see its steps" in said(app)
+
+
+def test_what_if_predicts_what_is_ticked(screen: Open) -> None:
+    app = screen("whatif", run="good")
+    assert "Nothing is left out yet" in said(app)
+    checked(app.checkbox("skip:1").check().run())
+    assert app.query_params["skip"] == "fine-tune 45°"
+    assert "The model would be worse by" in said(app)
+    assert "Retrain to verify" in said(app)
+
+
+def test_report_says_that_nothing_was_verified(screen: Open) -> None:
+    app = screen("report", run="good", examples="3")
+    assert "example 3" in said(app)
+    assert "No stage was retrained yet" in said(app)
+    assert len(app.get("download_button")) == 3
+
+
+def test_no_runs_is_no_blank_page(screen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AA_RUNS_DIRS", str(tmp_path))
+    assert "No recorded runs here" in said(screen("overview"))
