@@ -258,12 +258,31 @@ def _share(progress: Any) -> str:
     return "" if progress is None else f"{progress.phase} {progress.done}/{progress.total}"
 
 
-@app.command(
+class Reports(typer.core.TyperGroup):
+    """`aa report RUN` is `aa report build RUN`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["build", *args])
+
+
+reports = typer.Typer(
+    cls=Reports,
+    help="Write a report of a run, or check one. `aa report RUN` is `aa report build RUN`.",
+    short_help="Write a report of a run, or check one.",
+    epilog=_examples("aa report sample_runs/digits-shift/run -o report.html", "aa report verify report.html"),
+    context_settings={"ignore_unknown_options": True},
+    no_args_is_help=True,
+)
+app.add_typer(reports, name="report")
+
+
+@reports.command(
     epilog=_examples(
-        "aa report my_run -o report.html", 'aa report my_run --stage "stage two" --performance margin -o report.zip'
+        "aa report build my_run -o report.html",
+        'aa report build my_run --stage "stage two" --performance margin -o report.zip',
     )
 )
-def report(
+def build(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="report.html, .json, .csv or .zip.")],
     stage: Annotated[
@@ -304,7 +323,7 @@ def report(
     note(f"with {len(checks)} retraining{'s' * (len(checks) != 1)} from this machine's jobs")
 
 
-@app.command(epilog=_examples("aa verify report.html", "aa verify report.zip"))
+@reports.command(epilog=_examples("aa report verify report.html", "aa report verify report.zip"))
 def verify(file: Annotated[Path, typer.Argument(help="report.html, .json or .zip.", show_default=False)]) -> None:
     """Is a report as it was written, to the digit? Exits with 1 if not."""
     verify_file(file)

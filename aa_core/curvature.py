@@ -65,7 +65,9 @@ def gradient_and_curvature(
                 if total is None
                 else [a + g.detach() for a, g in zip(total, grads, strict=True)]
             )
-            products.append(_hessian(grads, params) if kind == "exact" else _gauss_newton(outputs, loss, params))
+            products.append(
+                _hessian(grads, params) if kind == "exact" else _gauss_newton(problem, outputs, loss, params)
+            )
             buffers = after
     result = dict(zip(params, total or (), strict=True))
     return result, {n: b.detach() for n, b in buffers.items()}, lambda vectors: _sum([p(vectors) for p in products])
@@ -85,7 +87,7 @@ def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
             after = {n: b.clone() for n, b in buffers.items()}
             outputs = problem.batch_outputs(params, after, batch, training=step.training)
             (slope,) = _grad([_weighted(problem.loss(outputs, batch.targets), weight)], [outputs], retain_graph=True)
-            products.append((slope, _jacobian(outputs, params)))
+            products.append((slope, _jacobian(problem, outputs, params)))
             buffers = after
     return lambda vectors: [_by_example(push(vectors)[0] * slope) for slope, push in products]
 
@@ -129,16 +131,17 @@ def _hessian(grads: list[Tensor], params: Params) -> Product:
     return lambda vectors: _pullback(grads, list(params.values()), vectors)
 
 
-def _jacobian(outputs: Tensor, params: Params) -> Product:
+def _jacobian(problem: Problem, outputs: Tensor, params: Params) -> Product:
     """[J v], from differentiating J^T u in u."""
     seed = torch.zeros_like(outputs, requires_grad=True)
     transposed = _grad([outputs], list(params.values()), grad_outputs=[seed], create_graph=True)
+    _check_twice_differentiable(problem, transposed)
     return lambda vectors: _pullback(transposed, [seed], vectors)
 
 
-def _gauss_newton(outputs: Tensor, loss: Tensor, params: Params) -> Product:
+def _gauss_newton(problem: Problem, outputs: Tensor, loss: Tensor, params: Params) -> Product:
     """J^T H J v."""
-    push = _jacobian(outputs, params)
+    push = _jacobian(problem, outputs, params)
     (slope,) = _grad([loss], [outputs], create_graph=True)
 
     def product(vectors: list[Tensor]) -> list[Tensor]:

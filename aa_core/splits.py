@@ -133,7 +133,7 @@ def collapse(found: Attribution, *columns: str) -> Attribution:
     if unknown := [c for c in columns if c not in found.units.columns]:
         raise RequestError(f"no column {unknown[0]!r} to collapse to; there are {', '.join(found.units.columns)}")
     kept = list(columns)
-    group = torch.as_tensor(found.units.groupby(kept, sort=False, dropna=False).ngroup().to_numpy())
+    group = torch.as_tensor(found.units.groupby(kept, sort=False, dropna=False).ngroup().to_numpy(copy=True))
     units = found.units[kept].drop_duplicates().reset_index(drop=True)
     effects = torch.zeros(len(units), found.effects.shape[1], dtype=torch.float64).index_add(0, group, found.effects)
     return replace(found, units=units, effects=effects, readings={})

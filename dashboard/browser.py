@@ -44,16 +44,14 @@ def pages(table: pd.DataFrame) -> int:
 
 
 def _pager(page: int, last: int) -> None:
-    for key, icon, words, to in (
-        ("before", "left", "Previous page", page - 1),
-        ("after", "right", "Next page", page + 1),
-    ):
-        if key == "after":
-            st.caption(f"{page} / {last}", width="content")
-        st.button(
-            "", key=key, icon=f":material/chevron_{icon}:", help=words, type="tertiary", disabled=not 1 <= to <= last,
-            on_click=session.update, kwargs={"page": to},
-        )  # fmt: skip
+    _turn("Prev", page - 1, last, icon=":material/chevron_left:")
+    st.caption(f"{page} / {last}", width="content")
+    _turn("Next", page + 1, last, icon=":material/chevron_right:", icon_position="right")
+
+
+def _turn(label: str, to: int, last: int, **look: Any) -> None:
+    turn = {"on_click": session.update, "kwargs": {"page": to}}
+    st.button(label, type="tertiary", disabled=not 1 <= to <= last, **turn, **look)
 
 
 def _gallery(ctx: Context, table: pd.DataFrame) -> None:
@@ -68,13 +66,13 @@ def _gallery(ctx: Context, table: pd.DataFrame) -> None:
 def _item(row: dict[str, Any], look: dict[str, str], ctx: Context) -> dict[str, Any]:
     """What one tile shows."""
     share = glossary.fmt_percent(row["confidence"])
-    verdict = "" if row["correct"] else ", which is wrong"
+    verdict = f", {share}" if row["correct"] else f", {share}, which is wrong"
     return look | {
         "id": row["example"],
         "lines": [["is", row["label_name"], ""], ["✓" if row["correct"] else "✕", row["prediction_name"], share]],
         "wrong": not row["correct"],
         "picked": row["example"] in ctx.selection.examples,
-        "title": f"Example {row['example']}: is {row['label_name']}; predicted {row['prediction_name']}, {share}{verdict}",
+        "title": f"Example {row['example']}: is {row['label_name']}; predicted {row['prediction_name']}{verdict}",
     }
 
 

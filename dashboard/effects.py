@@ -114,6 +114,9 @@ def _step(step: Any) -> None:
 def controls() -> None:
     """How the effects are estimated, each setting with its meaning."""
     with st.expander("Estimator", icon=":material/tune:"):
-        for name, options in OPTIONS.items():
+        columns = st.columns(2)
+        for place, (name, options) in enumerate(OPTIONS.items()):
             label, _, _ = CONTROLS[name]
-            st.selectbox(label, options, format_func=WORDS.__getitem__, help=help_of(name), **session.mirror(name))
+            columns[place % 2].selectbox(
+                label, options, format_func=WORDS.__getitem__, help=help_of(name), **session.mirror(name)
+            )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import streamlit as st
 
 from aa_core.errors import AuditError
-from dashboard.service import Effects, Progress
+from dashboard.service import Effects, Progress, glossary
 from dashboard.words import literal
 
 PATIENCE = 0.1
@@ -66,8 +66,9 @@ def empty(headline: str, advice: str) -> None:
 
 def reliability(effects: Effects) -> None:
     """How far the figures beside it can be believed."""
+    which = f" Unsure: {literal(glossary.listed(effects.unsure))}." if effects.unsure else ""
     icon = ":material/warning:" if effects.alarming else ":material/info:"
     st.caption(
-        f"{icon} {literal(effects.reliability.words)}",
+        f"{icon} {literal(effects.reliability.words)}{which}",
         help="\n".join(f"- {literal(a)}" for a in effects.reliability.assumptions),
     )

@@ -77,10 +77,15 @@ class Effects:
     """Effects of stages or steps with all that has to stand beside them."""
 
     frame: pd.DataFrame
-    """stage [, step], effect [, low, high]; positive = helped."""
+    """stage [, step], effect [, low, high, unsure: the readouts disagree in sign]; positive = helped."""
     unit: str
     n: int
     reliability: Reliability
+
+    @property
+    def unsure(self) -> list[str]:
+        """The stages of which not even the sign is sure."""
+        return [] if "unsure" not in self.frame else self.frame.loc[self.frame["unsure"], "stage"].tolist()
 
     @property
     def alarming(self) -> bool:
@@ -421,6 +426,12 @@ def verdict(found: Mapping[str, Any]) -> Literal["refuted", "sign", "confirmed"]
     return "confirmed" if 0.5 <= truth / estimate <= 2 else "sign"
 
 
+def _signs_differ(readings: Mapping[Any, Tensor]) -> list[bool]:
+    """For each stage: do the readouts disagree in the sign of its mean effect?"""
+    signs = torch.stack([values.mean(1) for values in readings.values()]).sign()
+    return (signs != signs[0]).any(0).tolist()
+
+
 def _request(s: Selection) -> tuple[str, ...]:
     return ("stages", s.performance, s.method, s.curvature, s.semantics)
 
@@ -432,4 +443,5 @@ def _mean_over(every: Attribution, rows: np.ndarray, readout: Readout) -> Effect
     low, high = bootstrap_interval(chosen)
     frame = every.units.assign(effect=chosen.mean(1).numpy(), low=low, high=high)
     spread, signs = disagreement(readings)
+    frame["unsure"] = _signs_differ(readings)
     return Effects(frame, every.unit, len(rows), replace(every.reliability, readout_spread=spread, signs_agree=signs))

@@ -45,6 +45,8 @@ def _stage_row(row: dict[str, object], scale: float) -> str:
         f"<td class='n'>{glossary.fmt_effect(effect, scale)}</td>",
         f"<td class='b'>{bar(effect, scale)}</td>",
     ]
+    if row.get("unsure"):
+        cells[3] = cells[3].replace("<td class='n'>", "<td class='n'><span class='aa-unsure'>sign unsure</span>")
     if "low" in row:
         cells.append(f"<td class='n muted'>{glossary.fmt_interval(row['low'], row['high'], scale)}</td>")  # type: ignore[arg-type]
     return f"<tr>{''.join(cells)}</tr>"

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import charts, feedback, session
 from dashboard.service import Job, comparison, figures, find, glossary, submit, verdict
 from dashboard.shell import Context
-from dashboard.words import VERDICTS, agreement_words, left_out, literal, plural
+from dashboard.words import VERDICTS, agreement_words, literal, plural
 
 POLL = 0.6
 """Seconds between two looks at a job that runs."""
@@ -64,7 +64,7 @@ def _result(job: Job) -> None:
     found = job.result()
     unit, performance = found["unit"], found["performance"]
     st.markdown(f"**Retrained: {VERDICTS[verdict(found)]}**")
-    words = f"Effect of what is left out: estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')}"
+    words = f"Effect estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')}"
     charts.show(figures.stage_bars(comparison(found), unit, performance=performance), "compare", words)
     st.caption(
         f"Mean over {plural(found['n'], 'example')}; {glossary.sign('stage')}. "
@@ -103,8 +103,9 @@ def _row(ctx: Context, job: Job) -> None:
 def describe(job: Job) -> tuple[str, str]:
     """A past what-if: what was asked, and what was found."""
     request: Mapping[str, Any] = job.spec.request
-    asked = left_out(request["skip"]).capitalize()
-    on = f"{request['performance']} on {plural(len(request['examples']), 'example') if request['examples'] else 'all examples'}"
+    asked = f"Without {glossary.listed(request['skip'])}"
+    examples = plural(len(request["examples"]), "example") if request["examples"] else "all examples"
+    on = f"{request['performance']} on {examples}"
     if job.status != "done":
         return asked, f"{on}: {job.status}"
     found = job.result()

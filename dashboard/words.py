@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dashboard.selection import Selection
@@ -98,8 +98,3 @@ VERDICTS = {
     "sign": "the sign is borne out, the size is not",
     "refuted": "the estimate is contradicted",
 }
-
-
-def left_out(skip: Sequence[str]) -> str:
-    """ "without A and B"."""
-    return f"without {glossary.listed(skip)}"

@@ -176,7 +176,7 @@ def _reproduce(
         commands += [
             f"aa whatif {folder} {_options([*(('skip', s) for s in skip), *judged, *how])}" for skip in left_out
         ]
-    return (*commands, "aa verify report.html")
+    return (*commands, "aa report verify report.html")
 
 
 def _options(pairs: Iterable[tuple[str, str]]) -> str:

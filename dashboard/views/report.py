@@ -66,9 +66,7 @@ def _summary(report: Report) -> None:
         st.text(report.question)
         for line in report.answer.lines:
             st.text(line)
-    st.caption(
-        f"Digest of this report `{report.digest[:12]}`: with `aa report verify` anyone can check that no digit was changed."
-    )
+    st.caption(f"Digest of this report `{report.digest[:12]}`: `aa report verify` checks that no digit was changed.")
 
 
 def _downloads(ctx: Context, report: Report) -> None:

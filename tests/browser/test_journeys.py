@@ -140,6 +140,7 @@ def test_the_keyboard_reaches_what_the_mouse_does(visit: Visit) -> None:
     page = visit("explore?run=digits-shift")
     page.get_by_role("combobox", name="Picked examples").fill("17")
     page.get_by_role("option", name="#17", exact=True).wait_for()
+    page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Effect on example 17")).to_be_visible()
     page.keyboard.press("Escape")

@@ -28,7 +28,7 @@ from aa_core.trajectory import Trajectory, open_run
 from aa_core.version import __version__
 from tests.core.job_run import STAGES, STEPS, make, wait
 
-COMMANDS = ("info", "check", "effects", "whatif", "jobs", "report", "verify", "dashboard")
+COMMANDS = ("info", "check", "effects", "whatif", "jobs", "dashboard", "report")
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def strict_json(text: str) -> Any:
 # ---- help, usage, versions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "report build", "report verify"])
 def test_help_shows_two_examples(command: str) -> None:
-    text = aa(command, "--help").stdout
+    text = aa(*command.split(), "--help").stdout
     examples = text.partition("Examples:\n")[2].strip().splitlines()
     assert len(examples) == 2 and all(line.strip().startswith(f"aa {command}") for line in examples), text
 
@@ -114,7 +114,7 @@ def test_our_errors_are_one_message_on_stderr_and_exit_code_1(run: str, problem:
         (["effects", run, problem, "--examples", "12"], "examples 0 to 11"),
         (["whatif", run, problem, "--skip", "fisrt"], "unknown stage 'fisrt'; this run has: 'first', '=1+1', 'last'"),
         (["report", run, problem, "-o", str(tmp_path / "r.docx")], "r.docx"),
-        (["verify", str(tmp_path / "none.html")], "no such file"),
+        (["report", "verify", str(tmp_path / "none.html")], "no such file"),
         (["dashboard", str(tmp_path / "none")], "no such folder"),
     ]:
         result = aa(*arguments, code=1)
@@ -256,9 +256,9 @@ def test_jobs_are_listed_and_their_retrainings_are_part_of_the_report(
         "skip last": "done",
         "skip first": "failed",
     }
-    assert aa("verify", str(path)).stdout == f"{path}: as it was written\n"
+    assert aa("report", "verify", str(path)).stdout == f"{path}: as it was written\n"
     path.write_text(path.read_text().replace("0.1", "0.2", 1))
-    assert "error" in aa("verify", str(path), code=1).stderr
+    assert "error" in aa("report", "verify", str(path), code=1).stderr
 
 
 # ---- the dashboard's launcher ----------------------------------------------------------------------------------------

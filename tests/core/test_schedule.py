@@ -70,7 +70,7 @@ def test_a_split_leaves_steps_on_both_sides(length: int, slots: int) -> None:
 
 
 @pure
-@given(slots=st.integers(2, 12), repeats=st.integers(0, 5))
+@given(slots=st.integers(2, 8), repeats=st.integers(0, 4))
 def test_a_segment_within_capacity_runs_no_step_more_often_than_promised(slots: int, repeats: int) -> None:
     for length in {1, capacity(slots, repeats) // 2 or 1, capacity(slots, repeats)}:
         assert most_often(length, slots) <= repeats
