@@ -5,12 +5,32 @@ from aa_core.attribution import Attribution, predict, stage_effects, step_effect
 from aa_core.counterfactual import Counterfactual
 from aa_core.embedding import StageEmbedding, embed_stages
 from aa_core.evaluation import Evaluation
+from aa_core.example_effects import example_effects, example_effects_by_step, ranked
 from aa_core.examples import DatasetReference
-from aa_core.performance import Performance, log_likelihood, margin, performance, probability
+from aa_core.path_shares import PathShares, path_shares
+from aa_core.performance import (
+    Performance,
+    accuracy,
+    confounder_log_likelihood,
+    log_likelihood,
+    margin,
+    performance,
+    probability,
+    subgroup,
+    subgroups,
+)
 from aa_core.problem import Problem
 from aa_core.recorder import Recorder
 from aa_core.replay import replay_drift
 from aa_core.retrain import TrainedModel, final_model, retrain
+from aa_core.scores import (
+    binary_log_likelihood,
+    negative_loss,
+    negative_squared_error,
+    sequence_log_likelihood,
+    token_log_likelihood,
+)
+from aa_core.splits import collapse, stage_effects_by_parameter, step_effects_by_cause, step_effects_by_parameter
 from aa_core.trajectory import Trajectory, check_integrity, open_run
 from aa_core.version import __version__
 from aa_core.whatif import WhatIf, what_if
@@ -21,6 +41,7 @@ __all__ = [
     "Counterfactual",
     "DatasetReference",
     "Evaluation",
+    "PathShares",
     "Performance",
     "Problem",
     "Recorder",
@@ -29,19 +50,36 @@ __all__ = [
     "Trajectory",
     "WhatIf",
     "__version__",
+    "accuracy",
     "agreement",
+    "binary_log_likelihood",
     "check_integrity",
+    "collapse",
+    "confounder_log_likelihood",
     "embed_stages",
+    "example_effects",
+    "example_effects_by_step",
     "final_model",
     "log_likelihood",
     "margin",
+    "negative_loss",
+    "negative_squared_error",
     "open_run",
+    "path_shares",
     "performance",
     "predict",
     "probability",
+    "ranked",
     "replay_drift",
     "retrain",
+    "sequence_log_likelihood",
     "stage_effects",
+    "stage_effects_by_parameter",
     "step_effects",
+    "step_effects_by_cause",
+    "step_effects_by_parameter",
+    "subgroup",
+    "subgroups",
+    "token_log_likelihood",
     "what_if",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aa_core.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.cache import EmbeddingCache
+from aa_core.calibration import find_calibration
 from aa_core.counterfactual import Counterfactual, Semantics, blocks
 from aa_core.curvature import Curvature
 from aa_core.embedding import READOUTS, Method, Readout, check_request, embed_stages, read
@@ -99,12 +100,17 @@ def stage_effects(
     rows = [read(e.params, performance, problem, final.state.params, final.buffers) for e in embeddings]
     readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
     growth = max((e.growth for e in embeddings), default=0.0)
+    reliability = replace(
+        assess(run, training, growth, semantics, curvature, readings),
+        estimator=(method, curvature, readout),
+        calibration=find_calibration(run, performance.digest, semantics),
+    )
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
         labels=performance.labels,
         effects=finite(readings[readout]),
         unit=performance.unit,
-        reliability=assess(run, training, growth, semantics, curvature, readings),
+        reliability=reliability,
         readings=readings,
         provenance=provenance(run, problem, performance, semantics, curvature, method=method, readout=readout),
     )

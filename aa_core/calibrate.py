@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,16 @@ PART = 1000
 """Progress counts thousandths of a part: each sweep, each retraining, the noise floor."""
 
 
+class _Asked(NamedTuple):
+    """What every part of a calibration needs to know."""
+
+    run: RunLike
+    problem: Problem
+    performance: Performance
+    semantics: Semantics
+    cache: EmbeddingCache | None
+
+
 def calibrate(
     run: RunLike,
     problem: Problem,
@@ -45,22 +55,21 @@ def calibrate(
     Every stage is really left out once; boundary and additive embeddings are taken with every curvature and read by
     every readout. Effects that the noise floor could explain are left out of the figures.
 
-    Cost: one retraining a stage, six sweeps, eight trainings for the noise floor.
+    Cost: one retraining a stage, six sweeps, six trainings for the noise floor.
     """
     names = [s.name for s in run.stages if len(s)]
     if not names:
         raise RequestError("the run has no stages to calibrate on")
+    asked = _Asked(run, problem, performance, semantics, cache)
     parts = _parts(progress, len(SWEEPS) + len(names) + 1)
-    truth = _truth(run, problem, performance, names, semantics, parts)
+    truth = _truth(asked, names, parts)
     first = Counterfactual.skip(names[0], semantics=semantics)
-    noise = noise_floor(run, problem, performance, what=first, progress=next(parts))
-    kept = np.abs(truth) > noise.effects.numpy()
-    estimators: list[Figures] = []
-    for method, curvature in SWEEPS:
-        readings = _readings(run, problem, performance, method, curvature, semantics, cache, next(parts))
-        estimators += [
-            _figures((method, curvature, name), found, truth, kept, noise) for name, found in readings.items()
-        ]
+    noise = noise_floor(run, problem, performance, what=first, repeats=2, progress=next(parts))
+    estimates = [
+        ((method, curvature, readout), values)
+        for method, curvature in SWEEPS
+        for readout, values in _readings(asked, method, curvature, next(parts)).items()
+    ]
     shares = path_shares(run, problem, performance).shares.numpy()
     found = Calibration(
         run=run.digest,
@@ -74,48 +83,30 @@ def calibrate(
         truth=tuple(truth.mean(1).tolist()),
         noise_of_mean=noise.mean_effect,
         noise_of_value=float(noise.effects.max()),
-        below_noise=int((~kept).sum()),
-        estimators=tuple(estimators),
-        path_share=_figures(("path share", "", ""), shares, truth, kept, noise),
+        below_noise=int((np.abs(truth) <= noise.effects.numpy()).sum()),
+        estimators=tuple(_figures(name, values, truth, noise) for name, values in estimates),
+        path_share=_figures(("path share", "", ""), shares, truth, noise),
         code=__version__,
     )
     store_calibration(found)
     return found
 
 
-def _truth(
-    run: RunLike,
-    problem: Problem,
-    performance: Performance,
-    names: list[str],
-    semantics: Semantics,
-    parts: Iterator[Progress],
-) -> np.ndarray:
+def _truth(asked: _Asked, names: list[str], parts: Iterator[Progress]) -> np.ndarray:
     """[stages, values]: gamma(recorded) - gamma(without the stage)."""
+    run, problem, performance = asked.run, asked.problem, asked.performance
     recorded = final_model(run, problem).performance(performance)
-    without = [
-        retrain(run, problem, Counterfactual.skip(name, semantics=semantics), next(parts)).performance(performance)
-        for name in names
-    ]
-    return torch.stack([recorded - gamma for gamma in without]).double().cpu().numpy()
+    skipped = [Counterfactual.skip(name, semantics=asked.semantics) for name in names]
+    without = [retrain(run, problem, what, next(parts)).performance(performance) for what in skipped]
+    return _plain([recorded - gamma for gamma in without])
 
 
-def _readings(
-    run: RunLike,
-    problem: Problem,
-    performance: Performance,
-    method: Method,
-    curvature: Curvature,
-    semantics: Semantics,
-    cache: EmbeddingCache | None,
-    progress: Progress,
-) -> dict[str, np.ndarray]:
+def _readings(asked: _Asked, method: Method, curvature: Curvature, progress: Progress) -> dict[str, np.ndarray]:
     """[stages, values] by readout."""
-    embeddings = embed_stages(
-        run, problem, method=method, curvature=curvature, semantics=semantics, cache=cache, progress=progress
-    )
+    run, problem, options = asked.run, asked.problem, {"semantics": asked.semantics, "cache": asked.cache}
+    embeddings = embed_stages(run, problem, method=method, curvature=curvature, progress=progress, **options)  # type: ignore[arg-type]
     final = final_model(run, problem)
-    rows = [read(e.params, performance, problem, final.params, final.buffers) for e in embeddings]
+    rows = [read(e.params, asked.performance, problem, final.params, final.buffers) for e in embeddings]
     return {name: _plain([row[name] for row in rows]) for name in READOUTS}
 
 
@@ -123,17 +114,16 @@ def _plain(rows: list[Tensor]) -> np.ndarray:
     return torch.stack(rows).double().cpu().numpy()
 
 
-def _figures(
-    name: tuple[str, str, str], estimate: np.ndarray, truth: np.ndarray, kept: np.ndarray, noise: NoiseFloor
-) -> Figures:
+def _figures(name: tuple[str, str, str], estimate: np.ndarray, truth: np.ndarray, noise: NoiseFloor) -> Figures:
     """Agreement over the pairs that are above the noise; over means, over the means that are."""
     method, curvature, readout = name
+    of_value = noise.effects.numpy()
     return Figures(
         method=method,
         curvature=curvature,
         readout=readout,
-        pairs=_scores(estimate, truth, kept),
-        examples=_scores(estimate.mean(0), truth.mean(0), np.abs(truth.mean(0)) > noise.effects.numpy()),
+        pairs=_scores(estimate, truth, np.abs(truth) > of_value),
+        examples=_scores(estimate.mean(0), truth.mean(0), np.abs(truth.mean(0)) > of_value),
         stages=_scores(estimate.mean(1), truth.mean(1), np.abs(truth.mean(1)) > noise.mean_effect),
         means=tuple(m if np.isfinite(m) else None for m in estimate.mean(1).tolist()),
     )
@@ -141,10 +131,9 @@ def _figures(
 
 def _scores(estimate: np.ndarray, truth: np.ndarray, kept: np.ndarray) -> Scores:
     """Undefined throughout for an estimate that overflowed: it must not look good on the rest."""
-    found = agreement(estimate[kept], truth[kept])
     if np.isfinite(estimate).all():
-        return Scores.of(found)
-    return Scores(n=found.n, pearson=None, spearman=None, sign=None, slope=None, relative_error=None)
+        return Scores.of(agreement(estimate[kept], truth[kept]))
+    return Scores(n=int(kept.sum()), pearson=None, spearman=None, sign=None, slope=None, relative_error=None)
 
 
 def _parts(progress: Progress, count: int) -> Iterator[Progress]:

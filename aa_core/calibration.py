@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from aa_core.workspace import workspace
 
 BESIDE_A_RUN = "calibration.json"
 """A shipped run brings its calibration in the folder above its own."""
-RULE = "the estimator with the smallest relative error over all pairs of stage and example"
+RULE = "of the estimators with the most right signs of stage means, the one with the smallest error over all pairs"
 
 
 class Scores(Model):
@@ -61,7 +60,8 @@ class Figures(Model):
 class Calibration(Model):
     """Estimates of every stage's effect against really training without it; effects are positive = helped."""
 
-    run: Digest
+    run: str
+    """Digest of the run."""
     problem: str
     performance: str
     evaluation: Digest
@@ -86,8 +86,11 @@ class Calibration(Model):
     @property
     def default(self) -> Figures | None:
         """The estimator to prefer on this run, by RULE; None where none gave a finite answer."""
-        known = [e for e in self.estimators if e.pairs.relative_error is not None]
-        return min(known, key=lambda e: e.pairs.relative_error or 0.0, default=None)
+        known = [(e, e.pairs.relative_error) for e in self.estimators]
+        ranked = sorted(
+            [(e, error) for e, error in known if error is not None], key=lambda k: (-(k[0].stages.sign or 0.0), k[1])
+        )
+        return ranked[0][0] if ranked else None
 
     def find(self, method: str, curvature: str, readout: str) -> Figures | None:
         """The figures of one estimator."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from aa_core.problem import Problem
-from aa_core.replay import Drift, Progress, replay_drift, silent, tolerance
+from aa_core.replay import Drift, Progress, replay_drift, silent
 from aa_core.trajectory import Trajectory, check_integrity
 
 
@@ -25,12 +25,10 @@ class RunCheck:
     """Pieces between two checkpoints."""
     drifts: tuple[Drift, ...]
     """How far each replayed segment ends from its checkpoint; empty if nothing was replayed."""
-    tolerance: float
-    """The largest relative deviation that is rounding."""
 
     @property
     def within_tolerance(self) -> bool:
-        return all(d.relative <= self.tolerance for d in self.drifts)
+        return all(d.within_tolerance for d in self.drifts)
 
     @property
     def sound(self) -> bool:
@@ -55,15 +53,15 @@ class RunCheck:
         counted = f"{len(self.drifts)} of {self.segments} segments replayed"
         if all(d.absolute == 0 for d in self.drifts):
             return f"{counted}, max deviation 0, bit-exact"
-        worst = max((d.relative for d in self.drifts), key=lambda r: (r != r, r))
+        worst = max(self.drifts, key=lambda d: (d.relative != d.relative, d.relative / d.allowed))
         judged = "within" if self.within_tolerance else "BEYOND"
-        deviation = f"max deviation {worst:.1e} of the largest parameter"
-        return f"{counted}, {deviation}, {judged} the tolerance {self.tolerance:.0e}"
+        deviation = f"max deviation {worst.relative:.1e} of the change since the checkpoint before"
+        return f"{counted}, {deviation}, {judged} the tolerance {worst.allowed:.0e}"
 
 
 def check_files(run: Trajectory) -> RunCheck:
     """Verify the files only; no code of the run's model is needed."""
-    return RunCheck(check_integrity(run), run.sealed, max(len(run.checkpoints) - 1, 0), (), 0.0)
+    return RunCheck(check_integrity(run), run.sealed, max(len(run.checkpoints) - 1, 0), ())
 
 
 def check_run(run: Trajectory, problem: Problem, progress: Progress = silent) -> RunCheck:
@@ -73,7 +71,7 @@ def check_run(run: Trajectory, problem: Problem, progress: Progress = silent) ->
         return files
     with _recorded_threads(run):
         drifts = tuple(replay_drift(run, problem, progress))
-    return RunCheck((), run.sealed, files.segments, drifts, tolerance(run.load(0)))
+    return RunCheck((), run.sealed, files.segments, drifts)
 
 
 @contextmanager

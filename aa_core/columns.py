@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.header import listed
-from aa_core.records import MicroBatch, StepRecord
+from aa_core.records import Clip, MicroBatch, StepRecord
 from aa_core.store import Spec, decode, layout
 
 Columns = dict[str, Tensor]
-_PER_STEP: dict[str, torch.dtype] = {"loss": torch.float64, "grad_norm": torch.float64, "training": torch.uint8}
+CLIPS: tuple[Literal["norm", "value"], ...] = ("norm", "value")
+_PER_STEP: dict[str, torch.dtype] = {
+    "loss": torch.float64,
+    "grad_norm": torch.float64,
+    "training": torch.uint8,
+    "clip.norm": torch.float64,
+    "clip.value": torch.float64,
+}
 _PER_MICRO: dict[str, torch.dtype] = {
     "micro.step": torch.int64,
     "micro.weight": torch.float64,
     "micro.size": torch.int64,
+    "micro.rng": torch.int64,
 }
 
 
 def encode_columns(records: Sequence[StepRecord]) -> Columns:
     """The columns of consecutive steps; at least one step."""
+    micro = [m for r in records for m in r.micro_batches]
     columns = {
         "loss": _f64([r.loss for r in records]),
         "grad_norm": _f64([r.grad_norm for r in records]),
@@ -33,10 +44,23 @@ def encode_columns(records: Sequence[StepRecord]) -> Columns:
         "micro.weight": _f64([m.weight for r in records for m in r.micro_batches]),
         "micro.size": torch.tensor([len(m.rows) for r in records for m in r.micro_batches], dtype=torch.int64),
         "rows": torch.cat([m.rows for r in records for m in r.micro_batches]),
+        "micro.rng": torch.tensor([_size(m.rng) for r in records for m in r.micro_batches], dtype=torch.int64),
+        "rng": torch.cat([torch.zeros(0, dtype=torch.uint8), *(m.rng for m in micro if m.rng is not None)]),
+        "clip.norm": _f64([_limit(r.clip, "norm") for r in records]),
+        "clip.value": _f64([_limit(r.clip, "value") for r in records]),
     }
     for group, hyper in enumerate(records[0].hyper):
         columns |= {f"hyper.{group}.{name}": _f64([r.hyper[group][name] for r in records]) for name in hyper}
     return columns
+
+
+def _size(rng: Tensor | None) -> int:
+    return 0 if rng is None else len(rng)
+
+
+def _limit(clip: Clip | None, kind: str) -> float:
+    """NaN where nothing is clipped that way."""
+    return clip.limit if clip is not None and clip.kind == kind else math.nan
 
 
 def _f64(values: Sequence[float]) -> Tensor:
@@ -51,7 +75,7 @@ def decode_columns(data: bytes, start: int, stop: int, groups: int, where: str) 
     expected |= {n: (torch.float64, (stop - start,)) for n in hyper}
     micro = (*found.get("micro.step", (None, ()))[1], 0)[0]
     expected |= {n: (dtype, (micro,)) for n, dtype in _PER_MICRO.items()}
-    columns = decode(data, where, expected | {"rows": (torch.int64, (None,))})
+    columns = decode(data, where, expected | {"rows": (torch.int64, (None,)), "rng": (torch.uint8, (None,))})
     if problems := column_problems(columns, start, stop, groups):
         raise RunFormatError(f"{where}: " + listed(problems))
     return columns
@@ -75,6 +99,11 @@ def column_problems(columns: Columns, start: int, stop: int, groups: int) -> lis
         problems.append(f"micro.step does not go through the steps {start} to {stop - 1}, each once")
     if bool((columns["micro.size"] < 1).any()) or int(columns["micro.size"].sum()) != len(columns["rows"]):
         problems.append("micro.size does not divide rows into non-empty micro-batches")
+    if bool((columns["micro.rng"] < 0).any()) or int(columns["micro.rng"].sum()) != len(columns["rng"]):
+        problems.append("micro.rng does not divide rng")
+    limits = torch.stack([columns["clip.norm"], columns["clip.value"]])
+    if bool((limits <= 0).any()) or bool(limits.isinf().any()) or bool((~limits.isnan()).all(0).any()):
+        problems.append("clip.norm and clip.value must be positive and not both in force at a step")
     if bool((columns["rows"] < 0).any()) or bool((columns["training"] > 1).any()):
         problems.append("rows must not be negative, training must be 0 or 1")
     return problems
@@ -113,6 +142,11 @@ class StepTable:
         """Where the rows of each micro-batch begin, and the end."""
         return [0, *self.columns["micro.size"].cumsum(0).tolist()]
 
+    @cached_property
+    def _rng_of_micro(self) -> list[int]:
+        """Where the generator's state of each micro-batch begins, and the end."""
+        return [0, *self.columns["micro.rng"].cumsum(0).tolist()]
+
     def record(self, step: int) -> StepRecord:
         get = {n: float(self.columns[n][step]) for n in ("loss", "grad_norm", "training")}
         hyper = tuple(
@@ -120,8 +154,17 @@ class StepTable:
         )
         micro = range(self._micro_of_step[step], self._micro_of_step[step + 1])
         batches = tuple(self._micro_batch(m) for m in micro)
-        return StepRecord(step, self.owner[step], hyper, batches, bool(get["training"]), get["loss"], get["grad_norm"])
+        loss, training, norm = get["loss"], bool(get["training"]), get["grad_norm"]
+        return StepRecord(step, self.owner[step], hyper, batches, training, loss, norm, self._clip(step))
+
+    def _clip(self, step: int) -> Clip | None:
+        for kind in CLIPS:
+            if not math.isnan(limit := float(self.columns[f"clip.{kind}"][step])):
+                return Clip(kind, limit)
+        return None
 
     def _micro_batch(self, micro: int) -> MicroBatch:
         begin, end = self._row_of_micro[micro], self._row_of_micro[micro + 1]
-        return MicroBatch(self.columns["rows"][begin:end], float(self.columns["micro.weight"][micro]))
+        first, last = self._rng_of_micro[micro], self._rng_of_micro[micro + 1]
+        rng = self.columns["rng"][first:last] if last > first else None
+        return MicroBatch(self.columns["rows"][begin:end], float(self.columns["micro.weight"][micro]), rng)

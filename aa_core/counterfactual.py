@@ -130,7 +130,7 @@ def reweighted(run: RunLike, step: int, what: Counterfactual, device: torch.devi
 
 
 def _weights(rows: Tensor, chosen: Tensor, scale: float, device: torch.device) -> Tensor:
-    return torch.where(torch.isin(rows, chosen), scale, 1.0).to(device)
+    return torch.ones(len(rows), dtype=torch.float64).masked_fill(torch.isin(rows, chosen), scale).to(device)
 
 
 def _ranges(steps: Iterable[int]) -> list[str]:

@@ -59,7 +59,7 @@ def gradient_and_curvature(
             outputs = problem.batch_outputs(params, after, batch, training=step.training)
             loss = _weighted(problem.loss(outputs, batch.targets), weight)
             grads = _grad([loss], list(params.values()), create_graph=True)
-            _check_twice_differentiable(problem, grads)
+            check_twice_differentiable(problem, grads)
             total = (
                 [g.detach() for g in grads]
                 if total is None
@@ -97,7 +97,7 @@ def _by_example(products: Tensor) -> Tensor:
     return products.reshape(*products.shape[:2], -1).sum(2)
 
 
-def _check_twice_differentiable(problem: Problem, grads: list[Tensor]) -> None:
+def check_twice_differentiable(problem: Problem, grads: Sequence[Tensor]) -> None:
     """Raise UnsupportedError for an operator whose second derivative would silently be left out; once per problem.
 
     Autograd marks one by a node that raises when it is reached; a product in chosen inputs never reaches it.
@@ -110,7 +110,7 @@ def _check_twice_differentiable(problem: Problem, grads: list[Tensor]) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if "Error" in node.name() or "NotImplemented" in node.name():
+        if node.name() in ("torch::autograd::Error", "torch::autograd::NotImplemented", "Error", "NotImplemented"):
             raise UnsupportedError(
                 "the model uses an operator that can be differentiated only once (marked once_differentiable): its "
                 "curvature would be missing. Write its backward with differentiable operations, or use curvature='none'"
@@ -135,7 +135,7 @@ def _jacobian(problem: Problem, outputs: Tensor, params: Params) -> Product:
     """[J v], from differentiating J^T u in u."""
     seed = torch.zeros_like(outputs, requires_grad=True)
     transposed = _grad([outputs], list(params.values()), grad_outputs=[seed], create_graph=True)
-    _check_twice_differentiable(problem, transposed)
+    check_twice_differentiable(problem, transposed)
     return lambda vectors: _pullback(transposed, [seed], vectors)
 
 
@@ -161,7 +161,11 @@ def _pullback(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]
     if count == 1:
         found = _grad(outs, inputs, grad_outputs=[v[0] for _, v in used], retain_graph=True)
         return [f.unsqueeze(0) for f in found]
-    return _grad(outs, inputs, grad_outputs=[v for _, v in used], retain_graph=True, is_grads_batched=True)
+    try:
+        return _grad(outs, inputs, grad_outputs=[v for _, v in used], retain_graph=True, is_grads_batched=True)
+    except RuntimeError:  # some double backwards (GroupNorm) cannot be batched
+        single = [_grad(outs, inputs, grad_outputs=[v[r] for _, v in used], retain_graph=True) for r in range(count)]
+        return [torch.stack(parts) for parts in zip(*single, strict=True)]
 
 
 def _grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], **options: Any) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch.func import jvp
 
 from aa_core.cache import EmbeddingCache, default_cache
 from aa_core.counterfactual import Semantics, check_semantics
-from aa_core.curvature import Curvature, check_curvature
+from aa_core.curvature import Curvature, check_curvature, check_twice_differentiable
 from aa_core.errors import EmptyStageError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem, twice_differentiable_kernels
@@ -77,16 +77,14 @@ def embed_stages(
     cache = cache or default_cache()
     keys = {s.name: _key(run, problem, s.name, method, curvature, semantics) for s in wanted}
     found = {name: cached for name, key in keys.items() if (cached := cache.get(key, problem.device)) is not None}
-    if found:
-        verify_once(run, training, progress)
     missing = tuple(s for s in wanted if s.name not in found)
     if missing:
         sweep = boundary_tangents if method == "boundary" else additive_tangents
         tangents, growth = sweep(run, training, missing, curvature, semantics, progress)
-        problem.verified.add(run.digest)
         for name, tangent in tangents.items():
             found[name] = (tangent.params, growth[name])
             cache.put(keys[name], *found[name])
+    verify_once(run, training, progress)
     ordered = {name: {n: params[n] for n in training.packing.shapes} for name, (params, _) in found.items()}
     return tuple(
         StageEmbedding(s.name, ordered[s.name], found[s.name][1], method, curvature, semantics, keys[s.name])
@@ -116,7 +114,7 @@ def read(
             parts["linear"].append(slope)
             parts["displaced"].append(value - performance.score(elsewhere, targets))
             parts["link"].append(value - performance.score(outputs - change, targets))
-    return {readout: performance.combine(torch.cat(found).detach()) for readout, found in parts.items()}
+    return {readout: performance.combine([part.detach() for part in found]) for readout, found in parts.items()}
 
 
 def push_outputs(
@@ -133,6 +131,7 @@ def push_outputs(
         outputs = problem.outputs(leaves, dict(buffers), inputs)
         seed = torch.zeros_like(outputs, requires_grad=True)
         pulled = torch.autograd.grad(outputs, list(leaves.values()), seed, create_graph=True, materialize_grads=True)
+        check_twice_differentiable(problem, pulled)
         (change,) = torch.autograd.grad(pulled, seed, [direction[n] for n in leaves], materialize_grads=True)
         return outputs.detach(), change
 

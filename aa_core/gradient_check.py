@@ -11,7 +11,9 @@ from torch.func import functional_call
 
 from aa_core.errors import RecordingError
 from aa_core.live import Live
-from aa_core.records import Batch
+from aa_core.problem import generator_at
+from aa_core.records import Batch, Clip
+from aa_core.rules.clipping import clip
 from aa_core.state import Buffers
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
@@ -24,6 +26,7 @@ class Evidence(NamedTuple):
     buffers: Buffers
     """Before the first forward pass of the step."""
     batches: Sequence[tuple[Batch, float]]
+    clip: Clip | None = None
 
 
 def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, training: bool, step: int) -> None:
@@ -39,9 +42,9 @@ def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, 
             f"step {step}: the recorded batch gives another gradient than the one about to be applied "
             f"(relative difference {difference:.1e}, at most {tolerance:.0e} expected). Likely causes: "
             "recorder.batch was called with other data than the forward pass; weight= is missing although the loss is "
-            "divided for accumulation; the gradient was clipped or changed after backward; zero_grad is missing; "
-            "dropout or another random layer is active; autocast is on; a submodule is in another mode than the model; "
-            "the loss has terms that loss_fn(model(x), y) does not"
+            "divided for accumulation; the gradient was clipped (announce it: Recorder(clip_norm=...) or clip_value=) "
+            "or changed after backward; zero_grad is missing; the loss draws random numbers; autocast is on; "
+            "a submodule is in another mode than the model; the loss has terms that loss_fn(model(x), y) does not"
         )
 
 
@@ -53,13 +56,15 @@ def _recompute(live: Live, evidence: Evidence, training: bool) -> dict[str, Tens
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Mode(live.model, training):
         loss = sum(weight * _loss(live, params | buffers, batch) for batch, weight in evidence.batches)
         assert isinstance(loss, Tensor)
-        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(params.items(), gradients, strict=True)}
+        gradients = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+        return clip(dict(zip(params, gradients, strict=True)), evidence.clip)
 
 
 def _loss(live: Live, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
     args, kwargs = ((), batch.inputs) if isinstance(batch.inputs, dict) else ((batch.inputs,), {})
-    loss = live.loss_fn(functional_call(live.model, tensors, args, kwargs), batch.targets)
+    with generator_at(batch.rng, live.device):
+        outputs = functional_call(live.model, tensors, args, kwargs)
+    loss = live.loss_fn(outputs, batch.targets)
     if not isinstance(loss, Tensor) or loss.dim():
         raise RecordingError(
             f"loss_fn gave {_shown(loss)}, expected a tensor without dimensions; reduce it with .mean()"

@@ -9,11 +9,12 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.examples import Examples, decode_examples, encode_examples
 from aa_core.header import Count, Model, StageName, parse
-from aa_core.records import MicroBatch, StepRecord
+from aa_core.records import Clip, MicroBatch, StepRecord
 from aa_core.stages import Stage
 
 Number = float | Literal["inf", "-inf"] | None
@@ -25,6 +26,15 @@ class MicroLine(Model):
 
     rows: tuple[Count, ...]
     weight: float
+    rng: str | None
+    """base64 of the generator's state."""
+
+
+class ClipLine(Model):
+    """Gradient clipping at a journaled step."""
+
+    kind: Literal["norm", "value"]
+    limit: float
 
 
 class StepLine(Model):
@@ -37,6 +47,7 @@ class StepLine(Model):
     training: bool
     hyper: tuple[dict[str, float], ...]
     micro: tuple[MicroLine, ...]
+    clip: ClipLine | None
     examples: str | None
 
 
@@ -72,11 +83,19 @@ def encode_line(record: StepRecord, new: Examples | None) -> bytes:
         "grad_norm": _number(record.grad_norm),
         "training": record.training,
         "hyper": record.hyper,
-        "micro": [{"rows": m.rows.tolist(), "weight": m.weight} for m in record.micro_batches],
+        "micro": [
+            {"rows": m.rows.tolist(), "weight": m.weight, "rng": None if m.rng is None else _text(m.rng)}
+            for m in record.micro_batches
+        ],
+        "clip": None if record.clip is None else record.clip._asdict(),
         "examples": None if new is None else base64.b64encode(encode_examples(new)).decode(),
     }
     text = json.dumps(line, separators=(",", ":")).encode()
     return _seal(text) + b" " + text + b"\n"
+
+
+def _text(data: Tensor) -> str:
+    return base64.b64encode(data.numpy().tobytes()).decode()
 
 
 def _seal(text: bytes) -> bytes:
@@ -111,15 +130,26 @@ def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
         raise RunFormatError(f"{where}: step {line.step}, expected step {expected_step}")
     if not line.micro or not all(m.rows for m in line.micro):
         raise RunFormatError(f"{where}: a step needs micro-batches, and each of them examples")
-    micro = tuple(MicroBatch(torch.tensor(m.rows, dtype=torch.int64), m.weight) for m in line.micro)
+    micro = tuple(_micro_batch(m, where) for m in line.micro)
+    clip = None if line.clip is None else Clip(line.clip.kind, line.clip.limit)
     loss, grad_norm = (math.nan if v is None else float(v) for v in (line.loss, line.grad_norm))
-    record = StepRecord(line.step, line.stage, tuple(map(dict, line.hyper)), micro, line.training, loss, grad_norm)
+    record = StepRecord(
+        line.step, line.stage, tuple(map(dict, line.hyper)), micro, line.training, loss, grad_norm, clip
+    )
     return JournalStep(record, None if line.examples is None else _decode_new(line.examples, where))
 
 
+def _micro_batch(line: MicroLine, where: str) -> MicroBatch:
+    rng = None if line.rng is None else torch.frombuffer(bytearray(_data(line.rng, where)), dtype=torch.uint8)
+    return MicroBatch(torch.tensor(line.rows, dtype=torch.int64), line.weight, rng)
+
+
 def _decode_new(text: str, where: str) -> Examples:
+    return decode_examples(_data(text, where), f"{where}, examples")
+
+
+def _data(text: str, where: str) -> bytes:
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise RunFormatError(f"{where}: examples are not base64: {error}") from None
-    return decode_examples(data, f"{where}, examples")
+        raise RunFormatError(f"{where}: not base64: {error}") from None

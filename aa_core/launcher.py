@@ -18,7 +18,6 @@ PACKAGES = Path(__file__).resolve().parents[1]
 APP, SAMPLES = PACKAGES / "dashboard" / "app.py", PACKAGES / "sample_runs"
 SETTINGS = {
     "server.address": HOST,
-    "server.allowedHosts": f"localhost,{HOST}",
     "server.enableCORS": "true",
     "server.enableXsrfProtection": "true",
     "server.fileWatcherType": "none",
@@ -41,6 +40,7 @@ class Server(NamedTuple):
 def command(port: int, *settings: str) -> list[str]:
     """The server's command line."""
     safe = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    safe += [f"--server.allowedHosts={host}" for host in ("localhost", HOST)]  # a list: the flag once for each
     return [sys.executable, "-m", "streamlit", "run", str(APP), f"--server.port={port}", *safe, *settings]
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from aa_core.state import Params, State
 
-
 Groups = tuple[tuple[str, ...], ...]
 
 

@@ -46,7 +46,7 @@ class Performance:
     def __call__(self, problem: Problem, params: Params, buffers: Buffers) -> Tensor:
         """The values at these parameters, differentiable in them, [values]."""
         parts = [self.score(problem.outputs(params, dict(buffers), x), y) for x, y in self.chunks(problem.device)]
-        return self.combine(torch.cat(parts))
+        return self.combine(parts)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Performance:
         """The performance of some of the examples."""
@@ -56,7 +56,9 @@ class Performance:
             )
         if len(self) != len(self.targets):
             raise RequestError(f"{self.name!r} has more than one value an example; select the examples it is made of")
-        chosen = index if isinstance(index, slice) else torch.as_tensor([index] if isinstance(index, int) else index)
+        chosen = index if isinstance(index, slice) else torch.atleast_1d(torch.as_tensor(index))
+        if not isinstance(chosen, slice) and not len(chosen):
+            raise RequestError(f"{self.name!r} of no examples; select at least one")
         rows = torch.arange(len(self.targets))[chosen]
         inputs = map_inputs(lambda t: t[rows], self.inputs)
         return replace(self, inputs=inputs, targets=self.targets[rows], labels=tuple(self.labels[int(r)] for r in rows))
@@ -80,8 +82,14 @@ class Performance:
             weights=torch.cat([self._weights(), -other._weights()], 1),
         )
 
-    def combine(self, values: Tensor) -> Tensor:
-        """[..., examples] -> [..., values]."""
+    def combine(self, parts: Sequence[Tensor]) -> Tensor:
+        """Scores chunk by chunk -> [values]; RequestError unless they are one number per example."""
+        values = torch.cat([torch.atleast_1d(part) for part in parts])
+        expected = len(self) if self.weights is None else self.weights.shape[1]
+        if values.shape != (expected,):
+            raise RequestError(
+                f"the score of {self.name!r} gave {list(values.shape)}, expected [{expected}]: one number per example"
+            )
         return values if self.weights is None else values @ self.weights.to(values).T
 
     def chunks(self, device: torch.device) -> Iterator[tuple[Inputs, Tensor]]:
@@ -93,11 +101,11 @@ class Performance:
     def digest(self) -> str:
         """Digest of score, examples and weights."""
         hasher = hashlib.sha256(f"{self.name}|{self.labels}".encode())
-        tensors = [*(self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]), self.targets]
-        for tensor in [*tensors, *([] if self.weights is None else [self.weights])]:
-            hasher.update(
-                f"{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.detach().cpu().contiguous().numpy().tobytes()
-            )
+        inputs = self.inputs if isinstance(self.inputs, dict) else {"": self.inputs}
+        for name, tensor in {**inputs, "|targets": self.targets, "|weights": self.weights}.items():
+            if tensor is not None:
+                data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                hasher.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + data)
         return hasher.hexdigest()
 
     def _weights(self) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,25 @@ def twice_differentiable_kernels() -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH)
 
 
+@contextmanager
+def generator_at(state: Tensor | None, device: torch.device) -> Iterator[None]:
+    """Inside, the device draws the random numbers that were recorded; outside, nothing has happened."""
+    if state is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        own = state.clone()  # torch reads past the end of a slice
+        try:
+            torch.cuda.set_rng_state(own, device) if devices else torch.set_rng_state(own)
+        except RuntimeError as error:
+            raise ProblemError(
+                f"the recorded random numbers cannot be drawn again on {device.type}: {error}. A run whose model draws "
+                "random numbers replays on the kind of device that recorded it"
+            ) from None
+        yield
+
+
 class Problem:
     """Architecture and loss; the parameters come from the run.
 
@@ -40,6 +59,7 @@ class Problem:
     def __init__(self, model: nn.Module, loss_fn: LossFunction, *, device: str | torch.device = "auto") -> None:
         self.device = resolve_device(device)
         self.model = copy.deepcopy(model).to(self.device)
+        self._modules = tuple(self.model.modules())
         self.loss_fn = loss_fn
         self.verified: set[str] = set()
         """Digests of runs that this problem was seen to replay."""
@@ -54,7 +74,7 @@ class Problem:
 
     def outputs(self, params: Params, buffers: Buffers, inputs: Inputs, *, training: bool = False) -> Tensor:
         """The model's outputs, [examples, ...]. In-place changes of buffers go to `buffers`."""
-        if self.model.training != training:
+        if any(module.training != training for module in self._modules):
             self.model.train(training)
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
         outputs = functional_call(self.model, (params, buffers), args, kwargs)
@@ -79,7 +99,9 @@ class Problem:
         So a weight changes what an example teaches, and nothing else: not the value of the loss, no mean's denominator,
         no batch statistics.
         """
-        outputs, weights = self.outputs(params, buffers, batch.inputs, training=training), batch.weights
+        weights = batch.weights
+        with generator_at(batch.rng, self.device):
+            outputs = self.outputs(params, buffers, batch.inputs, training=training)
         if weights is not None:
             by_row = weights.to(outputs).reshape(-1, *[1] * (outputs.dim() - 1))
             outputs.register_hook(lambda slope: slope * by_row)

@@ -12,13 +12,22 @@ from torch.func import jvp, vmap
 from aa_core.curvature import Curvature, Product, gradient, gradient_and_curvature
 from aa_core.packing import Groups, Packing
 from aa_core.problem import Problem
-from aa_core.records import Hyper, StepInput
+from aa_core.records import Clip, Hyper, StepInput
 from aa_core.rules import UpdateRule
+from aa_core.rules.clipping import clip
 from aa_core.state import Params, Snapshot, State, leaves, rays, unflatten
 
 
-def update(rule: UpdateRule, groups: Groups, state: State, grads: Params, hyper: tuple[Hyper, ...]) -> State:
-    """U: the optimizer as one pure function of the state and the gradient."""
+def update(
+    rule: UpdateRule,
+    groups: Groups,
+    state: State,
+    grads: Params,
+    hyper: tuple[Hyper, ...],
+    clipping: Clip | None = None,
+) -> State:
+    """U: clipping and the optimizer as one pure function of the state and the gradient."""
+    grads = clip(grads, clipping)
     by_name = {name: values for names, values in zip(groups, hyper, strict=True) for name in names}
     count = state.count + 1
     stepped = {
@@ -43,17 +52,21 @@ class Training:
     def packing(self) -> Packing:
         return Packing(self.groups, self._shapes, together=self.rule.elementwise)
 
+    def update(self, state: State, grads: Params, step: StepInput) -> State:
+        """U of a recorded step."""
+        return update(self.rule, self.groups, state, grads, step.hyper, step.clip)
+
     def step(self, at: Snapshot, step: StepInput) -> Snapshot:
         """Phi_k: the recorded step, replayed in the very operations of torch.optim. One forward, one backward pass."""
         grads, buffers = gradient(self.problem, at, step)
         with torch.no_grad():
-            return Snapshot(at.step + 1, update(self.rule, self.groups, at.state, grads, step.hyper), buffers)
+            return Snapshot(at.step + 1, self.update(at.state, grads, step), buffers)
 
     def step_without_data(self, at: Snapshot, step: StepInput) -> Snapshot:
         """U(xi, 0): weight decay and momentum go on, the data are ignored (`zero_gradient`)."""
         zeros = {n: torch.zeros_like(p) for n, p in at.state.params.items()}
         with torch.no_grad():
-            return Snapshot(at.step + 1, update(self.rule, self.groups, at.state, zeros, step.hyper), at.buffers)
+            return Snapshot(at.step + 1, self.update(at.state, zeros, step), at.buffers)
 
     def linearize(
         self, at: Snapshot, step: StepInput, curvature: Curvature
@@ -63,9 +76,9 @@ class Training:
 
         def take() -> Snapshot:
             with torch.no_grad():
-                return Snapshot(at.step + 1, update(self.rule, self.groups, at.state, grads, step.hyper), buffers)
+                return Snapshot(at.step + 1, self.update(at.state, grads, step), buffers)
 
-        return take, Propagator(self, at.state, grads, step.hyper, product)
+        return take, Propagator(self, at.state, grads, step, product)
 
 
 class Propagator:
@@ -75,10 +88,8 @@ class Propagator:
     so each application is one derivative of the optimizer and one curvature product.
     """
 
-    def __init__(
-        self, training: Training, state: State, grads: Params, hyper: tuple[Hyper, ...], product: Product
-    ) -> None:
-        self._rule, self._packing, self._hyper, self._product = training.rule, training.packing, hyper, product
+    def __init__(self, training: Training, state: State, grads: Params, step: StepInput, product: Product) -> None:
+        self._rule, self._packing, self._step, self._product = training.rule, training.packing, step, product
         self._state, self._grads = self._packing.pack_state(state), self._packing.pack(grads)
         self._size = len(leaves(self._state))
 
@@ -130,7 +141,8 @@ class Propagator:
         """U on the packed leaves, packed gradients last."""
         grads = dict(zip(self._grads, tensors[self._size :], strict=True))
         state = unflatten(tensors[: self._size], self._state)
-        return tuple(leaves(update(self._rule, self._packing.groups, state, grads, self._hyper)))
+        step = self._step
+        return tuple(leaves(update(self._rule, self._packing.groups, state, grads, step.hyper, step.clip)))
 
 
 class Transposed:

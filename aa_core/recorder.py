@@ -44,7 +44,8 @@ from aa_core.live import (
     read_snapshot,
     tensor_specs,
 )
-from aa_core.records import Batch, Inputs, MicroBatch, StepRecord
+from aa_core.observer import ForwardObserver, announced_clip, check_clipped
+from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
 from aa_core.state import Buffers
 from aa_core.writer import RunWriter
 
@@ -56,36 +57,12 @@ class _Pending(NamedTuple):
     batch: Batch
 
 
-class _LossObserver:
-    """A forward hook: the loss of the first forward pass after each announced batch."""
-
-    def __init__(self, loss_fn: LossFunction) -> None:
-        self._loss_fn = loss_fn
-        self._expected: tuple[Tensor, float] | None = None
-        self._observed: list[Tensor] = []
-
-    def expect(self, targets: Tensor, weight: float) -> None:
-        self._expected = (targets, weight)
-
-    def __call__(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if self._expected is None:
-            return
-        (targets, weight), self._expected = self._expected, None
-        with torch.no_grad():
-            detached = outputs.detach() if isinstance(outputs, Tensor) else outputs
-            self._observed.append(self._loss_fn(detached, targets).detach() * weight)
-
-    def take(self, expected: int) -> float | None:
-        """The sum over micro-batches; None unless all of them were seen."""
-        observed, self._observed, self._expected = self._observed, [], None
-        return float(sum(observed)) if len(observed) == expected else None
-
-
 class Recorder:
     """Records a training loop into a new run at `path`.
 
     Use as a context manager around the loop; announce every batch with `batch` before its forward pass, inside a
-    `stage`. Examples are stored (each distinct one once), or only referenced if `dataset` is given.
+    `stage`. Examples are stored (each distinct one once), or only referenced if `dataset` is given. `clip_norm` or
+    `clip_value` is the limit of the loop's own clip_grad_norm_ or clip_grad_value_ over all trained parameters.
 
     Raises RecordingError in the loop, at the step that cannot be replayed as it was announced.
     """
@@ -103,6 +80,8 @@ class Recorder:
         config: Mapping[str, Any] | None = None,
         checkpoint_every: int = 100,
         dataset: DatasetReference | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
     ) -> None:
         if checkpoint_every < 1:
             raise RecordingError(f"checkpoint_every is {checkpoint_every}, expected at least 1 step")
@@ -111,7 +90,8 @@ class Recorder:
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
         self._header = _header(self._live, title, problem, config or {}, evaluation is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
-        self._observer = _LossObserver(loss_fn)
+        self._observer = ForwardObserver(self._live)
+        self._clip = announced_clip(clip_norm, clip_value)
         self._writer: RunWriter | None = None
         self._hooks: list[Any] = []
         self._stage: str | None = None
@@ -121,6 +101,7 @@ class Recorder:
         self._in_flight: StepRecord | None = None
         self._count_at_start = 0.0
         self._warned = False
+        self._hyper: tuple[Hyper, ...] = ()
 
     def __enter__(self) -> Self:
         if self._writer is not None:
@@ -130,7 +111,8 @@ class Recorder:
         self._hooks = [
             self._live.optimizer.register_step_pre_hook(self._before_step),
             self._live.optimizer.register_step_post_hook(self._after_step),
-            self._live.model.register_forward_hook(self._observer),
+            self._live.model.register_forward_pre_hook(self._observer.before),
+            self._live.model.register_forward_hook(self._observer.after),
         ]
         return self
 
@@ -212,7 +194,7 @@ class Recorder:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         step = self._active().steps
         self._require_stage("optimizer.step()")
-        pending, loss = self._pending, self._observer.take(len(self._pending))
+        pending, seen = self._pending, self._observer.take(len(self._pending))
         self._pending = []
         if any(a is not None for a in (*args[1:], *kwargs.values())):
             raise UnsupportedError(
@@ -222,18 +204,23 @@ class Recorder:
             raise RecordingError(
                 f"step {step}: optimizer.step() without a batch; call recorder.batch(x, y) before the forward pass"
             )
+        rngs = [f.rng for f in seen] if seen else [None] * len(pending)
         hyper, gradients = read_hyper(self._live), read_gradients(self._live)
+        check_clipped(gradients, self._clip, step)
         training = self._live.model.training
         if self._buffers_before is not None:
-            evidence = Evidence(self._buffers_before, [(p.batch, p.micro.weight) for p in pending])
+            batches = [(p.batch._replace(rng=r), p.micro.weight) for p, r in zip(pending, rngs, strict=True)]
+            evidence = Evidence(self._buffers_before, batches, self._clip)
             check_gradient(self._live, gradients, evidence, training, step)
             self._buffers_before = None
         grad_norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
-        micro = tuple(p.micro for p in pending)
-        _check_hyper(hyper, step)
+        loss = float(sum(f.loss for f in seen)) if seen else None
+        micro = tuple(p.micro._replace(rng=r) for p, r in zip(pending, rngs, strict=True))
+        _check_hyper(hyper, self._hyper, step)
+        self._hyper = hyper
         self._warn_if_not_finite(step, loss, grad_norm)
         self._in_flight = StepRecord(
-            step, self._stage or "", hyper, micro, training, math.nan if loss is None else loss, grad_norm
+            step, self._stage or "", hyper, micro, training, math.nan if loss is None else loss, grad_norm, self._clip
         )
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -346,7 +333,13 @@ def _check_stage_name(name: object) -> None:
         )
 
 
-def _check_hyper(hyper: tuple[Mapping[str, float], ...], step: int) -> None:
+def _check_hyper(hyper: tuple[Hyper, ...], before: tuple[Hyper, ...], step: int) -> None:
+    for now, then in zip(hyper, before, strict=False):
+        if now.get("dampening") and now["momentum"] and not then["momentum"]:
+            raise UnsupportedError(
+                f"step {step}: momentum is switched on late with dampening={now['dampening']:g}; torch starts its "
+                "buffer without dampening then, which a replay cannot know. Set dampening=0, or begin with momentum on"
+            )
     bad = [f"{n} = {v}" for group in hyper for n, v in group.items() if not math.isfinite(v) or (n == "lr" and v < 0)]
     if bad:
         raise RecordingError(f"step {step}: {', '.join(bad)}; hyperparameters must be finite, and lr not negative")

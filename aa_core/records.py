@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Batch(NamedTuple):
     targets: Tensor
     weights: Tensor | None = None
     """[n]: what each example's part of the loss is multiplied by, every denominator as recorded; None = all 1."""
+    rng: Tensor | None = None
+    """State of the device's random number generator before the forward pass; None where nothing was drawn."""
 
 
 def map_inputs(function: Callable[..., Tensor], *inputs: Inputs) -> Inputs:
@@ -33,12 +35,21 @@ def map_inputs(function: Callable[..., Tensor], *inputs: Inputs) -> Inputs:
     return function(*inputs)
 
 
+class Clip(NamedTuple):
+    """Gradient clipping in force at a step."""
+
+    kind: Literal["norm", "value"]
+    limit: float
+
+
 class MicroBatch(NamedTuple):
     """Which stored examples one backward pass used, and the weight of its loss."""
 
     rows: Tensor
     """int64 [n]: rows of the run's example table."""
     weight: float
+    rng: Tensor | None = None
+    """uint8: state of the random number generator before the forward pass, where the model drew from it."""
 
 
 class StepRecord(NamedTuple):
@@ -54,6 +65,8 @@ class StepRecord(NamedTuple):
     loss: float
     """Recorded loss (weighted sum over micro-batches); NaN where it could not be observed."""
     grad_norm: float
+    """Of the gradient that the optimizer saw, clipping applied."""
+    clip: Clip | None = None
 
 
 class StepInput(NamedTuple):
@@ -64,6 +77,7 @@ class StepInput(NamedTuple):
     batches: tuple[tuple[Batch, float], ...]
     """(examples, weight of the loss) per micro-batch."""
     training: bool
+    clip: Clip | None = None
 
 
 class RunLike(Protocol):

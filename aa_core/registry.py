@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -72,6 +73,7 @@ def _from_file(chosen: str) -> Factory:
     if spec is None or spec.loader is None:
         raise ProblemError(f"{path}: cannot be loaded as a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # dataclasses and type hints look their module up
     spec.loader.exec_module(module)
     try:
         return getattr(module, function or "problem")

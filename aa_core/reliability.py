@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aa_core.calibration import Calibration
 from aa_core.counterfactual import SEMANTICS, WALL_CLOCK, Semantics
 from aa_core.curvature import Curvature
 from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import load
 from aa_core.state import Params
-
-GROWTH_WITH_CARE, GROWTH_LOST = 10.0, 1e3
-SPREAD_WITH_CARE = 0.5
-"""Above these the words warn. Chosen by judgement; a calibration against retraining decides."""
+from aa_core.verdict import Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Figures measured while the effects were computed. They can warn; only a retraining can confirm."""
+    """Figures measured while the effects were computed. Their verdict was measured, but only a retraining can confirm."""
 
     growth: float
-    """How much a change of the state grew on its way (largest norm over initial norm). Near or below 1: smooth."""
+    """How much a change of the parameters grew on its way (steps: largest norm over that at the end; stages: norm at
+    the end over that of the changes themselves). Near or below 1: smooth."""
     effective_lr: float
     """Largest lr / (1 - momentum) (SGD), or lr (Adam), over all steps and groups."""
     stiff_share: float
@@ -36,38 +35,35 @@ class Reliability:
     signs_agree: float | None
     """Stages: share of stages whose mean effect has the same sign in all three readouts."""
     assumptions: tuple[str, ...] = ()
+    estimator: Estimator | None = None
+    """Stages: method, curvature and readout of the effects."""
+    calibration: Calibration | None = None
+    """Stages: what really retraining this run said of every estimator, if that was done."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the effects may be trusted for: as retraining said, else as the figures say."""
+        known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
+        if known is not None:
+            return judge_calibrated(known)
+        if self.estimator is None or self.readout_spread is None or self.signs_agree is None:
+            return judge_growth(self.growth)
+        return judge_readouts(self.estimator, self.readout_spread, self.signs_agree)
 
     @property
     def words(self) -> str:
-        """What the figures say, in a sentence or two."""
-        if not self.growth < GROWTH_LOST:
-            return (
-                f"Do not trust this estimate: a small change of the state grew {self.growth:.2g} times in training, so "
-                "first order says little. Retrain to know."
-            )
-        if self.signs_agree is not None and self.signs_agree < 1:
-            return (
-                f"Treat with care: for {1 - self.signs_agree:.0%} of the stages the three readouts disagree even in "
-                "sign. Retrain to confirm."
-            )
-        if self.growth > GROWTH_WITH_CARE:
-            return (
-                f"Treat with care: a small change of the state grew {self.growth:.2g} times in training. "
-                "Retrain to confirm sign and size."
-            )
-        if self.readout_spread is not None and self.readout_spread > SPREAD_WITH_CARE:
-            return (
-                f"Signs agree, sizes do not: the three readouts lie {self.readout_spread:.0%} apart. "
-                "Retrain to confirm sizes."
-            )
-        return (
-            f"No warning sign: a small change of the state grew at most {self.growth:.2g} times"
-            + (f", the three readouts lie {self.readout_spread:.0%} apart" if self.readout_spread is not None else "")
-            + ". This is a first-order estimate; retrain to confirm it."
-        )
+        """The verdict in a sentence or two."""
+        return self.verdict.words
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "words": self.words}
+        """Plain values; of the calibration, only the figures of this estimator."""
+        known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "calibration": None if known is None else known.model_dump(mode="json"),
+            "verdict": self.verdict._asdict(),
+            "words": self.words,
+        }
 
 
 def assess(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -31,7 +32,13 @@ class Drift(NamedTuple):
     absolute: float
     """Largest absolute difference over all parameters."""
     relative: float
-    """The same, relative to the largest recorded parameter."""
+    """The same, relative to the largest change of a parameter since the checkpoint before."""
+    allowed: float
+    """The largest `relative` that can be rounding: other threads or another device, not another model."""
+
+    @property
+    def within_tolerance(self) -> bool:
+        return self.relative <= self.allowed
 
 
 class Transition(NamedTuple):
@@ -97,7 +104,7 @@ def segments(run: RunLike, start: int, stop: int) -> list[tuple[int, int]]:
 def reverse(run: RunLike, training: Training, start: int, stop: int, memory: int = MEMORY) -> Iterator[Transition]:
     """Transitions stop-1, ..., start, from states recomputed in at most `memory` bytes.
 
-    Where all states between two checkpoints fit, every step is replayed once; else the fewest recomputations.
+    Where all states between two checkpoints fit, every step is replayed once; else little more often than it must be.
     Raises ReplayDriftError where the replay does not meet the next recorded checkpoint.
     """
     for low, high in reversed(segments(run, start, stop)):
@@ -110,56 +117,60 @@ def reverse(run: RunLike, training: Training, start: int, stop: int, memory: int
 
 
 def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots: int) -> Iterator[Transition]:
-    length = stop - first.step
-    if length <= slots or length == 1:
-        states = [first, *advance(run, training, first, stop)]
+    """Keep `first` and at most `slots` more states: split until a piece fits, then walk it backwards."""
+    kept = [first]
+    del first
+    while kept:
+        base = kept.pop()
+        free = max(slots - len(kept), 1)
+        if stop - base.step > free:
+            kept.append(base)
+            kept.append(_last(base, advance(run, training, base, base.step + split(stop - base.step, free))))
+            del base
+            continue
+        states = [base, *advance(run, training, base, stop)]
+        stop = base.step
+        del base
         while len(states) > 1:
             after = states.pop()
             yield Transition(states[-1].step, states[-1], after)
-        return
-    middle = _last(first, advance(run, training, first, first.step + split(length, slots)))
-    yield from _reverse(run, training, middle, stop, slots - 1)
-    yield from _reverse(run, training, first, middle.step, slots)
 
 
 def measure_drift(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     """Compare a replayed snapshot with the recorded checkpoint of the same step."""
     recorded = load(run, training, replayed.step).state.params
-    scale = max((float(t.abs().max()) for t in recorded.values() if t.numel()), default=0.0)
-    absolute = max_difference(replayed.state.params, recorded)
-    return Drift(replayed.step, absolute, absolute / scale if scale else absolute)
+    before = load(run, training, max((c for c in run.checkpoints if c < replayed.step), default=0)).state.params
+    size = max((float(t.abs().max()) for t in recorded.values() if t.numel()), default=0.0)
+    absolute, change = max_difference(replayed.state.params, recorded), max_difference(recorded, before)
+    double = all(p.dtype == torch.float64 for p in recorded.values())
+    share, epsilon = (1e-8, 2.3e-16) if double else (1e-2, 1.2e-7)
+    relative = absolute / change if change else math.inf if absolute else 0.0
+    return Drift(replayed.step, absolute, relative, share + (32 * epsilon * size / change if change else 0.0))
 
 
 def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     """Raise ReplayDriftError unless a replayed snapshot meets its checkpoint within tolerance."""
     drift = measure_drift(run, training, replayed)
-    allowed = tolerance(replayed)
-    if not drift.relative <= allowed:
+    if not drift.within_tolerance:
         raise ReplayDriftError(
-            f"replaying up to step {drift.step} gives parameters {drift.relative:.2e} away from the "
-            f"recorded checkpoint (relative to the largest parameter), more than the {allowed:.0e} allowed: model, loss, "
-            "data or hyperparameters are not those of the recording. Check the problem's architecture and loss"
+            f"replaying up to step {drift.step} gives parameters {drift.relative:.2e} away from the recorded "
+            f"checkpoint (relative to the change since the checkpoint before), more than the {drift.allowed:.0e} "
+            "allowed: model, loss, data or hyperparameters are not those of the recording. Check the problem's "
+            "architecture and loss"
         )
+    training.problem.verified.add(run.digest)
     return drift
 
 
 def verify_once(run: RunLike, training: Training, progress: Progress = silent) -> None:
     """Replay the shortest segment, once per problem and run: a cached result must not hide a wrong model."""
-    verified = training.problem.verified
-    if run.digest in verified:
+    if run.digest in training.problem.verified:
         return
     pairs = list(pairwise(run.checkpoints))
     if pairs:
         low, high = min(pairs, key=lambda segment: segment[1] - segment[0])
         first = load(run, training, low)
         verify(run, training, _last(first, _watched(advance(run, training, first, high), progress)))
-    verified.add(run.digest)
-
-
-def tolerance(snapshot: Snapshot) -> float:
-    """How far a replay may drift between two checkpoints: rounding, other threads or another device, not more."""
-    double = all(p.dtype == torch.float64 for p in snapshot.state.params.values())
-    return 1e-8 if double else 1e-3
 
 
 def replay_drift(run: RunLike, problem: Problem, progress: Progress = silent) -> list[Drift]:

@@ -13,7 +13,7 @@ from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.records import RunLike
-from aa_core.replay import Progress, prepare, silent, snapshot_before
+from aa_core.replay import Progress, prepare, silent, snapshot_before, verify_once
 from aa_core.state import Buffers, Params, Snapshot, blend, is_finite
 
 
@@ -53,6 +53,7 @@ def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Prog
     treatment = what.treatment(run.stages) or dict.fromkeys(appearances(run, what.examples), 1.0)
     training = prepare(run, problem)
     start = min(treatment)
+    verify_once(run, training, progress)
     at = snapshot_before(run, training, start, progress)
     for k in range(start, run.steps):
         at = counterfactual_step(run, training, at, k, treatment.get(k, 1.0), what)
@@ -65,7 +66,7 @@ def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Prog
 def counterfactual_step(
     run: RunLike, training: Training, at: Snapshot, step: int, treatment: float, what: Counterfactual
 ) -> Snapshot:
-    """xi + T (Phi(xi) - base), where base is xi itself (freeze) or the step without data (zero_gradient)."""
+    """base + T (Phi(xi) - base), where base is xi itself (freeze) or the step without data (zero_gradient)."""
     if treatment == 0.0 and what.semantics == "freeze":
         return at._replace(step=step + 1)
     data = reweighted(run, step, what, training.problem.device)

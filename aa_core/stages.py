@@ -24,11 +24,11 @@ class Stage:
 
     @property
     def start(self) -> int:
-        return self.blocks[0][0]
+        return min((start for start, _ in self.blocks), default=0)
 
     @property
     def stop(self) -> int:
-        return self.blocks[-1][1]
+        return max((stop for _, stop in self.blocks), default=0)
 
     def __len__(self) -> int:
         return sum(stop - start for start, stop in self.blocks)

@@ -126,8 +126,9 @@ def norm(tangent: State) -> Tensor:
 
 
 def max_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Largest absolute difference between two sets of tensors of the same names."""
-    return max((float((a[n].double() - b[n].double()).abs().max()) for n in a if a[n].numel()), default=0.0)
+    """Largest absolute difference between two sets of tensors of the same names; NaN if any is."""
+    differences = [(a[n].double() - b[n].double()).abs().max() for n in a if a[n].numel()]
+    return float(torch.stack(differences).max()) if differences else 0.0
 
 
 def is_finite(state: State) -> bool:

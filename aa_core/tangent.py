@@ -98,12 +98,14 @@ def examples_tangent(
     """sum_k M_{K-1} .. M_{k+1} (U(xi_k, g_k) - U(xi_k, g_k without what the examples taught)), and its growth.
 
     A finite push at each of their appearances, exact within the step whatever the optimizer; first order after it.
-    Cost: one gradient an appearance, one curvature product a step after the first.
+    Cost: two gradients a step that used them, one curvature product a step after the first.
     """
 
-    def change(before: Snapshot, after: Snapshot) -> State:
-        data = reweighted(run, before.step, what, training.problem.device)
-        return subtract(after.state, training.step(before, data).state)
+    def change(before: Snapshot, _: Snapshot) -> State:
+        # both replayed here: `after` may be a checkpoint, and its drift would weigh more than one example
+        device = training.problem.device
+        recorded = training.step(before, run.step_input(before.step, device))
+        return subtract(recorded.state, training.step(before, reweighted(run, before.step, what, device)).state)
 
     owner = dict.fromkeys(appearances(run, what.examples), what.name)
     tangents, growth = _sum_of_steps(run, training, owner, change, curvature, progress)

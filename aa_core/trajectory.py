@@ -75,8 +75,8 @@ class Trajectory:
     def step_input(self, step: int, device: torch.device) -> StepInput:
         """The recorded examples of `step` on a device; MissingDataError if they are only referenced and not at hand."""
         record = self.record(step)
-        batches = tuple((self._batch(m.rows, device), m.weight) for m in record.micro_batches)
-        return StepInput(step, record.hyper, batches, record.training)
+        batches = tuple((self._batch(m.rows, device)._replace(rng=m.rng), m.weight) for m in record.micro_batches)
+        return StepInput(step, record.hyper, batches, record.training, record.clip)
 
     def load(self, step: int) -> Snapshot:
         """The stored snapshot before `step`, on the CPU; IntegrityError if it is not the one that was recorded."""

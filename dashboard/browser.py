@@ -50,8 +50,8 @@ def _pager(page: int, last: int) -> None:
 
 
 def _turn(label: str, to: int, last: int, **look: Any) -> None:
-    turn = {"on_click": session.update, "kwargs": {"page": to}}
-    st.button(label, type="tertiary", disabled=not 1 <= to <= last, **turn, **look)
+    reachable = 1 <= to <= last
+    st.button(label, type="tertiary", disabled=not reachable, on_click=session.update, kwargs={"page": to}, **look)
 
 
 def _gallery(ctx: Context, table: pd.DataFrame) -> None:

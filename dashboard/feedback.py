@@ -45,7 +45,7 @@ def refusals() -> Iterator[None]:
 def refusal(message: str, headline: str = "This cannot be shown") -> None:
     """A box with a message of the engine, which may quote strings of the run."""
     with st.container(border=True):
-        st.markdown(f":material/error: **{literal(headline)}**")
+        st.markdown(f":red[:material/error:] **{literal(headline)}**")
         st.text(message)
 
 

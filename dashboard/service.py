@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 import torch
+from torch import Tensor
 
 from aa_core.attribution import Attribution, predict, stage_effects, step_effects
 from aa_core.counterfactual import Counterfactual

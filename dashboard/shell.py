@@ -35,10 +35,12 @@ def choose() -> Context | None:
     _picker(entries)
     entry = entries.get(session.current().run)
     if entry is None:
+        _heading()
         feedback.refusal(
             f"{session.current().run}\n\nPick one of the runs at the left.", "There is no run of this name here"
         )
     elif entry.error:
+        _heading()
         feedback.refusal(entry.error, "This run cannot be opened")
     elif session.current().digest not in ("", entry.digest[:SHORT]):
         _stale(entry)
@@ -77,8 +79,13 @@ def _picker(entries: dict[str, RunEntry]) -> None:
             )
 
 
+def _heading() -> None:
+    st.title("Nothing to show yet", anchor=False)
+
+
 def _stale(entry: RunEntry) -> None:
     asked = session.current().digest
+    _heading()
     feedback.refusal(
         f"The link was made from a run with digest {asked}.\n"
         f"The run that is here now has digest {entry.digest[:SHORT]}.\n\n"

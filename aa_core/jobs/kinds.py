@@ -68,6 +68,10 @@ def whatif_spec(
     Raises:
         UnknownStageError, EmptyStageError, RequestError: before anything is started.
     """
+    if what.steps or what.examples:
+        raise RequestError(
+            "a what-if job skips or scales stages; leave out steps or examples with aa.what_if in Python"
+        )
     stages = what.resolve(run.stages)
     rows = None if examples is None else sorted(set(examples))
     run_performance(run, performance_name, rows)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-import socket
-import subprocess
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from aa_core.launcher import command, environment
 from aa_core.reporting import verify_file
+from tests.browser.server import dashboard
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
 PATIENCE = 20_000
@@ -31,38 +25,9 @@ expect.set_options(timeout=PATIENCE)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The dashboard over the sample runs, in a workspace of its own."""
-    port = _free_port()
-    surroundings = environment([SAMPLES]) | {"AA_WORKSPACE": str(tmp_path_factory.mktemp("workspace"))}
-    log = (tmp_path_factory.mktemp("server") / "log").open("w")
-    process = subprocess.Popen(
-        command(port, "--server.headless=true", "--server.allowedHosts=127.0.0.1"),
-        env=surroundings,
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        _wait_until_healthy(port, process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
-        log.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = monotonic() + 60
-    while monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
-            return
-        sleep(0.1)
-    pytest.fail("the dashboard did not start")
+    folder = tmp_path_factory.mktemp("dashboard")
+    with dashboard(folder / "workspace", folder / "log") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +103,9 @@ def test_pick_an_example_click_a_stage_click_a_step(visit: Visit) -> None:
 
 def test_the_keyboard_reaches_what_the_mouse_does(visit: Visit) -> None:
     page = visit("explore?run=digits-shift")
+    expect(page.get_by_text("Click a bar to see its steps")).to_be_visible()
     page.get_by_role("combobox", name="Picked examples").fill("17")
-    page.get_by_role("option", name="#17", exact=True).wait_for()
-    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("option").first).to_have_text("#17")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Effect on example 17")).to_be_visible()
     page.keyboard.press("Escape")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from aa_core.trajectory import Trajectory
 from tests import zoo
 
 N = 12
-"""Training examples; example 11 is first used in stage "b"."""
+"""Training examples; example 11 is used in the last step alone."""
 STEPS = (4, 4)
 Weights = Callable[[int, Tensor], Tensor]
 """(step, examples) -> the weight of each one's loss."""
@@ -34,6 +36,7 @@ class Course:
     optimizer: Callable[[list[Any]], torch.optim.Optimizer]
     losses: Callable[[Tensor, Tensor], Tensor]
     """One loss an example; the recorded loss is its mean."""
+    clip: float | None
 
     def trained(self, weights: Weights) -> nn.Module:
         """Plain torch: each example's loss times its weight, divided by the recorded size of the batch."""
@@ -45,6 +48,7 @@ class Course:
                 x, y = data()
                 part = self.losses(model(x[rows]), y[rows]) * weights(k, rows)
                 (share * part.sum() / len(rows)).backward()
+            clipped(model, self.clip)
             optimizer.step()
         return model
 
@@ -67,9 +71,15 @@ def data() -> tuple[Tensor, Tensor]:
 
 def batches(k: int) -> list[tuple[Tensor, float]]:
     """Two micro-batches of different sizes and weights; which examples depends on the step alone."""
-    last = N if k >= STEPS[0] else N - 1
-    rows = torch.randperm(last, generator=torch.Generator().manual_seed(k))
+    rows = torch.randperm(N - 1, generator=torch.Generator().manual_seed(k))
+    if k == sum(STEPS) - 1:
+        rows[2] = N - 1
     return [(rows[:5], 0.75), (rows[5:8], 0.25)]
+
+
+def clipped(model: nn.Module, limit: float | None) -> None:
+    if limit is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), limit)
 
 
 def queries() -> aa.Performance:
@@ -89,23 +99,26 @@ def take(
     optimizer: Callable[[list[Any]], torch.optim.Optimizer],
     loss_fn: Callable[[Tensor, Tensor], Tensor] = zoo.cross_entropy,
     losses: Callable[[Tensor, Tensor], Tensor] = cross_entropies,
+    clip: float | None = None,
 ) -> Course:
     """Train and record; the examples' ids are "e0" to "e11"."""
     start = copy.deepcopy(model.double())
-    trained, k = copy.deepcopy(start), 0
+    trained, first = copy.deepcopy(start), 0
     stepper, (x, y) = optimizer(list(trained.parameters())), data()
-    folder = Path(tempfile.mkdtemp(prefix="course-")) / "run"
-    with aa.Recorder(folder, trained, stepper, loss_fn, checkpoint_every=3) as recorder:
+    folder = Path(tempfile.mkdtemp(prefix="course-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with aa.Recorder(folder / "run", trained, stepper, loss_fn, checkpoint_every=3, clip_norm=clip) as recorder:
         for name, steps in zip("ab", STEPS, strict=True):
             with recorder.stage(name):
-                for k in range(k, k + steps):
+                for k in range(first, first + steps):
                     stepper.zero_grad()
                     for rows, share in batches(k):
                         recorder.batch(x[rows], y[rows], ids=ids_of(rows), weight=share)
                         (loss_fn(trained(x[rows]), y[rows]) * share).backward()
+                    clipped(trained, clip)
                     stepper.step()
-                k += 1
-    return Course(aa.open_run(folder), aa.Problem(start, loss_fn, device="cpu"), start, optimizer, losses)
+            first += steps
+    return Course(aa.open_run(folder / "run"), aa.Problem(start, loss_fn, device="cpu"), start, optimizer, losses, clip)
 
 
 @functools.cache

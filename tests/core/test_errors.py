@@ -84,12 +84,7 @@ def test_an_unknown_stage_is_named_with_the_known_ones(ask: Any) -> None:
     assert (error.value.name, error.value.known) == ("z", ("a", "b", "c"))
 
 
-NO_BLOCKS = pytest.mark.xfail(strict=True, raises=IndexError, reason="engine: Stage.stop of a stage without blocks")
-
-
-@pytest.mark.parametrize(
-    "ask", [aa.stage_effects, pytest.param(aa.step_effects, marks=NO_BLOCKS)], ids=["stages", "steps"]
-)
+@pytest.mark.parametrize("ask", [aa.stage_effects, aa.step_effects], ids=["stages", "steps"])
 def test_an_empty_stage_has_no_effect_to_ask_for(ask: Any) -> None:
     case = recorded("mlp", "sgd")
     run = dataclasses.replace(case.run, stages=(*case.run.stages, Stage("warm-up", ())))
@@ -206,19 +201,11 @@ def test_the_drift_of_every_segment_is_reported() -> None:
     assert [(d.step, d.absolute) for d in aa.replay_drift(case.every(5), case.problem)] == [(5, 0), (10, 0), (12, 0)]
     drifts = aa.replay_drift(case.every(5), imposter(case))
     assert [d.step for d in drifts] == [5, 10, 12] and all(d.relative > 1e-4 for d in drifts)
-    largest = max(float(p.abs().max()) for p in case.run.states[5].state.params.values())
-    assert drifts[0].relative == pytest.approx(drifts[0].absolute / largest)
+    before, after = (case.run.states[k].state.params for k in (0, 5))
+    change = max(float((after[n] - before[n]).abs().max()) for n in after)
+    assert drifts[0].relative == pytest.approx(drifts[0].absolute / change) and not drifts[0].within_tolerance
 
 
-UNVERIFIED = pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="engine: nothing that this path replays is compared with a recorded checkpoint, so a wrong model gives a "
-    "number and no warning",
-)
-
-
-@UNVERIFIED
 @pytest.mark.parametrize("every", [1, 5])
 def test_retraining_with_a_wrong_model_is_refused(every: int) -> None:
     case = recorded("mlp", "momentum", every=every)
@@ -226,7 +213,6 @@ def test_retraining_with_a_wrong_model_is_refused(every: int) -> None:
         retrained(case.run, imposter(case))
 
 
-@UNVERIFIED
 @pytest.mark.parametrize("stages", [(("all", 12),), (("a", 6), ("b", 6))])
 def test_the_boundary_effect_of_the_last_stage_with_a_wrong_model_is_refused(stages: Any) -> None:
     case = make_case(zoo.mlp, zoo.OPTIMIZERS["momentum"], stages=stages, every=6)
@@ -234,12 +220,6 @@ def test_the_boundary_effect_of_the_last_stage_with_a_wrong_model_is_refused(sta
         aa.stage_effects(case.run, imposter(case), queries(), stages=[stages[-1][0]], cache=memory_cache())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="engine: drift is measured against the size of the parameters, not of their change since the checkpoint; in "
-    "float32 with a small lr and close checkpoints a wrong model stays below 1e-3",
-)
 def test_a_wrong_model_is_noticed_however_small_the_steps_are() -> None:
     case = make_case(zoo.mlp, lambda p: torch.optim.AdamW(p, lr=1e-4), dtype=torch.float32)
     changes = [
@@ -254,7 +234,6 @@ def test_a_wrong_model_is_noticed_however_small_the_steps_are() -> None:
         aa.step_effects(case.run, imposter(case), queries(dtype=torch.float32))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="engine: Python's max drops a NaN unless it comes first")
 def test_a_nan_in_any_tensor_is_the_largest_difference() -> None:
     sound, broken = torch.zeros(2), torch.tensor([0.0, math.nan])
     assert math.isnan(max_difference({"a": broken, "b": sound}, {"a": sound, "b": sound}))
@@ -273,11 +252,6 @@ class Mixed(nn.Module):
         return self.out(self.norm(x))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="engine: model.train() is only called when the *top* module's mode differs",
-)
 def test_the_outputs_do_not_depend_on_what_was_asked_before() -> None:
     problem = aa.Problem(Mixed().double(), zoo.cross_entropy, device="cpu")
     params, buffers = dict(problem.model.named_parameters()), dict(problem.model.named_buffers())
@@ -352,11 +326,6 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ask", [aa.stage_effects, aa.step_effects], ids=["stages", "steps"])
-@pytest.mark.xfail(
-    strict=True,
-    raises=(RuntimeError, IndexError, pytest.fail.Exception),
-    reason="engine: the shape of a score is not checked; [n, n] goes through to the effects or fails inside torch",
-)
 def test_a_score_that_is_not_one_number_per_example_is_refused(ask: Any, shape: str) -> None:
     case = recorded("mlp", "sgd")
     gamma = aa.performance(*zoo.examples(5, 9), SHAPES[shape], name="error", unit="squares")
@@ -424,11 +393,6 @@ def test_a_path_in_the_run_is_never_imported(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AttributeError,
-    reason="engine: the module is not put into sys.modules, where dataclasses look for string annotations",
-)
 def test_a_problem_file_may_define_a_dataclass(tmp_path: Path) -> None:
     path = tmp_path / "with_dataclass.py"
     head = (

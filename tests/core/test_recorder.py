@@ -286,15 +286,17 @@ def test_a_gradient_that_the_batch_does_not_explain_is_refused_before_it_is_appl
     assert torch.equal(model.body[0].weight, before)
 
 
-def test_dropout_is_refused_at_the_first_step(tmp_path: Path) -> None:
-    model, optimizer = make()
-    model.body.insert(2, nn.Dropout(0.5))
+def test_dampened_momentum_that_starts_late_is_refused(tmp_path: Path) -> None:
+    model, optimizer = make(torch.optim.SGD, dampening=0.3)
     with (
-        pytest.raises(RecordingError, match="dropout"),
+        pytest.raises(UnsupportedError, match="dampening"),
         Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
         recorder.stage("a"),
     ):
+        train(recorder, model, optimizer, 2)
+        optimizer.param_groups[0]["momentum"] = 0.9
         train(recorder, model, optimizer, 1)
+    assert open_run(tmp_path / "r").steps == 2
 
 
 def test_a_parameter_without_gradient_is_named(tmp_path: Path) -> None:

@@ -275,7 +275,6 @@ def test_a_counterfactual_must_fit_the_run() -> None:
             aa.retrain(case.run, case.problem, aa.Counterfactual.skip_steps(step))
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="engine: Stage.stop of a stage without blocks")
 def test_a_stage_without_blocks_does_not_disturb_the_others() -> None:
     case = recorded("mlp", "sgd")
     run = dataclasses.replace(case.run, stages=(*case.run.stages, Stage("empty", ())))

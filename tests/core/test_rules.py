@@ -263,19 +263,6 @@ def test_a_tensor_as_lr_is_refused_or_replayed() -> None:
     assert_refused_or_equal(lambda p: AdamW(p, lr=torch.tensor(0.1), weight_decay=0.1), torch.float64)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="engine: torch's first v' is g when momentum is switched *on*, not at count 1",
-)
-def test_dampened_momentum_that_starts_late_is_refused_or_replayed() -> None:
-    def switch_on(optimizer: torch.optim.Optimizer, k: int) -> None:
-        optimizer.param_groups[0]["momentum"] = 0.9 if k >= 3 else 0.0
-
-    make: Callable[[list[Tensor]], torch.optim.Optimizer] = lambda p: SGD(p, lr=0.1, dampening=0.3)  # noqa: E731
-    assert_refused_or_equal(make, torch.float64, change=switch_on)
-
-
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW], ids=show)
 def test_a_parameter_without_dimensions_keeps_its_dtype(kind: type) -> None:
     compare(lambda p: kind(p, lr=0.1), torch.float32, {"scale": (), "weight": (3,)})

@@ -1,0 +1,105 @@
+"""From the grid's figures to the limits of aa_core/verdict.py, and how often the verdicts are right elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aa_core.verdict import LADDER, Estimator, Trust
+
+FITTED, HELD_OUT = 0, 1
+"""Seeds: the limits are fitted on the runs of the first, and tried on those of the second."""
+FALSE_TRUST = 2
+"""A false trust costs as much as this many false alarms."""
+
+Runs = list[dict[str, Any]]
+Limits = tuple[float, float, float]
+Pair = tuple[Trust, Trust]
+"""(said, earned)."""
+
+
+def cases(runs: Runs, seed: int) -> list[tuple[Estimator, dict[str, Any]]]:
+    """Every estimator of every run of a seed."""
+    return [
+        ((e["method"], e["curvature"], e["readout"]), e) for run in runs if run["seed"] == seed for e in run["estimators"]
+    ]
+
+
+def fit_spread(runs: Runs) -> dict[Estimator, Limits]:
+    """SPREAD_LIMITS: per estimator, on the runs where the readouts agree in every sign (elsewhere: nothing)."""
+    found: dict[Estimator, list[tuple[float, Trust]]] = {}
+    for name, e in cases(runs, FITTED):
+        kept = found.setdefault(name, [])
+        if e["signs_agree"] == 1.0:
+            kept.append((e["spread"], e["earned"]))
+    return {name: fit(kept) for name, kept in found.items()}
+
+
+def fit_growth(runs: Runs) -> Limits:
+    """GROWTH_LIMITS: for single steps."""
+    return fit([(_number(s["growth"]), earned_by_steps(s)) for s in step_cases(runs, FITTED)])
+
+
+def step_cases(runs: Runs, seed: int) -> list[dict[str, Any]]:
+    return [run["step_effects"] for run in runs if run["seed"] == seed]
+
+
+def earned_by_steps(found: dict[str, Any]) -> Trust:
+    """As `aa_core.verdict.earned`, with the sampled steps as the pairs and as the means."""
+    r, sign, error = found.get("pearson"), found.get("sign") or 0.0, found.get("relative_error")
+    if sign < 0.9:
+        return "nothing"
+    if r is None or r < 0.9:
+        return "sign"
+    return "size" if r >= 0.95 and error is not None and error <= 0.2 else "rank"
+
+
+def fit(pairs: Iterable[tuple[float, Trust]]) -> Limits:
+    """For size, rank and sign in turn the limit with the least cost; never beyond what was seen."""
+    known = [(_number(figure), LADDER.index(trust)) for figure, trust in pairs]
+    limits = [_limit([(figure, level <= wanted) for figure, level in known]) for wanted in range(3)]
+    return limits[0], max(limits[:2]), max(limits)
+
+
+def _limit(known: list[tuple[float, bool]]) -> float:
+    def cost(limit: float) -> int:
+        trusted = sum(figure <= limit and not right for figure, right in known)
+        return FALSE_TRUST * trusted + sum(figure > limit and right for figure, right in known)
+
+    return min([0.0, *sorted({_round_up(f) for f, _ in known if math.isfinite(f)})], key=cost)
+
+
+def _round_up(figure: float) -> float:
+    """To two significant digits, so that the limits can be read."""
+    unit = 10.0 ** (math.floor(math.log10(figure)) - 1) if figure > 0 else 1.0
+    return round(math.ceil(figure / unit) * unit, 12)
+
+
+def said_and_earned(runs: Runs, seed: int, say: Callable[[Estimator, float, float], Trust]) -> list[Pair]:
+    """What `say(estimator, spread, signs_agree)` says of each case of a seed, and what was earned."""
+    return [(say(name, e["spread"], e["signs_agree"]), e["earned"]) for name, e in cases(runs, seed)]
+
+
+def shares(pairs: list[Pair]) -> dict[str, float]:
+    """Share of verdicts that promise too much, too little, and exactly what was earned."""
+    too_far = [LADDER.index(said) - LADDER.index(earned) for said, earned in pairs]
+    n = max(len(pairs), 1)
+    return {
+        "false trust": sum(d < 0 for d in too_far) / n,
+        "false alarm": sum(d > 0 for d in too_far) / n,
+        "exact": sum(d == 0 for d in too_far) / n,
+    }
+
+
+def right(pairs: list[Pair]) -> dict[Trust, tuple[int, int]]:
+    """Per verdict: how often it was said, and how often at least that much was earned."""
+    said = Counter(s for s, _ in pairs)
+    held = Counter(s for s, earned in pairs if LADDER.index(earned) <= LADDER.index(s))
+    return {trust: (said[trust], held[trust]) for trust in LADDER}
+
+
+def _number(figure: float | None) -> float:
+    """JSON's null stands for a figure that overflowed."""
+    return math.inf if figure is None else figure

@@ -1,0 +1,259 @@
+"""docs/reliability.md from the stored figures of the grid."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Any
+
+from aa_core.verdict import GROWTH_LIMITS, LADDER, SPREAD_LIMITS, Estimator, Trust, judge_growth, judge_readouts
+from benchmarks.candidates import PRODUCTS
+from benchmarks.reliability_fit import (
+    FALSE_TRUST,
+    FITTED,
+    HELD_OUT,
+    Pair,
+    Runs,
+    earned_by_steps,
+    right,
+    said_and_earned,
+    shares,
+    step_cases,
+)
+
+CALM = 0.5
+"""Spread of the exact readouts that divides the grid in two, for the tables that compare estimators."""
+
+
+def page(figures: dict[str, Any]) -> str:
+    """The page as Markdown."""
+    runs = figures["runs"]
+    held = said_and_earned(runs, HELD_OUT, judge)
+    calm, rough = split(runs)
+    return f"""# How far an estimate can be believed
+
+Measured on {figures["date"]}; {figures["machine"]}; {figures["cpu_minutes"]:.0f} minutes. Written by
+`python -m benchmarks.reliability_grid` from [the stored figures](../benchmarks/results/reliability.json); with `page` after it,
+only this page is written anew. The verdicts are those of `aa_core/verdict.py`.
+
+## The grid
+
+{len(runs)} trainings of the digits MLP of the sample runs (64-64-10, float64, batches of 64) in six stages of 20 or 40 steps: SGD with
+learning rates .01 to .1, with and without momentum .9, and AdamW with .001 to .01; GELU, ReLU and tanh; rotated digits, or one stage
+with shifted labels. Every stage of every run was really left out (`freeze`), and 18 estimators compared with that truth on the
+log-likelihood of 200 digits. Moving the start by 1e-6 of itself moved the mean effect by {exponent(max(r["noise_of_mean"] for r in runs))} at most (in half of
+the runs, by {exponent(median(r["noise_of_mean"] for r in runs))} or less): the truth is well defined, the errors are the estimators'.
+{sum(r["below_noise"] for r in runs)} of {sum(6 * 200 for _ in runs):,} effects were within the noise, and are left out.
+
+## What a verdict says, and when it is right
+
+Agreed on before anything was fitted. Each asks for what stands above it, too.
+
+| verdict | is right if, against real retraining |
+|---|---|
+| sign | 90 % of the stages' mean effects have the right sign (of six stages: all) |
+| rank | over all stage x example pairs r >= .9 and 90 % of the signs are right |
+| size | r >= .95, and the stages' means are off by 20 % of their mean size or less |
+| nothing | always; a *false alarm* if more was earned |
+
+A verdict on stages comes from the three readouts of the same embeddings, which every result carries: *nothing* if they
+disagree in the sign of any stage's mean; else by their spread, with one limit per estimator and verdict. The limits were fitted on
+the {sum(r["seed"] == FITTED for r in runs)} runs of one seed, a false trust counting as {FALSE_TRUST} false alarms; all that follows is about the
+{sum(r["seed"] == HELD_OUT for r in runs)} runs of the other. Both halves have the same settings with other data order, initial weights and stages, so this
+says how the verdicts do on *such* trainings; other models and data are an extrapolation, and a calibration of the run itself
+(`aa.calibrate`) always goes before.
+
+## How often the verdicts were right
+
+{verdict_table(held)}
+
+Too much was promised in {shares(held)["false trust"]:.0%} of {len(held)} cases (false trust), too little in {shares(held)["false alarm"]:.0%} (false alarm), and exactly
+what was earned in {shares(held)["exact"]:.0%}. On the default question (boundary, exact):
+
+{by_readout(runs)}
+
+For comparison, the words before this was measured (growth over 10 or 1000, spread over .5, by judgement) on the
+boundary estimates with exact and Gauss-Newton curvature: {compared(runs)}. Growth alone predicts little: it was low
+in many runs whose estimates were wrong, since it says nothing of how far the stage itself moved the model.
+
+The limits, as spread of the readouts (0: never trusted that far):
+
+{limit_table()}
+
+## Which estimator
+
+All {len(runs)} runs, divided by whether the exact readouts lie at most {CALM:.0%} apart ({len(calm)} calm, {len(rough)} rough). Error: mean |estimate - truth|
+over mean |truth|, all pairs; medians over the runs. *Size*, *rank*: share of all runs in which the estimate earned at least that.
+
+{estimator_table(runs)}
+
+Path share answers another question; it is here to show that it cannot stand in for an effect.
+
+## What else was tried
+
+Cost per stage and later step; one really retrained stage costs one gradient a step, so whatever needs a gradient at the displaced
+state costs as much as the truth. `median`: of the three readouts, per pair.
+
+{candidate_table(runs)}
+
+{conclusions(runs)}
+
+## Single steps
+
+Effects of {sum(6 for _ in [0]) + 2} steps of each run on the mean, each left out for real. The growth of the adjoint gives the verdict, with limits
+{", ".join(f"{limit:.3g} ({trust})" for trust, limit in zip(LADDER, GROWTH_LIMITS, strict=False))}. On the held-out half:
+
+{verdict_table(steps_said(runs))}
+
+## A bound from theory
+
+The remainder of the first-order effect can be bounded by a constant times D_S^2 exp(Lambda x total lr), with D_S the length of the path
+within the stage and Lambda the sharpness by power iteration on recorded steps. On the SGD runs, for the first stage and
+with the constant taken as 1, this is 10^{bound(runs, min):.0f} at least, 10^{bound(runs, median):.0f} in the median and 10^{bound(runs, max):.0f} at most, for effects of
+{median(abs(t) for r in runs for t in r["truth"]):.1g} nats: {vacuous(runs)} of {len(sgd(runs))} bounds lie above 1 nat. It is vacuous, and no result carries it.
+
+## What this does not say
+
+One small architecture, one data set, six stages, float64, one performance (log-likelihood), `freeze`. Verdicts on other
+performances, on `zero_gradient` and on subgroups use the same limits without having been tried. A verdict is about all
+stages of a result together; one stage can be wrong where all together are right.
+"""
+
+
+def judge(estimator: Estimator, spread: float | None, signs_agree: float) -> Trust:
+    """The engine's verdict; a spread that overflowed allows nothing."""
+    return judge_readouts(estimator, math.inf if spread is None else spread, signs_agree).trust
+
+
+def split(runs: Runs) -> tuple[Runs, Runs]:
+    """The calm and the rough runs."""
+
+    def spread(run: dict[str, Any]) -> float:
+        found = next(e["spread"] for e in run["estimators"] if (e["method"], e["curvature"]) == ("boundary", "exact"))
+        return math.inf if found is None else found
+
+    return [r for r in runs if spread(r) <= CALM], [r for r in runs if spread(r) > CALM]
+
+
+def verdict_table(pairs: list[Pair]) -> str:
+    rows = [
+        f"| {trust} | {said} | {f'{held / said:.0%}' if said and trust != 'nothing' else '-'} "
+        f"| {sum(e == trust for _, e in pairs)} |"
+        for trust, (said, held) in right(pairs).items()
+    ]
+    return "\n".join(["| verdict | said | of these right | earned |", "|---|---|---|---|", *rows])
+
+
+def by_readout(runs: Runs) -> str:
+    lines = ["| readout | false trust | false alarm | exact |", "|---|---|---|---|"]
+    for readout in ("linear", "displaced", "link"):
+        chosen = [_only(run, ("boundary", "exact", readout)) for run in runs]
+        found = shares(said_and_earned(chosen, HELD_OUT, judge))
+        lines.append(f"| {readout} | " + " | ".join(f"{share:.0%}" for share in found.values()) + " |")
+    return "\n".join(lines)
+
+
+def compared(runs: Runs) -> str:
+    """The former words against the verdicts, on the estimates that had both."""
+    known = ("exact", "ggn")
+    chosen = [
+        {**r, "estimators": [e for e in r["estimators"] if e["method"] == "boundary" and e["curvature"] in known]}
+        for r in runs
+    ]
+    before = [
+        (former(r["growth"][e["curvature"]], e["spread"], e["signs_agree"]), e["earned"])
+        for r in chosen
+        if r["seed"] == HELD_OUT
+        for e in r["estimators"]
+    ]
+    old, new = shares(before), shares(said_and_earned(chosen, HELD_OUT, judge))
+    return f"false trust {old['false trust']:.0%} then, {new['false trust']:.0%} now; exact {old['exact']:.0%} then, {new['exact']:.0%} now"
+
+
+def former(growth: float | None, spread: float | None, signs_agree: float) -> Trust:
+    """What the constants chosen by judgement said."""
+    if growth is None or growth > 1e3 or spread is None or signs_agree < 1:
+        return "nothing"
+    return "nothing" if growth > 10 else "sign" if spread > 0.5 else "size"
+
+
+def limit_table() -> str:
+    rows = [f"| {', '.join(name)} | " + " | ".join(f"{x:.2g}" for x in limits) + " |" for name, limits in SPREAD_LIMITS.items()]
+    return "\n".join(["| estimator | size | rank | sign |", "|---|---|---|---|", *rows])
+
+
+def estimator_table(runs: Runs) -> str:
+    names = [(e["method"], e["curvature"], e["readout"]) for e in runs[0]["estimators"]]
+    lines = [_head("estimator"), "|---|---|---|---|---|---|---|"]
+    lines += [_row(", ".join(name), runs, lambda run, name=name: _only(run, name)["estimators"][0]) for name in names]
+    return "\n".join([*lines, _row("path share", runs, lambda run: {**run["path_share"], "earned": "-"})])
+
+
+def candidate_table(runs: Runs) -> str:
+    names = [(c["candidate"], c["readout"]) for c in runs[0]["candidates"]]
+    lines = [_head("candidate | cost"), "|---|---|---|---|---|---|---|---|"]
+    for name in names:
+        lines.append(_row(f"{name[0]}, {name[1]} | {PRODUCTS[name[0]]}", runs, lambda run, name=name: candidate(run, name)))
+    return "\n".join(lines)
+
+
+def candidate(run: dict[str, Any], name: tuple[str, str]) -> dict[str, Any]:
+    return next(c for c in run["candidates"] if (c["candidate"], c["readout"]) == name)
+
+
+def _head(first: str) -> str:
+    return f"| {first} | r, calm | error, calm | r, rough | error, rough | size | rank |"
+
+
+def _row(name: str, runs: Runs, pick: Any) -> str:
+    cells = []
+    for part in split(runs):
+        found = [pick(run) for run in part]
+        cells += [f"{_median(f['pearson'] for f in found):.2f}", f"{_median_error(found):.0%}"]
+    levels = [pick(run)["earned"] for run in runs]
+    if levels[0] == "-":
+        return f"| {name} | {' | '.join(cells)} | - | - |"
+    size, rank = (sum(level in wanted for level in levels) / len(runs) for wanted in (("size",), ("size", "rank")))
+    return f"| {name} | {' | '.join(cells)} | {size:.0%} | {rank:.0%} |"
+
+
+def conclusions(runs: Runs) -> str:
+    return ""
+
+
+def steps_said(runs: Runs) -> list[Pair]:
+    return [
+        (judge_growth(math.inf if s["growth"] is None else s["growth"]).trust, earned_by_steps(s))
+        for s in step_cases(runs, HELD_OUT)
+    ]
+
+
+def sgd(runs: Runs) -> Runs:
+    return [r for r in runs if r["optimizer"] == "SGD"]
+
+
+def bound(runs: Runs, of: Any) -> float:
+    return of(r["log10_bound"] for r in sgd(runs))
+
+
+def vacuous(runs: Runs) -> int:
+    return sum(r["log10_bound"] > 0 for r in sgd(runs))
+
+
+def exponent(value: float) -> str:
+    return f"{value:.0e}"
+
+
+def _only(run: dict[str, Any], name: Estimator) -> dict[str, Any]:
+    """The run with one estimator."""
+    found = [e for e in run["estimators"] if (e["method"], e["curvature"], e["readout"]) == name]
+    return {**run, "estimators": found}
+
+
+def _median(values: Any) -> float:
+    """A figure that overflowed counts as no correlation."""
+    return median(0.0 if v is None else v for v in values)
+
+
+def _median_error(found: list[dict[str, Any]]) -> float:
+    return median(math.inf if f["relative_error"] is None else f["relative_error"] for f in found)

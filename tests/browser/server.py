@@ -1,0 +1,45 @@
+"""The dashboard as its own process, as `aa dashboard` starts it, for browser tests and pictures."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep
+
+from aa_core.launcher import command, environment
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+
+
+@contextmanager
+def dashboard(workspace: Path, log: Path) -> Iterator[str]:
+    """The address of a dashboard over the sample runs, in a workspace of its own."""
+    port = _free_port()
+    surroundings = environment([SAMPLES]) | {"AA_WORKSPACE": str(workspace)}
+    with log.open("w") as out:
+        process = subprocess.Popen(command(port, "--server.headless=true"), env=surroundings, stdout=out, stderr=out)
+        try:
+            _wait_until_healthy(port, process, log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = monotonic() + 60
+    while monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
+            return
+        sleep(0.1)
+    raise RuntimeError(f"the dashboard did not start:\n{log.read_text()}")

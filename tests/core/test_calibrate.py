@@ -1,0 +1,204 @@
+"""Calibration: every estimator against really training without each stage, stored and found by digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import aa_core as aa
+from aa_core.calibrate import SWEEPS, calibrate
+from aa_core.calibration import BESIDE_A_RUN, Calibration, find_calibration, store_calibration
+from aa_core.embedding import READOUTS
+from aa_core.errors import RequestError
+from tests import zoo
+from tests.core.cases import STAGES, Case, log_likelihood, make_case, memory_cache, queries, squares
+
+GAMMA = queries(6)
+
+
+def named(case: Case, digest: str) -> Case:
+    """Under a digest of its own: runs of the zoo share one, and a calibration is found by it."""
+    return dataclasses.replace(case, run=dataclasses.replace(case.run, digest=digest))
+
+
+@cache
+def affine() -> Case:
+    return named(make_case(zoo.linear, zoo.OPTIMIZERS["momentum"], squares), "affine")
+
+
+@cache
+def curved() -> Case:
+    return named(make_case(zoo.mlp, zoo.OPTIMIZERS["momentum"]), "curved")
+
+
+@cache
+def calibrated(curvy: bool) -> Calibration:
+    case = curved() if curvy else affine()
+    return calibrate(case.run, case.problem, GAMMA, cache=memory_cache())
+
+
+def test_the_truth_is_what_retraining_gives() -> None:
+    case, found = curved(), calibrated(True)
+    recorded = aa.final_model(case.run, case.problem).performance(GAMMA)
+    for stage, mean in zip(found.stages, found.truth, strict=True):
+        without = aa.retrain(case.run, case.problem, aa.Counterfactual.skip(stage)).performance(GAMMA)
+        assert mean == pytest.approx(float((recorded - without).mean()), rel=1e-12)
+    assert found.stages == STAGES and found.values == 6
+
+
+def test_every_estimator_has_its_figures_and_the_path_share_stands_apart() -> None:
+    found = calibrated(True)
+    assert len(found.estimators) == len(SWEEPS) * len(READOUTS) == 18
+    assert found.path_share not in found.estimators and found.find("path share", "", "") is None
+    frame = found.to_frame()
+    assert len(frame) == 19 and frame["method"].iloc[-1] == "path share"
+    assert {"pairs_pearson", "pairs_slope", "stages_relative_error", "examples_sign"} <= set(frame.columns)
+
+
+def test_where_training_is_affine_the_displaced_boundary_is_the_truth() -> None:
+    found = calibrated(False)
+    for curvature in ("exact", "ggn"):  # the same for a loss that is quadratic in the outputs
+        figures = found.find("boundary", curvature, "displaced")
+        assert figures is not None and figures.pairs.relative_error == pytest.approx(0, abs=1e-9)
+        assert figures.pairs.slope == pytest.approx(1) and figures.pairs.sign == 1
+        assert figures.means == pytest.approx(found.truth)
+    assert found.default is not None and found.default.readout == "displaced"
+
+
+def test_the_last_stage_is_exact_by_the_displaced_readout_in_any_training() -> None:
+    found = calibrated(True)
+    figures = found.find("boundary", "exact", "displaced")
+    assert figures is not None and figures.means[-1] == pytest.approx(found.truth[-1], rel=1e-9)
+
+
+def test_the_default_has_the_most_right_signs_of_stages_then_the_smallest_error() -> None:
+    found = calibrated(True)
+    chosen = found.default
+    assert chosen is not None and chosen.stages.sign == max(e.stages.sign or 0 for e in found.estimators)
+    rivals = [e.pairs.relative_error for e in found.estimators if e.stages.sign == chosen.stages.sign]
+    assert chosen.pairs.relative_error == min(e for e in rivals if e is not None)
+
+
+def test_a_small_error_does_not_outweigh_a_wrong_sign() -> None:
+    found = calibrated(True)
+    small, right = (e.pairs.model_copy(update={"relative_error": error}) for e, error in zip(found.estimators, (0.1, 0.4), strict=False))
+    wrong = found.estimators[0].stages.model_copy(update={"sign": 0.5})
+    rivals = (
+        found.estimators[0].model_copy(update={"pairs": small, "stages": wrong}),
+        found.estimators[1].model_copy(update={"pairs": right, "stages": wrong.model_copy(update={"sign": 1.0})}),
+    )
+    assert found.model_copy(update={"estimators": rivals}).default == rivals[1]
+
+
+def test_path_shares_add_up_to_what_training_gained() -> None:
+    case, found = curved(), calibrated(True)
+    values = log_likelihood(case, 6)
+    first, last = (values(case.run.states[k].state.params).mean() for k in (0, -1))
+    assert sum(m for m in found.path_share.means if m is not None) == pytest.approx(float(last - first))
+
+
+def test_effects_within_the_noise_are_left_out() -> None:
+    case = affine()
+    blind = aa.performance(GAMMA.inputs, GAMMA.targets, lambda f, y: f[:, 0] * 0.0, name="blind", unit="nats")
+    found = calibrate(case.run, case.problem, blind, cache=memory_cache())
+    assert found.below_noise == 18 and found.default is None
+    assert all(e.pairs.n == 0 and e.pairs.pearson is None for e in found.estimators)
+
+
+def test_an_estimate_that_overflowed_has_no_figures_and_is_not_chosen() -> None:
+    stages = (("a", 300), ("b", 300), ("c", 20))
+    chaotic = make_case(
+        lambda: zoo.mlp(torch.nn.Tanh),
+        lambda p: torch.optim.SGD(p, lr=6.0, momentum=0.9),
+        steps=620,
+        stages=stages,
+        every=310,
+        dtype=torch.float32,
+    )
+    case, gamma = named(chaotic, "exploding"), queries(6, torch.float32)
+    found = calibrate(case.run, case.problem, gamma, cache=memory_cache())
+    lost = [e for e in found.estimators if any(m is None for m in e.means)]
+    assert found.find("additive", "exact", "linear") in lost and found.find("boundary", "none", "linear") not in lost
+    assert all(e.pairs.relative_error is None for e in lost)
+    assert found.default not in lost
+
+
+def test_progress_never_goes_back_and_ends_at_the_end() -> None:
+    case, seen = affine(), list[tuple[int, int]]()
+    calibrate(case.run, case.problem, GAMMA, cache=memory_cache(), progress=lambda *at: seen.append(at))
+    assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
+
+
+def test_a_run_without_stages_is_refused() -> None:
+    case = affine()
+    with pytest.raises(RequestError, match="no stages"):
+        calibrate(dataclasses.replace(case.run, stages=()), case.problem, GAMMA)
+
+
+# ---- storage ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_calibration_is_found_again_as_it_was() -> None:
+    case, found = affine(), calibrated(False)
+    store_calibration(found)
+    assert find_calibration(case.run, GAMMA.digest) == found
+    assert find_calibration(case.run, None) == found
+    assert Calibration.model_validate_json(found.model_dump_json()) == found
+
+
+def test_it_is_plain_values_with_the_rule_of_its_default() -> None:
+    found = calibrated(True).to_dict()
+    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
+    assert found["default"] and "relative error" in found["rule"]
+
+
+def test_a_calibration_of_another_run_or_question_is_not_used() -> None:
+    case, found = affine(), calibrated(False)
+    store_calibration(found)
+    other = dataclasses.replace(case.run, digest=found.run + " changed")
+    assert find_calibration(other, GAMMA.digest) is None and find_calibration(other, None) is None
+    assert find_calibration(case.run, queries(4).digest) is None
+    assert find_calibration(case.run, GAMMA.digest, "zero_gradient") is None
+
+
+def test_a_file_that_claims_another_digest_than_its_name_is_not_used() -> None:
+    case, found = affine(), calibrated(False)
+    path = store_calibration(found)
+    path.write_bytes(found.model_copy(update={"run": "f" * 64}).to_bytes())
+    assert find_calibration(case.run, GAMMA.digest) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[" * 10_000, b'{"run": NaN}', b"\xff"])
+def test_a_damaged_file_counts_as_none(content: bytes) -> None:
+    case, found = affine(), calibrated(False)
+    store_calibration(found).write_bytes(content)
+    assert find_calibration(case.run, GAMMA.digest) is None
+    store_calibration(found)
+    assert find_calibration(case.run, GAMMA.digest) == found
+
+
+def test_a_shipped_run_brings_its_calibration_beside_it(tmp_path: Path) -> None:
+    shipped = calibrated(False).model_copy(update={"run": "shipped"})
+    (tmp_path / BESIDE_A_RUN).write_bytes(shipped.to_bytes())
+    here = SimpleNamespace(digest="shipped", path=tmp_path / "run")
+    assert find_calibration(here, GAMMA.digest) == shipped  # type: ignore[arg-type]
+    changed = SimpleNamespace(digest="shipped, then changed", path=tmp_path / "run")
+    assert find_calibration(changed, GAMMA.digest) is None  # type: ignore[arg-type]
+
+
+def test_effects_carry_the_calibration_of_their_question() -> None:
+    case, found = affine(), calibrated(False)
+    store_calibration(found)
+    ask = {"readout": "displaced", "cache": memory_cache()}
+    judged = aa.stage_effects(case.run, case.problem, GAMMA, **ask).reliability
+    assert judged.calibration == found and judged.verdict.verified and judged.verdict.trust == "size"
+    assert (
+        judged.words.startswith("Checked by retraining") and judged.to_dict()["calibration"]["readout"] == "displaced"
+    )
+    assert aa.stage_effects(case.run, case.problem, queries(4), **ask).reliability.calibration is None
