@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aa_core.curvature import Curvature
 from aa_core.performance import Performance
-from aa_core.propagator import Training
+from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, Transition, reverse, silent, snapshot_before
 from aa_core.state import Snapshot, State, zeros_like
@@ -46,12 +46,16 @@ def adjoint_sweep(
     memory: int = MEMORY,
 ) -> Iterator[AdjointStep]:
     """Steps K-1, ..., start with their cotangents. One curvature product a ray and step; states in `memory` bytes."""
-    for transition in reverse(run, training, start, run.steps, memory):
+    for transition in reverse(run, training, start, run.steps, memory, curvature):
         yield AdjointStep(transition, cotangent)
         if transition.step > start:
-            data = run.step_input(transition.step, training.problem.device)
-            _, propagator = training.linearize(transition.before, data, curvature)
+            propagator = transition.propagator or _linearize(run, training, transition, curvature)
             cotangent = propagator.T @ cotangent
+
+
+def _linearize(run: RunLike, training: Training, transition: Transition, curvature: Curvature) -> Propagator:
+    data = run.step_input(transition.step, training.problem.device)
+    return training.linearize(transition.before, data, curvature)[1]
 
 
 def performance_sweep(

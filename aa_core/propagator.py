@@ -80,6 +80,19 @@ class Training:
 
         return take, Propagator(self, at.state, grads, step, product)
 
+    def graph_bytes(self, at: Snapshot, step: StepInput, curvature: Curvature) -> int:
+        """What a propagator of this step holds on to beside the states, measured on one."""
+        held: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            _ = self.linearize(at, step, curvature)
+        return sum(held.values())
+
 
 class Propagator:
     """M_k, never formed: `M @ tangent` and `M.T @ cotangent` on states with [R] rays.

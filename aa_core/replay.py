@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 
 from aa_core.errors import NonFiniteError, ReplayDriftError, RequestError
+from aa_core.curvature import Curvature
 from aa_core.problem import Problem
-from aa_core.propagator import Training
+from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.rules import rule_named
 from aa_core.schedule import split
@@ -47,6 +48,8 @@ class Transition(NamedTuple):
     step: int
     before: Snapshot
     after: Snapshot
+    propagator: Propagator | None = None
+    """M_k, where the memory allowed keeping its graph."""
 
 
 def silent(done: int, total: int) -> None:
@@ -101,19 +104,48 @@ def segments(run: RunLike, start: int, stop: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts)) if stop > start else []
 
 
-def reverse(run: RunLike, training: Training, start: int, stop: int, memory: int = MEMORY) -> Iterator[Transition]:
+def reverse(
+    run: RunLike,
+    training: Training,
+    start: int,
+    stop: int,
+    memory: int = MEMORY,
+    curvature: Curvature | None = None,
+) -> Iterator[Transition]:
     """Transitions stop-1, ..., start, from states recomputed in at most `memory` bytes.
 
+    With a curvature they come with their propagators where the graphs of a whole segment fit as well: then replay and
+    linearization are one forward and one backward pass together instead of two.
     Where all states between two checkpoints fit, every step is replayed once; else little more often than it must be.
     Raises ReplayDriftError where the replay does not meet the next recorded checkpoint.
     """
+    graph = None
     for low, high in reversed(segments(run, start, stop)):
         first = snapshot_before(run, training, low)
-        slots = max(memory // max(nbytes(first), 1), 1)
-        for transition in _reverse(run, training, first, high, slots):
+        if curvature is not None and graph is None:
+            graph = training.graph_bytes(first, run.step_input(low, training.problem.device), curvature)
+        if curvature is not None and graph is not None and (high - low) * (nbytes(first) + graph) <= memory:
+            transitions = _linearized(run, training, first, high, curvature)
+        else:
+            transitions = _reverse(run, training, first, high, max(memory // max(nbytes(first), 1), 1))
+        del first
+        for transition in transitions:
             if transition.step == high - 1 and high in run.checkpoints:
                 verify(run, training, transition.after)
             yield transition
+
+
+def _linearized(
+    run: RunLike, training: Training, first: Snapshot, stop: int, curvature: Curvature
+) -> Iterator[Transition]:
+    """Every step with its propagator, from one replay that keeps all graphs."""
+    kept, at = [], first
+    while at.step < stop:
+        take, propagator = training.linearize(at, run.step_input(at.step, training.problem.device), curvature)
+        kept.append(Transition(at.step, at, take(), propagator))
+        at = kept[-1].after
+    while kept:
+        yield kept.pop()
 
 
 def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots: int) -> Iterator[Transition]:

@@ -33,6 +33,13 @@ def slow_cross_entropy(outputs, targets):
 def slow(config):
     return Problem(net(), slow_cross_entropy, device="cpu")
 
+def very_slow_cross_entropy(outputs, targets):
+    time.sleep(1)
+    return nn.functional.cross_entropy(outputs, targets)
+
+def very_slow(config):
+    return Problem(net(), very_slow_cross_entropy, device="cpu")
+
 def other_loss(config):
     return Problem(net(), nn.functional.multi_margin_loss, device="cpu")
 

@@ -200,7 +200,7 @@ def test_cancel_takes_effect_at_once_and_retry_starts_anew(ask: Ask) -> None:
 
 
 def test_jobs_work_one_at_a_time_and_a_queued_one_can_be_cancelled(ask: Ask) -> None:
-    first = running(submit(ask(function="slow")))
+    first = running(submit(ask(function="very_slow")))
     second = submit(ask("last"))
     wait(lambda: workers(second))
     time.sleep(0.5)
