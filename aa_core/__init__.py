@@ -2,11 +2,14 @@
 
 from aa_core.agreement import Agreement, agreement
 from aa_core.attribution import Attribution, predict, stage_effects, step_effects
+from aa_core.calibrate import calibrate
+from aa_core.calibration import Calibration, find_calibration
 from aa_core.counterfactual import Counterfactual
 from aa_core.embedding import StageEmbedding, embed_stages
 from aa_core.evaluation import Evaluation
 from aa_core.example_effects import example_effects, example_effects_by_step, ranked
 from aa_core.examples import DatasetReference
+from aa_core.noise import NoiseFloor, noise_floor
 from aa_core.path_shares import PathShares, path_shares
 from aa_core.performance import (
     Performance,
@@ -32,15 +35,18 @@ from aa_core.scores import (
 )
 from aa_core.splits import collapse, stage_effects_by_parameter, step_effects_by_cause, step_effects_by_parameter
 from aa_core.trajectory import Trajectory, check_integrity, open_run
+from aa_core.verdict import Verdict
 from aa_core.version import __version__
 from aa_core.whatif import WhatIf, what_if
 
 __all__ = [
     "Agreement",
     "Attribution",
+    "Calibration",
     "Counterfactual",
     "DatasetReference",
     "Evaluation",
+    "NoiseFloor",
     "PathShares",
     "Performance",
     "Problem",
@@ -48,11 +54,13 @@ __all__ = [
     "StageEmbedding",
     "TrainedModel",
     "Trajectory",
+    "Verdict",
     "WhatIf",
     "__version__",
     "accuracy",
     "agreement",
     "binary_log_likelihood",
+    "calibrate",
     "check_integrity",
     "collapse",
     "confounder_log_likelihood",
@@ -60,10 +68,12 @@ __all__ = [
     "example_effects",
     "example_effects_by_step",
     "final_model",
+    "find_calibration",
     "log_likelihood",
     "margin",
     "negative_loss",
     "negative_squared_error",
+    "noise_floor",
     "open_run",
     "path_shares",
     "performance",

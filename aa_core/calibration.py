@@ -80,7 +80,7 @@ class Calibration(Model):
     """Pairs whose true effect is within the noise; they are in no figure."""
     estimators: tuple[Figures, ...]
     path_share: Figures
-    """gamma after minus gamma before each stage: the answer to another question, beside the estimators, never of them."""
+    """gamma after minus gamma before each stage: the answer to another question, beside the estimators."""
     code: str
 
     @property

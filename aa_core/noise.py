@@ -46,9 +46,9 @@ class NoiseFloor:
     def words(self) -> str:
         """What the figures say, in two sentences."""
         return (
-            f"With a start moved by {self.relative:.0e} of itself, training ended {self.growth:.2g} times as far away, and "
-            f"the effect ({self.counterfactual}) moved by at most {float(self.effects.max()):.1e} {self.unit} on an example "
-            f"and {self.mean_effect:.1e} on the mean. What is smaller than that is noise, in an estimate and in the truth."
+            f"With a start moved by {self.relative:.0e} of itself, training ended {self.growth:.2g} times as far away, "
+            f"and the effect ({self.counterfactual}) moved by at most {float(self.effects.max()):.1e} {self.unit} on an "
+            f"example and {self.mean_effect:.1e} on the mean. What is smaller is noise, in an estimate and in the truth."
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from aa_core.verdict import Estimator, Verdict, judge_calibrated, judge_growth, 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Figures measured while the effects were computed. Their verdict was measured, but only a retraining can confirm."""
+    """Figures measured while the effects were computed. The verdict is measured, too; only a retraining can confirm."""
 
     growth: float
     """How much a change of the parameters grew on its way (steps: largest norm over that at the end; stages: norm at

@@ -6,7 +6,7 @@ A verdict is right, by definition, if against real retraining the estimate has a
     rank   that, and over all stage x example pairs r >= 0.9 and 90 % of the signs
     size   that, and r >= 0.95, and the stages' means off by 20 % of their mean size or less
 
-The limits were fitted on one half of the runs of benchmarks/reliability_grid.py and tried on the other: docs/reliability.md.
+The limits were fitted on half of the runs of benchmarks/reliability_grid.py and tried on the rest: docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -23,15 +23,45 @@ LADDER: tuple[Trust, ...] = get_args(Trust)
 Estimator = tuple[str, str, str]
 """Method, curvature, readout."""
 
-SPREAD_LIMITS: dict[Estimator, tuple[float, float, float]] = {}
-"""Stages: up to which spread of the three readouts sizes, ranks and signs were right, per estimator. 0: never."""
-GROWTH_LIMITS: tuple[float, float, float] = (0.0, 0.0, 0.0)
+Limits = tuple[float, float, float]
+"""For size, rank and sign; 0: never."""
+Tried = dict[Trust, tuple[int, int]]
+"""(How often a verdict was right, how often it was said), on runs that the limits were not fitted on."""
+
+NEVER: Limits = (0.0, 0.0, 0.0)
+SPREAD_LIMITS: dict[Estimator, Limits] = {
+    ("boundary", "exact", "linear"): (0.18, 0.44, 0.72),
+    ("boundary", "exact", "displaced"): (0.53, 0.53, 0.72),
+    ("boundary", "exact", "link"): (0.55, 0.55, 0.72),
+    ("boundary", "ggn", "linear"): (0.0, 0.32, 0.4),
+    ("boundary", "ggn", "displaced"): (0.0, 0.32, 0.4),
+    ("boundary", "ggn", "link"): (0.0, 0.32, 0.4),
+    ("boundary", "none", "linear"): (0.0, 0.0, 0.21),
+    ("boundary", "none", "displaced"): (0.0, 0.0, 0.21),
+    ("boundary", "none", "link"): (0.0, 0.0, 0.21),
+    ("additive", "exact", "linear"): (0.13, 0.19, 0.66),
+    ("additive", "exact", "displaced"): (0.19, 0.19, 0.66),
+    ("additive", "exact", "link"): (0.13, 0.19, 0.66),
+    ("additive", "ggn", "linear"): (0.022, 0.022, 0.25),
+    ("additive", "ggn", "displaced"): (0.022, 0.088, 0.25),
+    ("additive", "ggn", "link"): (0.022, 0.022, 0.25),
+    ("additive", "none", "linear"): (0.0, 0.0, 0.23),
+    ("additive", "none", "displaced"): (0.0, 0.0, 0.23),
+    ("additive", "none", "link"): (0.0, 0.0, 0.23),
+}
+"""Stages: up to which spread of the three readouts an estimator was right."""
+TRIED: dict[tuple[str, str], Tried] = {
+    ("boundary", "exact"): {"size": (25, 29), "rank": (3, 3), "sign": (4, 7)},
+    ("boundary", "ggn"): {"size": (0, 0), "rank": (18, 21), "sign": (3, 3)},
+    ("boundary", "none"): {"size": (0, 0), "rank": (0, 0), "sign": (18, 18)},
+    ("additive", "exact"): {"size": (16, 16), "rank": (2, 2), "sign": (15, 18)},
+    ("additive", "ggn"): {"size": (6, 6), "rank": (1, 2), "sign": (16, 16)},
+    ("additive", "none"): {"size": (0, 0), "rank": (0, 0), "sign": (18, 18)},
+}
+"""Stages: by method and curvature."""
+GROWTH_LIMITS: Limits = (1.5, 2.1, 2.1)
 """Single steps, which have one readout: up to which growth of the adjoint."""
-NEVER = (0.0, 0.0, 0.0)
-HELD_OUT: dict[Trust, float] = {"size": 0.0, "rank": 0.0, "sign": 0.0, "nothing": 1.0}
-"""How often each verdict on stages was right, on runs that the limits were not fitted on."""
-TRIED = 0
-"""Estimates that this was tried on."""
+STEPS_TRIED: Tried = {"size": (15, 19), "rank": (1, 2), "sign": (0, 0)}
 
 MEANING: dict[Trust, str] = {
     "size": "trust signs, ranks and sizes",
@@ -83,29 +113,37 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float) -> V
     """The verdict on stage effects from how far the three readouts of the same embeddings lie apart."""
     if signs_agree < 1:
         return Verdict("nothing", f"For {1 - signs_agree:.0%} of the stages the three readouts disagree even in sign")
-    trust = _within(spread, SPREAD_LIMITS.get(estimator, NEVER))
-    return Verdict(trust, f"The three readouts lie {spread:.0%} apart{_experience(estimator, trust)}")
-
-
-def _experience(estimator: Estimator, trust: Trust) -> str:
-    """What the limit of a verdict is, and how often it was right."""
     limits = SPREAD_LIMITS.get(estimator, NEVER)
     if not any(limits):
-        return f", but {', '.join(estimator)} was not right often enough to be trusted, however close they lay"
+        return Verdict("nothing", f"{', '.join(estimator)} was not right often enough, however close its readouts lay")
+    trust = _within(spread, limits)
+    figure = f"The three readouts lie {_percent(spread)} apart"
     if trust == "nothing":
-        return f"; beyond {limits[2]:.0%} even signs were wrong too often"
-    return f"; up to {limits[LADDER.index(trust)]:.0%} this was right in {HELD_OUT[trust]:.0%} of {TRIED} trials"
+        closer = "; Gauss-Newton curvature is closer on such runs" if estimator[1] == "exact" else ""
+        return Verdict(trust, f"{figure}, more than the {limits[2]:.0%} up to which signs could be trusted{closer}")
+    return Verdict(trust, figure + _experience(TRIED.get(estimator[:2], {}).get(trust, (0, 0))))
 
 
 def judge_growth(growth: float) -> Verdict:
     """The verdict on effects of single steps from how much the adjoint grew on its way back."""
     trust = _within(growth, GROWTH_LIMITS)
-    return Verdict(trust, f"A small change of the state grew up to {growth:.2g} times in training")
+    figure = f"A small change of the state grew up to {growth:.2g} times in training"
+    if trust == "nothing":
+        return Verdict(trust, f"{figure}, more than the {GROWTH_LIMITS[2]:.2g} up to which signs could be trusted")
+    return Verdict(trust, figure + _experience(STEPS_TRIED.get(trust, (0, 0))))
 
 
-def _within(figure: float, limits: tuple[float, float, float]) -> Trust:
+def _experience(tried: tuple[int, int]) -> str:
+    """How often a verdict was right where it was tried."""
+    right, said = tried
+    return f"; this verdict was right in {right} of {said} trials" if said else "; this verdict met no trial"
+
+
+def _within(figure: float, limits: Limits) -> Trust:
     """The most that a figure allows; NaN allows nothing."""
-    return next((trust for trust, limit in zip(LADDER, limits, strict=False) if figure <= limit), "nothing")
+    return next(
+        (trust for trust, limit in zip(LADDER, limits, strict=False) if limit >= figure and limit > 0), "nothing"
+    )
 
 
 def _least(figure: float | None, bound: float) -> bool:

@@ -48,7 +48,7 @@ def embed(
     for k in range(run.steps):
         if any(fronts.values()):
             data = run.step_input(k, training.problem.device)
-            by = {c: training.linearize(states[k], data, c)[1] for c in ("exact", "ggn")}  # type: ignore[arg-type]
+            by = {c: training.linearize(states[k], data, c)[1] for c in ("exact", "ggn")}
             fronts = _pushed(fronts, by)
         for stage in run.stages:
             if k + 1 == stage.stop:

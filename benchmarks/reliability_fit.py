@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from aa_core.verdict import LADDER, Estimator, Trust
+from aa_core.verdict import LADDER, Estimator, Limits, Tried, Trust
 
 FITTED, HELD_OUT = 0, 1
 """Seeds: the limits are fitted on the runs of the first, and tried on those of the second."""
@@ -15,16 +15,14 @@ FALSE_TRUST = 2
 """A false trust costs as much as this many false alarms."""
 
 Runs = list[dict[str, Any]]
-Limits = tuple[float, float, float]
 Pair = tuple[Trust, Trust]
 """(said, earned)."""
 
 
 def cases(runs: Runs, seed: int) -> list[tuple[Estimator, dict[str, Any]]]:
     """Every estimator of every run of a seed."""
-    return [
-        ((e["method"], e["curvature"], e["readout"]), e) for run in runs if run["seed"] == seed for e in run["estimators"]
-    ]
+    found = [e for run in runs if run["seed"] == seed for e in run["estimators"]]
+    return [((e["method"], e["curvature"], e["readout"]), e) for e in found]
 
 
 def fit_spread(runs: Runs) -> dict[Estimator, Limits]:
@@ -79,7 +77,29 @@ def _round_up(figure: float) -> float:
 
 def said_and_earned(runs: Runs, seed: int, say: Callable[[Estimator, float, float], Trust]) -> list[Pair]:
     """What `say(estimator, spread, signs_agree)` says of each case of a seed, and what was earned."""
-    return [(say(name, e["spread"], e["signs_agree"]), e["earned"]) for name, e in cases(runs, seed)]
+    return [(say(name, _number(e["spread"]), e["signs_agree"]), e["earned"]) for name, e in cases(runs, seed)]
+
+
+def steps_said_and_earned(runs: Runs, seed: int, say: Callable[[float], Trust]) -> list[Pair]:
+    """The same for single steps, by `say(growth)`."""
+    return [(say(_number(s["growth"])), earned_by_steps(s)) for s in step_cases(runs, seed)]
+
+
+def by_sweep(runs: Runs, say: Callable[[Estimator, float, float], Trust]) -> dict[tuple[str, str], Tried]:
+    """TRIED: per method and curvature, on the held-out runs."""
+    sweeps = dict.fromkeys(name[:2] for name, _ in cases(runs, HELD_OUT))
+    return {sweep: tried(said_and_earned(_only(runs, sweep), HELD_OUT, say)) for sweep in sweeps}
+
+
+def tried(pairs: list[Pair]) -> Tried:
+    """Per verdict but "nothing": (how often at least that much was earned, how often it was said)."""
+    return {trust: (held, said) for trust, (said, held) in right(pairs).items() if trust != "nothing"}
+
+
+def _only(runs: Runs, sweep: tuple[str, str]) -> Runs:
+    return [
+        {**run, "estimators": [e for e in run["estimators"] if (e["method"], e["curvature"]) == sweep]} for run in runs
+    ]
 
 
 def shares(pairs: list[Pair]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from aa_core.calibrate import calibrate
 from aa_core.calibration import Scores
 from aa_core.embedding import READOUTS, read
 from aa_core.errors import NonFiniteError
-from aa_core.plain import to_json
+from aa_core.plain import plain
 from aa_core.registry import load_problem
 from aa_core.reliability import disagreement
 from aa_core.replay import advance, load, prepare
@@ -120,7 +120,7 @@ def measure_run(config: Config) -> dict[str, Any]:
         ]
         growth = {
             c: max(e.growth for e in aa.embed_stages(run, problem, curvature=c, cache=cache)) for c in ("exact", "ggn")
-        }  # type: ignore[arg-type]
+        }
         return {
             **config._asdict(),
             "growth": growth,
@@ -166,8 +166,8 @@ def measure_candidates(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Perfor
     candidates = []
     for name, by_stage in embedded.items():
         rows = [read(by_stage[s.name], gamma, problem, final.state.params, final.buffers) for s in run.stages]
-        readings = {r: torch.stack([row[r] for row in rows]).numpy() for r in READOUTS}
-        readings["median"] = np.median(list(readings.values()), 0)  # type: ignore[index]
+        readings: dict[str, np.ndarray] = {r: torch.stack([row[r] for row in rows]).numpy() for r in READOUTS}
+        readings |= {"median": np.median(list(readings.values()), 0), "blend": _blend(readings)}
         candidates += [{"candidate": name, "readout": r, **_compare(e, truth)} for r, e in readings.items()]
     moved = [_norm(subtract(states[s.stop].state, states[s.start].state)) for s in run.stages]
     path = [sum(_norm(subtract(states[k + 1].state, states[k].state)) for k in s.steps) for s in run.stages]
@@ -187,11 +187,18 @@ def measure_candidates(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Perfor
     }
 
 
+def _blend(readings: dict[str, np.ndarray]) -> np.ndarray:
+    """Displaced where a stage's three means agree, link where they lie as far apart as they are large."""
+    means = np.stack([values.mean(1) for values in readings.values()])
+    weight = np.clip(np.ptp(means, 0) / np.abs(means).mean(0), 0, 1)[:, None]
+    return (1 - weight) * readings["displaced"] + weight * readings["link"]
+
+
 def _compare(estimate: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     if not np.isfinite(estimate).all():
-        return {"earned": "nothing", "pearson": None, "sign": None, "relative_error": None, "stage_error": None}
+        return {"earned": "nothing", "pearson": None, "relative_error": None}
     pairs, stages = Scores.of(agreement(estimate, truth)), Scores.of(agreement(estimate.mean(1), truth.mean(1)))
-    return {"earned": earned(pairs, stages), **_short(pairs, stages)}
+    return {"earned": earned(pairs, stages), "pearson": pairs.pearson, "relative_error": pairs.relative_error}
 
 
 def _short(pairs: Scores, stages: Scores) -> dict[str, Any]:
@@ -214,6 +221,21 @@ def _norm(state: Any) -> float:
     return float(norm(as_rays(state))[0])
 
 
+def compact(figures: dict[str, Any]) -> str:
+    """JSON with one line a run, and four significant digits."""
+    head = {name: value for name, value in figures.items() if name != "runs"}
+    lines = ",\n".join(json.dumps(plain(_short_numbers(run)), allow_nan=False) for run in figures["runs"])
+    return f'{json.dumps(plain(head))[:-1]}, "runs": [\n{lines}\n]}}\n'
+
+
+def _short_numbers(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {name: _short_numbers(v) for name, v in value.items()}
+    return [_short_numbers(v) for v in value] if isinstance(value, list | tuple) else value
+
+
 def main() -> None:
     torch.set_num_threads(1)
     if sys.argv[1:] != ["page"]:
@@ -230,7 +252,7 @@ def main() -> None:
             "cpu_minutes": (time.process_time() - start) / 60,
             "runs": runs,
         }
-        RESULTS.write_text(to_json(figures))
+        RESULTS.write_text(compact(figures))
     PAGE.write_text(page(json.loads(RESULTS.read_text())))
 
 

@@ -125,7 +125,8 @@ def _evidence(pairs: Sequence[tuple[StageRow, Check]], believe: str) -> str:
     size = sum(abs(c.mean_truth or 0.0) for _, c in pairs)
     off = sum(abs((r.mean or 0.0) - (c.mean_truth or 0.0)) for r, c in pairs)
     error = f", and sizes are off by {fmt_percent(off / size)}" if size else ""
-    return f"Of {len(pairs)} stages that were retrained, the sign agrees for {agreed}{error}."
+    retrained = "the one stage that was retrained" if len(pairs) == 1 else f"{len(pairs)} stages that were retrained"
+    return f"Of {retrained}, the sign agrees for {agreed}{error}."
 
 
 def _same_sign(estimate: float | None, truth: float | None) -> bool:

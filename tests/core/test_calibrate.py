@@ -87,7 +87,7 @@ def test_the_default_has_the_most_right_signs_of_stages_then_the_smallest_error(
 
 def test_a_small_error_does_not_outweigh_a_wrong_sign() -> None:
     found = calibrated(True)
-    small, right = (e.pairs.model_copy(update={"relative_error": error}) for e, error in zip(found.estimators, (0.1, 0.4), strict=False))
+    small, right = (found.estimators[0].pairs.model_copy(update={"relative_error": error}) for error in (0.1, 0.4))
     wrong = found.estimators[0].stages.model_copy(update={"sign": 0.5})
     rivals = (
         found.estimators[0].model_copy(update={"pairs": small, "stages": wrong}),

@@ -22,9 +22,9 @@ from aa_core.plain import to_json
 from aa_core.reliability import Reliability
 from aa_core.verdict import (
     GROWTH_LIMITS,
-    HELD_OUT,
     LADDER,
     SPREAD_LIMITS,
+    STEPS_TRIED,
     TRIED,
     Verdict,
     earned,
@@ -81,7 +81,8 @@ def test_undefined_agreement_earns_nothing() -> None:
 
 def test_a_growing_spread_never_raises_the_trust() -> None:
     for estimator in SPREAD_LIMITS:
-        said = [LADDER.index(judge_readouts(estimator, s, 1.0).trust) for s in (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, math.inf)]
+        spreads = (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, math.inf)
+        said = [LADDER.index(judge_readouts(estimator, s, 1.0).trust) for s in spreads]
         assert said == sorted(said) and said[-1] == LADDER.index("nothing")
 
 
@@ -161,14 +162,13 @@ def test_the_limits_are_those_fitted_on_one_half_of_the_grid() -> None:
     assert reliability_fit.fit_growth(measured()["runs"]) == GROWTH_LIMITS
 
 
-def test_the_shares_are_those_of_the_other_half() -> None:
+def test_the_trials_are_those_of_the_other_half() -> None:
     runs = measured()["runs"]
-    pairs = reliability_fit.said_and_earned(runs, reliability_fit.HELD_OUT, reliability_page.judge)
-    assert len(pairs) == TRIED
-    found = reliability_fit.right(pairs)
-    assert {t: round(held / said, 2) if said else 0.0 for t, (said, held) in found.items()} == HELD_OUT
+    assert reliability_fit.by_sweep(runs, reliability_page.judge) == TRIED
+    steps = reliability_fit.steps_said_and_earned(runs, reliability_fit.HELD_OUT, lambda g: judge_growth(g).trust)
+    assert reliability_fit.tried(steps) == STEPS_TRIED
     fitted, tried = ({_setting(r) for r in runs if r["seed"] == seed} for seed in (0, 1))
-    assert fitted == tried and all(r["seed"] in (0, 1) for r in runs)
+    assert fitted == tried and len(fitted) * 2 == len(runs)
 
 
 def test_every_estimator_has_limits_that_rise() -> None:
@@ -189,6 +189,11 @@ def test_fitting_finds_the_limit_that_separates() -> None:
 def test_a_false_trust_costs_more_than_a_false_alarm() -> None:
     assert reliability_fit.fit([(0.1, "nothing"), (0.2, "size")]) == (0.0, 0.0, 0.0)
     assert reliability_fit.fit([(0.1, "nothing"), (0.2, "size"), (0.3, "size"), (0.4, "size")])[0] == 0.4
+
+
+def test_readouts_that_agree_by_construction_are_no_reason_to_trust() -> None:
+    never = next(name for name, limits in SPREAD_LIMITS.items() if limits[0] == 0)
+    assert judge_readouts(never, 0.0, 1.0).trust != "size"
 
 
 def _setting(run: dict[str, Any]) -> tuple[Any, ...]:
