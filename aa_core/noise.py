@@ -47,8 +47,8 @@ class NoiseFloor:
         """What the figures say, in two sentences."""
         return (
             f"With a start moved by {self.relative:.0e} of itself, training ended {self.growth:.2g} times as far away, "
-            f"and the effect ({self.counterfactual}) moved by at most {float(self.effects.max()):.1e} {self.unit} on an "
-            f"example and {self.mean_effect:.1e} on the mean. What is smaller is noise, in an estimate and in the truth."
+            f"and the effect ({self.counterfactual}) moved by at most {float(self.effects.max()):.1e} {self.unit} on an "  # noqa: E501
+            f"example and {self.mean_effect:.1e} on the mean. What is smaller is noise, in an estimate and in the truth."  # noqa: E501
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from aa_core.errors import NonFiniteError, ReplayDriftError, RequestError
 from aa_core.curvature import Curvature
+from aa_core.errors import NonFiniteError, ReplayDriftError, RequestError
 from aa_core.problem import Problem
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
