@@ -155,7 +155,7 @@ def test_a_calibration_is_found_again_as_it_was() -> None:
 def test_it_is_plain_values_with_the_rule_of_its_default() -> None:
     found = calibrated(True).to_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
-    assert found["default"] and "relative error" in found["rule"]
+    assert found["default"] and "smallest error" in found["rule"]
 
 
 def test_a_calibration_of_another_run_or_question_is_not_used() -> None:
