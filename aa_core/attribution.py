@@ -15,7 +15,7 @@ from aa_core.cache import EmbeddingCache
 from aa_core.calibration import find_calibration
 from aa_core.counterfactual import Counterfactual, Semantics, blocks
 from aa_core.curvature import Curvature
-from aa_core.embedding import READOUTS, Method, Readout, check_request, embed_stages, read
+from aa_core.embedding import READOUTS, Method, Readout, StageEmbedding, check_request, embed_stages, read
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -104,6 +104,7 @@ def stage_effects(
         assess(run, training, growth, semantics, curvature, readings),
         estimator=(method, curvature, readout),
         calibration=find_calibration(run, performance.digest, semantics),
+        moved=_moved(embeddings, final.state.params) if method == "boundary" else None,
     )
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
@@ -190,6 +191,16 @@ def predict(
         }
     final = snapshot_before(run, prepare(run, problem), run.steps)
     return finite(read(total, performance, problem, final.state.params, final.buffers)[readout])
+
+
+def _moved(embeddings: Sequence[StageEmbedding], final: Params) -> float:
+    """The largest distance that a stage moved the parameters, over the norm of the final ones."""
+    size = _length(final)
+    return max((_length(e.params) / e.growth / size for e in embeddings if e.growth > 0), default=0.0)
+
+
+def _length(params: Params) -> float:
+    return float(torch.cat([p.flatten().double() for p in params.values()]).norm())
 
 
 def _embed_once(

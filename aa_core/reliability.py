@@ -39,6 +39,8 @@ class Reliability:
     """Stages: method, curvature and readout of the effects."""
     calibration: Calibration | None = None
     """Stages: what really retraining this run said of every estimator, if that was done."""
+    moved: float | None = None
+    """Stages, boundary: the largest distance that one moved the parameters, over the norm of the final parameters."""
 
     @property
     def verdict(self) -> Verdict:
@@ -48,7 +50,7 @@ class Reliability:
             return judge_calibrated(known)
         if self.estimator is None or self.readout_spread is None or self.signs_agree is None:
             return judge_growth(self.growth)
-        return judge_readouts(self.estimator, self.readout_spread, self.signs_agree)
+        return judge_readouts(self.estimator, self.readout_spread, self.signs_agree, self.moved)
 
     @property
     def words(self) -> str:

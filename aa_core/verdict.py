@@ -29,6 +29,7 @@ Tried = dict[Trust, tuple[int, int]]
 """(How often a verdict was right, how often it was said), on runs that the limits were not fitted on."""
 
 NEVER: Limits = (0.0, 0.0, 0.0)
+ANY: Limits = (math.inf, math.inf, math.inf)
 SPREAD_LIMITS: dict[Estimator, Limits] = {
     ("boundary", "exact", "linear"): (0.18, 0.44, 0.72),
     ("boundary", "exact", "displaced"): (0.53, 0.53, 0.72),
@@ -50,8 +51,14 @@ SPREAD_LIMITS: dict[Estimator, Limits] = {
     ("additive", "none", "link"): (0.0, 0.0, 0.23),
 }
 """Stages: up to which spread of the three readouts an estimator was right."""
+MOVED_LIMITS: dict[tuple[str, str], Limits] = {
+    ("boundary", "ggn"): (0.0, 0.21, 0.25),
+    ("boundary", "none"): (0.0, 0.0, 0.15),
+    ("boundary", "exact"): (0.29, 0.29, 0.38),
+}
+"""Stages, by method and curvature: how far any stage may have moved the parameters, over the norm of the final ones."""
 TRIED: dict[tuple[str, str], Tried] = {
-    ("boundary", "exact"): {"size": (25, 29), "rank": (3, 3), "sign": (4, 7)},
+    ("boundary", "exact"): {"size": (25, 29), "rank": (3, 3), "sign": (4, 4)},
     ("boundary", "ggn"): {"size": (0, 0), "rank": (18, 21), "sign": (3, 3)},
     ("boundary", "none"): {"size": (0, 0), "rank": (0, 0), "sign": (18, 18)},
     ("additive", "exact"): {"size": (16, 16), "rank": (2, 2), "sign": (15, 18)},
@@ -109,18 +116,28 @@ def judge_calibrated(figures: Figures) -> Verdict:
     return Verdict(earned(pairs, stages), reason, verified=True)
 
 
-def judge_readouts(estimator: Estimator, spread: float, signs_agree: float) -> Verdict:
-    """The verdict on stage effects from how far the three readouts of the same embeddings lie apart."""
+def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, moved: float | None) -> Verdict:
+    """The verdict on stage effects.
+
+    Args:
+        spread: how far the three readouts of the same embeddings lie apart, relative to their size.
+        signs_agree: share of the stages whose mean has one sign in all three.
+        moved: largest distance that a stage moved the parameters, over the norm of the final ones; None if not known.
+    """
     if signs_agree < 1:
         return Verdict("nothing", f"For {1 - signs_agree:.0%} of the stages the three readouts disagree even in sign")
     limits = SPREAD_LIMITS.get(estimator, NEVER)
     if not any(limits):
         return Verdict("nothing", f"{', '.join(estimator)} was not right often enough, however close its readouts lay")
-    trust = _within(spread, limits)
-    figure = f"The three readouts lie {_percent(spread)} apart"
+    by_spread = _within(spread, limits)
+    by_move = "size" if moved is None else _within(moved, MOVED_LIMITS.get(estimator[:2], ANY))
+    if moved is not None and LADDER.index(by_move) > LADDER.index(by_spread):
+        trust, figure = by_move, f"A stage moved the model far, by {moved:.0%} of its parameters' norm"
+    else:
+        trust, figure = by_spread, f"The three readouts lie {_percent(spread)} apart"
     if trust == "nothing":
         closer = "; Gauss-Newton curvature is closer on such runs" if estimator[1] == "exact" else ""
-        return Verdict(trust, f"{figure}, more than the {limits[2]:.0%} up to which signs could be trusted{closer}")
+        return Verdict(trust, f"{figure}, more than where signs could be trusted{closer}")
     return Verdict(trust, figure + _experience(TRIED.get(estimator[:2], {}).get(trust, (0, 0))))
 
 
@@ -129,7 +146,7 @@ def judge_growth(growth: float) -> Verdict:
     trust = _within(growth, GROWTH_LIMITS)
     figure = f"A small change of the state grew up to {growth:.2g} times in training"
     if trust == "nothing":
-        return Verdict(trust, f"{figure}, more than the {GROWTH_LIMITS[2]:.2g} up to which signs could be trusted")
+        return Verdict(trust, f"{figure}, more than where signs could be trusted")
     return Verdict(trust, figure + _experience(STEPS_TRIED.get(trust, (0, 0))))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from aa_core.verdict import LADDER, Estimator, Limits, Tried, Trust
 
@@ -19,20 +19,53 @@ Pair = tuple[Trust, Trust]
 """(said, earned)."""
 
 
-def cases(runs: Runs, seed: int) -> list[tuple[Estimator, dict[str, Any]]]:
+class Case(NamedTuple):
+    """One estimator on one run: the figures that a verdict is made of, and what was earned."""
+
+    estimator: Estimator
+    spread: float
+    signs_agree: float
+    moved: float | None
+    earned: Trust
+
+
+def cases(runs: Runs, seed: int) -> list[Case]:
     """Every estimator of every run of a seed."""
-    found = [e for run in runs if run["seed"] == seed for e in run["estimators"]]
-    return [((e["method"], e["curvature"], e["readout"]), e) for e in found]
+    return [_case(e, run["moved"]) for run in runs if run["seed"] == seed for e in run["estimators"]]
+
+
+def _case(e: dict[str, Any], moved: float) -> Case:
+    name = (e["method"], e["curvature"], e["readout"])
+    return Case(name, _number(e["spread"]), e["signs_agree"], moved if name[0] == "boundary" else None, e["earned"])
 
 
 def fit_spread(runs: Runs) -> dict[Estimator, Limits]:
     """SPREAD_LIMITS: per estimator, on the runs where the readouts agree in every sign (elsewhere: nothing)."""
     found: dict[Estimator, list[tuple[float, Trust]]] = {}
-    for name, e in cases(runs, FITTED):
-        kept = found.setdefault(name, [])
-        if e["signs_agree"] == 1.0:
-            kept.append((e["spread"], e["earned"]))
+    for case in cases(runs, FITTED):
+        kept = found.setdefault(case.estimator, [])
+        if case.signs_agree == 1.0:
+            kept.append((case.spread, case.earned))
     return {name: fit(kept) for name, kept in found.items()}
+
+
+def fit_moved(runs: Runs, spread: Mapping[Estimator, Limits]) -> dict[tuple[str, str], Limits]:
+    """MOVED_LIMITS: per method and curvature, each level on the cases that the spread would trust that far."""
+    found: dict[tuple[str, str], Limits] = {}
+    known = [c for c in cases(runs, FITTED) if c.signs_agree == 1.0 and c.moved is not None]
+    for sweep in dict.fromkeys(c.estimator[:2] for c in known):
+        limits = [
+            _limit(
+                [
+                    (_number(c.moved), LADDER.index(c.earned) <= level)
+                    for c in known
+                    if c.estimator[:2] == sweep and c.spread <= spread[c.estimator][level]
+                ]
+            )
+            for level in range(3)
+        ]
+        found[sweep] = rising(limits)
+    return found
 
 
 def fit_growth(runs: Runs) -> Limits:
@@ -58,6 +91,11 @@ def fit(pairs: Iterable[tuple[float, Trust]]) -> Limits:
     """For size, rank and sign in turn the limit with the least cost; never beyond what was seen."""
     known = [(_number(figure), LADDER.index(trust)) for figure, trust in pairs]
     limits = [_limit([(figure, level <= wanted) for figure, level in known]) for wanted in range(3)]
+    return rising(limits)
+
+
+def rising(limits: list[float]) -> Limits:
+    """What may be trusted in size may be trusted in rank, and so on."""
     return limits[0], max(limits[:2]), max(limits)
 
 
@@ -75,9 +113,9 @@ def _round_up(figure: float) -> float:
     return round(math.ceil(figure / unit) * unit, 12)
 
 
-def said_and_earned(runs: Runs, seed: int, say: Callable[[Estimator, float, float], Trust]) -> list[Pair]:
-    """What `say(estimator, spread, signs_agree)` says of each case of a seed, and what was earned."""
-    return [(say(name, _number(e["spread"]), e["signs_agree"]), e["earned"]) for name, e in cases(runs, seed)]
+def said_and_earned(runs: Runs, seed: int, say: Callable[[Case], Trust]) -> list[Pair]:
+    """What `say` says of each case of a seed, and what was earned."""
+    return [(say(case), case.earned) for case in cases(runs, seed)]
 
 
 def steps_said_and_earned(runs: Runs, seed: int, say: Callable[[float], Trust]) -> list[Pair]:
@@ -85,9 +123,9 @@ def steps_said_and_earned(runs: Runs, seed: int, say: Callable[[float], Trust]) 
     return [(say(_number(s["growth"])), earned_by_steps(s)) for s in step_cases(runs, seed)]
 
 
-def by_sweep(runs: Runs, say: Callable[[Estimator, float, float], Trust]) -> dict[tuple[str, str], Tried]:
+def by_sweep(runs: Runs, say: Callable[[Case], Trust]) -> dict[tuple[str, str], Tried]:
     """TRIED: per method and curvature, on the held-out runs."""
-    sweeps = dict.fromkeys(name[:2] for name, _ in cases(runs, HELD_OUT))
+    sweeps = dict.fromkeys(case.estimator[:2] for case in cases(runs, HELD_OUT))
     return {sweep: tried(said_and_earned(_only(runs, sweep), HELD_OUT, say)) for sweep in sweeps}
 
 
