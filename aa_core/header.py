@@ -72,6 +72,8 @@ class Environment(Model):
     platform: str
     device: str
     threads: Count
+    cpu: str = ""
+    """Empty in runs recorded before it was noted."""
     cpu_capability: str
     deterministic: bool
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aa_core.errors import RecordingError, UnsupportedError
-from aa_core.header import Environment, TensorSpec
+from aa_core.header import TensorSpec
 from aa_core.records import Hyper
 from aa_core.rules import UpdateRule, rule_for
 from aa_core.state import Buffers, Params, Snapshot, State
@@ -119,17 +118,3 @@ def read_gradients(live: Live) -> dict[str, Tensor]:
             "would skip it; call backward() before step(), and leave unused parameters out of the optimizer"
         )
     return {n: p.grad for n, p in live.trained.items() if p.grad is not None}
-
-
-def environment(live: Live) -> Environment:
-    device = live.device
-    shown = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return Environment(
-        python=platform.python_version(),
-        torch=str(torch.__version__),
-        platform=f"{platform.system()} {platform.machine()}",
-        device=shown,
-        threads=torch.get_num_threads(),
-        cpu_capability=torch.backends.cpu.get_cpu_capability(),
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-    )

@@ -35,7 +35,6 @@ from aa_core.header import MAX_STAGE_NAME, Header, ProblemEntry, read_json
 from aa_core.live import (
     Live,
     LossFunction,
-    environment,
     observe,
     read_buffers,
     read_count,
@@ -44,6 +43,7 @@ from aa_core.live import (
     read_snapshot,
     tensor_specs,
 )
+from aa_core.machine import environment
 from aa_core.observer import ForwardObserver, announced_clip, check_clipped
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
 from aa_core.state import Buffers
@@ -305,7 +305,7 @@ def _header(live: Live, title: str, problem: str | None, config: Mapping[str, An
         slots=live.rule.slots,
         loss=str(getattr(loss_fn, "__qualname__", repr(loss_fn))),
         evaluation=evaluation,
-        environment=environment(live),
+        environment=environment(live.device),
     )
 
 

@@ -34,6 +34,7 @@ LAYERS = (
         "columns",
         "evaluation",
         "live",
+        "machine",
         "observer",
         "writer",
         "gradient_check",
