@@ -7,37 +7,34 @@ from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
-import typer.core
 
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
 from aa_core.console import Format, Meter, note, rows, write_rows
-from aa_core.counterfactual import Counterfactual, Semantics
-from aa_core.curvature import Curvature
-from aa_core.embedding import Method, Readout
-from aa_core.errors import AuditError
-from aa_core.jobs import all_jobs, perform, retrainings, whatif_spec
+from aa_core.counterfactual import Counterfactual
+from aa_core.jobs import all_jobs, perform, whatif_spec
 from aa_core.launcher import become, prepare
-from aa_core.performance import PERFORMANCES
-from aa_core.problem import Problem
-from aa_core.registry import load_problem
-from aa_core.reporting import build_report, verify_file, write_report
+from aa_core.options import (
+    Commands,
+    CurvatureOption,
+    ExamplesOption,
+    FormatOption,
+    MethodOption,
+    Output,
+    PerformanceOption,
+    ProblemOption,
+    ReadoutOption,
+    Run,
+    SemanticsOption,
+    epilog,
+    open_told,
+    problem_of,
+)
+from aa_core.report_commands import reports
 from aa_core.reporting.escape import shorten, visible
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.trajectory import Trajectory
 from aa_core.version import __version__
-
-
-class Commands(typer.core.TyperGroup):
-    """Our own errors end a command with their message and exit code 1; wrong usage has 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AuditError as error:
-            note(f"error: {error}")
-            raise typer.Exit(1) from None
-
 
 app = typer.Typer(
     cls=Commands,
@@ -51,30 +48,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-
-
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-Run = Annotated[Path, typer.Argument(help="Folder of a recorded run.", metavar="RUN", show_default=False)]
-ProblemOption = Annotated[
-    str | None,
-    typer.Option(
-        "--problem",
-        metavar="NAME|FILE.py",
-        help="Who rebuilds model and loss: a registered name, or your own FILE.py[:FUNCTION]. "
-        "By default the name that the run asks for, if it is registered here.",
-    ),
-]
-FormatOption = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, else table.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
-PerformanceOption = Annotated[str, typer.Option(help=f"What to judge by: {', '.join(PERFORMANCES)}.")]
-ExamplesOption = Annotated[str | None, typer.Option(help="Rows of the evaluation set, such as 0,1,5-9; else all.")]
-MethodOption = Annotated[Method, typer.Option(help="boundary: a stage as a whole; additive: the sum of its steps.")]
-CurvatureOption = Annotated[Curvature, typer.Option(help="How a change is propagated through later steps.")]
-ReadoutOption = Annotated[Readout, typer.Option(help="How a change of parameters becomes one of performance.")]
-SemanticsOption = Annotated[Semantics, typer.Option(help="What skipping means: no update at all, or no data.")]
 
 
 def _version(wanted: bool) -> None:
@@ -92,10 +65,10 @@ def root(
     """See `app`."""
 
 
-@app.command(epilog=_examples("aa info sample_runs/digits-shift/run", "aa info my_run"))
+@app.command(epilog=epilog("aa info sample_runs/digits-shift/run", "aa info my_run"))
 def info(run: Run) -> None:
     """What was recorded: stages, data, checkpoints. Runs no code of the run's model."""
-    opened = _open(run)
+    opened = open_told(run)
     stages = pd.DataFrame(
         {
             "stage": [s.name for s in opened.stages],
@@ -126,19 +99,19 @@ def _facts(run: Trajectory) -> dict[str, Any]:
     }
 
 
-@app.command(epilog=_examples("aa check sample_runs/digits-shift/run", "aa check my_run --problem my_problem.py"))
+@app.command(epilog=epilog("aa check sample_runs/digits-shift/run", "aa check my_run --problem my_problem.py"))
 def check(
     run: Run,
     problem: ProblemOption = None,
     no_replay: Annotated[bool, typer.Option("--no-replay", help="Verify files only, run no model code.")] = False,
 ) -> None:
     """Is the run intact, and does it replay? Exits with 1 if not."""
-    opened = _open(run)
+    opened = open_told(run)
     meter = Meter()
     found = (
         check_files(opened)
         if no_replay
-        else check_run(opened, _problem(opened, problem), lambda done, total: meter("replaying", done, total))
+        else check_run(opened, problem_of(opened, problem), lambda done, total: meter("replaying", done, total))
     )
     for finding in found.findings:
         note(f"finding: {finding}")
@@ -150,7 +123,7 @@ def check(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=epilog(
         "aa effects my_run --by stage --mean",
         "aa effects my_run --by step --examples 0,1,5-9 --mean --format csv -o steps.csv",
     )
@@ -170,7 +143,7 @@ def effects(
     output: Output = None,
 ) -> None:
     """How much each stage or step of the training helped: estimates. Steps cost one sweep per value: use --mean."""
-    opened = _open(run)
+    opened = open_told(run)
     judged = run_performance(opened, performance, rows(examples))
     judged = judged.mean() if mean else judged
     meter = Meter()
@@ -182,9 +155,9 @@ def effects(
     if by == "step":
         if (method, readout) != ("boundary", "linear"):
             raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
-        found = step_effects(opened, _problem(opened, problem), judged, **common)
+        found = step_effects(opened, problem_of(opened, problem), judged, **common)
     else:
-        found = stage_effects(opened, _problem(opened, problem), judged, method=method, readout=readout, **common)
+        found = stage_effects(opened, problem_of(opened, problem), judged, method=method, readout=readout, **common)
     _write_effects(found, format, output)
 
 
@@ -197,9 +170,7 @@ def _write_effects(found: Attribution, format: Format | None, output: Path | Non
 
 
 @app.command(
-    epilog=_examples(
-        'aa whatif my_run --skip "stage two"', "aa whatif my_run --skip a --skip b --format json -o ab.json"
-    )
+    epilog=epilog('aa whatif my_run --skip "stage two"', "aa whatif my_run --skip a --skip b --format json -o ab.json")
 )
 def whatif(
     run: Run,
@@ -216,7 +187,7 @@ def whatif(
     output: Output = None,
 ) -> None:
     """Train again without some stages, and compare with the estimate. Runs here and now."""
-    opened = _open(run)
+    opened = open_told(run)
     what = Counterfactual.skip(*skip, semantics=semantics)
     spec = whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
     found = perform(spec, Meter())
@@ -244,7 +215,7 @@ def _whatif_text(found: dict[str, Any]) -> str:
     )
 
 
-@app.command(epilog=_examples("aa jobs", "aa jobs --format csv"))
+@app.command(epilog=epilog("aa jobs", "aa jobs --format csv"))
 def jobs(format: Annotated[Format, typer.Option("--format", help="How to print them.")] = "table") -> None:
     """All jobs of this machine's workspace, newest first."""
     listed = [(j.id, j.status, j.spec.kind, _share(j.progress), j.spec.run, j.error or "") for j in all_jobs()]
@@ -258,79 +229,10 @@ def _share(progress: Any) -> str:
     return "" if progress is None else f"{progress.phase} {progress.done}/{progress.total}"
 
 
-class Reports(typer.core.TyperGroup):
-    """`aa report RUN` is `aa report build RUN`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        return super().resolve_command(ctx, args if args[0] in self.commands else ["build", *args])
-
-
-reports = typer.Typer(
-    cls=Reports,
-    help="Write a report of a run, or check one. `aa report RUN` is `aa report build RUN`.",
-    short_help="Write a report of a run, or check one.",
-    epilog=_examples("aa report sample_runs/digits-shift/run -o report.html", "aa report verify report.html"),
-    context_settings={"ignore_unknown_options": True},
-    no_args_is_help=True,
-)
 app.add_typer(reports, name="report")
 
 
-@reports.command(
-    epilog=_examples(
-        "aa report build my_run -o report.html",
-        'aa report build my_run --stage "stage two" --performance margin -o report.zip',
-    )
-)
-def build(
-    run: Run,
-    output: Annotated[Path, typer.Option("-o", "--output", help="report.html, .json, .csv or .zip.")],
-    stage: Annotated[
-        list[str] | None, typer.Option(metavar="STAGE", help="Only these stages; repeat it for several.")
-    ] = None,
-    performance: PerformanceOption = "log-likelihood",
-    examples: ExamplesOption = None,
-    method: MethodOption = "boundary",
-    curvature: CurvatureOption = "exact",
-    readout: ReadoutOption = "linear",
-    semantics: SemanticsOption = "freeze",
-    date: Annotated[str | None, typer.Option(help="Printed as it is; without it the same input is the same file.")] = (
-        None
-    ),
-    problem: ProblemOption = None,
-) -> None:
-    """Attribute, and write a report. Every what-if job on this run that is over is part of it."""
-    opened = _open(run)
-    checks = retrainings(opened)
-    meter = Meter()
-    judged: Any = run_performance(opened, performance)
-    made = build_report(
-        opened,
-        _problem(opened, problem),
-        performance=judged,
-        examples=rows(examples),
-        stages=stage,
-        method=method,
-        curvature=curvature,
-        readout=readout,
-        semantics=semantics,
-        whatifs=checks,
-        date=date,
-        progress=lambda done, total: meter("attributing", done, total),
-    )
-    for path in write_report(made, output):
-        note(f"wrote {path}")
-    note(f"with {len(checks)} retraining{'s' * (len(checks) != 1)} from this machine's jobs")
-
-
-@reports.command(epilog=_examples("aa report verify report.html", "aa report verify report.zip"))
-def verify(file: Annotated[Path, typer.Argument(help="report.html, .json or .zip.", show_default=False)]) -> None:
-    """Is a report as it was written, to the digit? Exits with 1 if not."""
-    verify_file(file)
-    typer.echo(f"{file}: as it was written")
-
-
-@app.command(epilog=_examples("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))
+@app.command(epilog=epilog("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))
 def dashboard(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="RUNS_DIR", help="Folders with runs; else the sample runs.")
@@ -343,17 +245,6 @@ def dashboard(
     server = prepare(port, folders or [], problem, f"--server.headless={str(no_browser).lower()}")
     note(f"the dashboard is at http://localhost:{port} (Ctrl-C ends it, jobs go on)")
     become(server)
-
-
-def _open(path: Path) -> Trajectory:
-    run = open_run(path)
-    for warning in run.warnings:
-        note(f"warning: {warning}")
-    return run
-
-
-def _problem(run: Trajectory, chosen: str | None) -> Problem:
-    return load_problem(run.header.problem.name, run.header.problem.config, chosen)
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ LAYERS = (
     ("jobs", "jobs.*"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
-    ("cli", "console", "launcher", "__init__", "__main__"),
+    ("cli", "*_commands", "options", "console", "launcher", "__init__", "__main__"),
 )
 UNPLACED = -1
 ESTIMATORS = ("tangent", "adjoint", "embedding", "attribution")
