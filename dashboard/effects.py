@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import charts, feedback, session
 from dashboard.gallery import still_gallery
 from dashboard.selection import OPTIONS
-from dashboard.service import Effects, figures, glossary
+from dashboard.service import Effects, estimates, figures, glossary
 from dashboard.shell import Context
 from dashboard.words import CONTROLS, help_of, measure, plural, subject
 from dashboard.words import OPTIONS as WORDS
@@ -54,7 +54,7 @@ def _zoom(ctx: Context) -> None:
 
 def _stages(ctx: Context) -> None:
     with feedback.working("Replaying the training to embed its stages") as progress:
-        found = ctx.desk.stage_effects(ctx.selection, progress)
+        found = estimates.stages(ctx.desk, ctx.selection, progress)
     figure = figures.stage_bars(found.frame, found.unit, performance=ctx.selection.performance)
     alt = "Effect of each stage: " + "; ".join(f"{r.stage} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.clickable(figure, "stages", alt, _into)
@@ -63,7 +63,7 @@ def _stages(ctx: Context) -> None:
 
 def _steps(ctx: Context) -> None:
     with feedback.working("Walking back through the training") as progress:
-        found = ctx.desk.step_effects(ctx.selection, progress)
+        found = estimates.steps(ctx.desk, ctx.selection, progress)
     figure = figures.step_bars(found.frame, found.unit, performance=ctx.selection.performance)
     chosen = found.frame[found.frame["step"].isin(ctx.selection.steps or ())]
     for step in chosen["step"]:

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import charts, feedback, session
-from dashboard.service import Job, comparison, figures, find, glossary, submit, verdict
+from dashboard.service import Job, figures, find, glossary, retraining, submit
 from dashboard.shell import Context
 from dashboard.words import VERDICTS, agreement_words, literal, plural
 
@@ -19,9 +19,9 @@ FEWEST = 3
 SCATTER = 400
 
 
-def retraining(ctx: Context) -> None:
+def verification(ctx: Context) -> None:
     """The retraining of the picked what-if: a button, its progress, or its result."""
-    job = ctx.desk.job(ctx.selection)
+    job = retraining.job_of(retraining.question(ctx.desk, ctx.selection))
     if job is None:
         st.button("Retrain to verify", type="primary", icon=":material/play_arrow:", on_click=_start, args=(ctx,))
         st.caption("Trains again without this, all else as recorded, in a process of its own: you may close the page.")
@@ -36,7 +36,7 @@ def retraining(ctx: Context) -> None:
 
 
 def _start(ctx: Context) -> None:
-    submit(ctx.desk.question(ctx.selection))
+    submit(retraining.question(ctx.desk, ctx.selection))
 
 
 def _again(job: Job) -> None:
@@ -63,9 +63,9 @@ def _running(job_id: str) -> None:
 def _result(job: Job) -> None:
     found = job.result()
     unit, performance = found["unit"], found["performance"]
-    st.markdown(f"**Retrained: {VERDICTS[verdict(found)]}**")
+    st.markdown(f"**Retrained: {VERDICTS[retraining.verdict(found)]}**")
     words = f"Effect estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')}"
-    charts.show(figures.stage_bars(comparison(found), unit, performance=performance), "compare", words)
+    charts.show(figures.stage_bars(retraining.comparison(found), unit, performance=performance), "compare", words)
     st.caption(
         f"Mean over {plural(found['n'], 'example')}; {glossary.sign('stage')}. "
         f"Trained {plural(found['steps_replayed'], 'step')} again in {glossary.fmt_seconds(found['seconds'])}."
@@ -80,7 +80,7 @@ def _result(job: Job) -> None:
 
 def past(ctx: Context) -> None:
     """Every what-if of this run, also from other sessions."""
-    jobs = ctx.desk.past()
+    jobs = retraining.past(ctx.desk)
     st.markdown("**Retrained before**")
     if not jobs:
         st.caption("Nothing yet. Tick stages and retrain: the result stays here, also after a reload.")
@@ -90,7 +90,7 @@ def past(ctx: Context) -> None:
 
 def _row(ctx: Context, job: Job) -> None:
     question, answer = describe(job)
-    asked = ctx.desk.asked(job, ctx.selection)
+    asked = retraining.asked(job, ctx.selection)
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         with st.container(gap=None):
             st.markdown(literal(question))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import charts, feedback, tables
-from dashboard.service import figures, glossary
+from dashboard.service import estimates, figures, glossary
 from dashboard.shell import Context
 from dashboard.words import literal, measure, plural
 
@@ -47,7 +47,7 @@ def _problems(ctx: Context) -> None:
 def _stages(ctx: Context) -> None:
     everything = ctx.selection.everything
     with feedback.working("Replaying the training to embed its stages") as progress:
-        effects = ctx.desk.stage_effects(everything, progress)
+        effects = estimates.stages(ctx.desk, everything, progress)
     table = ctx.desk.stage_notes().merge(effects.frame, on="stage")
     st.subheader("What each stage did", anchor=False)
     words = f"{measure(everything, effects.unit, effects.n)} {glossary.sign().capitalize()}."

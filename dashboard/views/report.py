@@ -9,7 +9,7 @@ from functools import partial
 import streamlit as st
 
 from dashboard import feedback, tables
-from dashboard.service import Report, glossary, to_html, to_json, to_zip
+from dashboard.service import Report, glossary, report_of, retraining, to_html, to_json, to_zip
 from dashboard.shell import Context
 from dashboard.watch import describe
 from dashboard.words import OPTIONS, subject
@@ -35,7 +35,7 @@ def render(ctx: Context) -> None:
         with_steps = _contents(ctx)
     with right, feedback.refusals():
         with feedback.working("Computing the effects for the report") as progress:
-            report = ctx.desk.report(ctx.selection, with_steps, date.today().isoformat(), progress)
+            report = report_of(ctx.desk, ctx.selection, with_steps, date.today().isoformat(), progress)
         _summary(report)
         _downloads(ctx, report)
 
@@ -49,10 +49,10 @@ def _contents(ctx: Context) -> bool:
         ("Examples", subject(s, len(desk.rows(s)), desk.facts().examples)),
         ("Performance", s.performance),
         ("Estimator", ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))),
-        *[("Retraining", "; ".join(describe(job))) for job in desk.past() if not job.living],
+        *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],
     ]
     st.html(tables.facts(rows, "list"))
-    if not desk.past():
+    if not retraining.past(desk):
         st.caption(
             ":material/info: No stage was retrained yet, so the report says “estimate only”. Verify stages in What-if."
         )

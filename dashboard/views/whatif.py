@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import feedback, session, tables, watch
-from dashboard.service import glossary
+from dashboard.service import estimates, glossary
 from dashboard.shell import Context
 from dashboard.words import effect_words, literal, measure, plural, subject
 
@@ -69,7 +69,7 @@ def _answer(ctx: Context) -> None:
         )
         return
     with feedback.working("Replaying the training to embed these stages") as progress:
-        found = ctx.desk.predicted(s, progress)
+        found = estimates.predicted(ctx.desk, s, progress)
     st.markdown(f"**Predicted without {literal(glossary.listed(s.skip))}**")
     st.html(
         tables.facts(
@@ -84,4 +84,4 @@ def _answer(ctx: Context) -> None:
         )
     )
     st.caption(f"{effect_words(found.effect, found.unit, s)} {measure(s, found.unit, found.n)} First-order estimate.")
-    watch.retraining(ctx)
+    watch.verification(ctx)

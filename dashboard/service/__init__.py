@@ -1,0 +1,38 @@
+"""The dashboard's one door to the engine: asks for plain values, answers with tables. Computes each thing once.
+
+engine      the lock and the memo                 runs         which runs there are
+desk        what a run is, without an estimate    estimates    effects of stages and steps, predictions
+retraining  what-ifs as jobs                      reports      a selection as a report
+"""
+
+from aa_core.jobs import Job, JobSpec, find, submit
+from aa_core.reporting import Report, escape, figures, glossary, to_html, to_json, to_zip
+from dashboard.service import estimates, retraining
+from dashboard.service.desk import Desk
+from dashboard.service.engine import Progress
+from dashboard.service.estimates import Effects, Prediction
+from dashboard.service.reports import report_of
+from dashboard.service.runs import RunEntry, list_runs
+
+__all__ = [
+    "Desk",
+    "Effects",
+    "Job",
+    "JobSpec",
+    "Prediction",
+    "Progress",
+    "Report",
+    "RunEntry",
+    "escape",
+    "estimates",
+    "figures",
+    "find",
+    "glossary",
+    "list_runs",
+    "report_of",
+    "retraining",
+    "submit",
+    "to_html",
+    "to_json",
+    "to_zip",
+]

@@ -1,0 +1,174 @@
+"""An opened run on the desk: what is known of it without an estimate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from aa_core.errors import RequestError
+from aa_core.evaluation import Evaluation
+from aa_core.problem import Problem
+from aa_core.reporting import glossary
+from aa_core.retrain import final_model
+from aa_core.run_performance import run_performance
+from aa_core.trajectory import check_integrity
+from dashboard.examples import filter_columns, passing
+from dashboard.pictures import shown
+from dashboard.selection import FILTERS, Facts, Selection
+from dashboard.service.engine import compute, memo
+from dashboard.service.runs import RunEntry, opened, problem_of
+
+MAX_TEXT = 240
+"""Characters of a text that a tile of the gallery shows."""
+MAX_BATCH = 128
+"""Training examples of a step that are shown."""
+
+
+class Desk:
+    """A run with its problem and its evaluation set: everything that the screens ask about it."""
+
+    def __init__(self, entry: RunEntry) -> None:
+        self.entry = entry
+        self.run = opened(entry.folder)
+
+    @property
+    def problem(self) -> Problem:
+        return problem_of(self.run)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        evaluation = self.run.evaluation
+        if evaluation is None:
+            raise RequestError(
+                "this run was recorded without an evaluation set, so there is nothing to judge its stages by; record "
+                "it again with Recorder(..., evaluation=Evaluation(x, y))"
+            )
+        return evaluation
+
+    def key(self, what: Any) -> Any:
+        """Under which the memo keeps an answer about this run."""
+        return self.run.digest, what
+
+    def remember(self, what: Any, work: Callable[[], Any]) -> Any:
+        """An answer that is computed once and takes no engine."""
+        return memo().recall(self.key(what), work)
+
+    def ask(self, what: Any, work: Callable[[], Any]) -> Any:
+        """An answer of the engine that is computed once."""
+        return compute(self.key(what), work)
+
+    # ---- the run -----------------------------------------------------------------------------------------------------
+
+    def class_names(self) -> list[str]:
+        """The name of each class, as recorded, or its number."""
+        count = int(self.evaluation.y.max()) + 1
+        return list(self.evaluation.class_names or map(str, range(count)))
+
+    def facts(self) -> Facts:
+        """What a selection of this run can refer to."""
+        stages = tuple(s.name for s in self.run.stages)
+        if self.run.evaluation is None:
+            return Facts(0, 0, stages)
+        return Facts(
+            len(self.evaluation),
+            len(self.class_names()),
+            stages,
+            self.remember("columns", lambda: filter_columns(self.metadata())),
+        )
+
+    def stage_notes(self) -> pd.DataFrame:
+        """One row a stage: stage, note, steps."""
+        return pd.DataFrame([{"stage": s.name, "note": s.note or "–", "steps": len(s)} for s in self.run.stages])
+
+    def summary(self) -> list[tuple[str, str]]:
+        """The run in figures, as (label, value)."""
+        run, wrong = self.run, self.integrity()
+        parameters = sum(math.prod(t.shape) for t in run.header.parameters)
+        state = "does not match its digests" if wrong else "files match their digests"
+        return [
+            ("Steps", f"{run.steps:,}"),
+            ("Stages", str(len(run.stages))),
+            ("Optimizer", run.optimizer),
+            ("Trained parameters", f"{parameters:,}"),
+            ("Checkpoints", str(len(run.checkpoints))),
+            ("Integrity", state if run.sealed else f"{state}, not sealed"),
+            *([] if run.evaluation is None else [("Evaluation set", f"{len(self.evaluation):,} examples")]),
+        ]
+
+    def accuracy(self) -> str:
+        """Share of the evaluation set that the final model gets right."""
+        return glossary.fmt_percent(float(self.predictions()["correct"].mean()))
+
+    def integrity(self) -> tuple[str, ...]:
+        """What is wrong with the files, in words; empty if every digest matches."""
+        return self.remember("integrity", lambda: (check_integrity(self.run),))[0]
+
+    def log(self) -> pd.DataFrame:
+        """One row a step."""
+        return self.remember("log", self.run.log_frame)
+
+    # ---- the evaluation set ------------------------------------------------------------------------------------------
+
+    def predictions(self) -> pd.DataFrame:
+        """One row an evaluation example: example, label, prediction, confidence, correct, then the metadata."""
+        return self.ask("predictions", self._predictions)
+
+    def _predictions(self) -> pd.DataFrame:
+        evaluation, problem = self.evaluation, self.problem
+        model = final_model(self.run, problem)
+        gamma = run_performance(self.run, "log-likelihood")
+        with torch.no_grad():
+            chunks = [problem.outputs(model.params, dict(model.buffers), x) for x, _ in gamma.chunks(problem.device)]
+            shares = torch.cat(chunks).double().softmax(1).cpu()
+        confidence, prediction = shares.max(1)
+        labels, names = evaluation.y.cpu(), np.array(self.class_names(), dtype=object)
+        frame = pd.DataFrame({"example": range(len(labels)), "label": labels.numpy(), "prediction": prediction.numpy()})
+        return frame.assign(
+            label_name=names[frame["label"]],
+            prediction_name=names[frame["prediction"]],
+            confidence=confidence.numpy(),
+            correct=frame["label"] == frame["prediction"],
+        )
+
+    def metadata(self) -> pd.DataFrame:
+        """The evaluation set's own columns; empty if it has none."""
+        metadata = self.evaluation.metadata
+        return pd.DataFrame(index=range(len(self.evaluation))) if metadata is None else metadata
+
+    def rows(self, selection: Selection) -> np.ndarray:
+        """The examples that the charts are about: the hand-picked ones, else all that pass the filters."""
+        return np.array(selection.examples) if selection.examples else self.filtered(selection)["example"].to_numpy()
+
+    def filtered(self, s: Selection) -> pd.DataFrame:
+        """The predictions that pass the filters."""
+        if not s.filtered:
+            return self.predictions()
+        key = ("filtered", *(getattr(s, name) for name in FILTERS))
+        return self.remember(key, lambda: passing(s, self.predictions(), self.metadata()))
+
+    def shown(self, rows: list[int]) -> list[dict[str, str]]:
+        """A picture or words for each of these evaluation examples."""
+        evaluation = self.evaluation
+        if (evaluation.display or {}).get("kind") == "text" and "text" in self.metadata():
+            return [{"text": str(words)[:MAX_TEXT]} for words in self.metadata()["text"].iloc[rows]]
+        return self.remember(("shown", tuple(rows)), lambda: shown(evaluation.x, rows, evaluation.display))
+
+    # ---- the training set --------------------------------------------------------------------------------------------
+
+    def batch(self, step: int) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        """The training examples of a step: (place, id, label), and what they look like."""
+        return self.remember(("batch", step), lambda: self._batch(step))
+
+    def _batch(self, step: int) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+        rows = torch.cat([micro.rows for micro in self.run.record(step).micro_batches])[:MAX_BATCH]
+        examples, ids = self.run.examples(rows), self.run.example_ids(rows)
+        names = self.class_names()
+        known = [names[y] if 0 <= y < len(names) else str(y) for y in examples.targets.tolist()]
+        frame = pd.DataFrame({"example": range(len(rows)), "id": ids or rows.tolist(), "label": known})
+        display = None if self.run.evaluation is None else self.run.evaluation.display
+        return frame, shown(examples.inputs, list(range(len(rows))), display)

@@ -1,0 +1,35 @@
+"""What is picked, as a report."""
+
+from __future__ import annotations
+
+from aa_core.jobs import retrainings
+from aa_core.reporting import Report, build_report
+from dashboard.selection import Selection
+from dashboard.service.desk import Desk
+from dashboard.service.engine import Progress
+from dashboard.service.estimates import request_of
+
+
+def report_of(desk: Desk, s: Selection, with_steps: bool, date: str, progress: Progress) -> Report:
+    """All of this selection as a report, with every retraining of the run."""
+    rows = desk.rows(s)
+    found = retrainings(desk.run)
+    key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, date, repr(found))
+
+    def work() -> Report:
+        return build_report(
+            desk.run,
+            desk.problem,
+            performance=s.performance,
+            examples=None if len(rows) == len(desk.evaluation) else rows.tolist(),
+            method=s.method,
+            curvature=s.curvature,
+            readout=s.readout,
+            semantics=s.semantics,
+            whatifs=found,
+            with_steps=with_steps,
+            date=date,
+            progress=progress,
+        )
+
+    return desk.ask(key, work)

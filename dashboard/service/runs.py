@@ -1,0 +1,64 @@
+"""The runs on offer, opened once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from aa_core.errors import AuditError
+from aa_core.problem import Problem
+from aa_core.registry import load_problem
+from aa_core.trajectory import Trajectory, open_run
+from dashboard.catalog import find_runs, stamp
+from dashboard.service.engine import CHOSEN, memo
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """A run on offer; `error` says why it cannot be opened."""
+
+    id: str
+    folder: Path = field(repr=False)
+    title: str
+    digest: str
+    error: str = ""
+
+
+def list_runs() -> dict[str, RunEntry]:
+    """All runs on offer, by id."""
+    return {name: _listed(name, folder) for name, folder in find_runs().items()}
+
+
+def opened(folder: Path) -> Trajectory:
+    """The run in this folder, as it is now."""
+    return _open(folder, stamp(folder))
+
+
+def problem_of(run: Trajectory) -> Problem:
+    """The run's model and loss, rebuilt by the problem that the auditor or the run names."""
+    return _problem(run.digest, run.header.problem.name, run.header.problem.config)
+
+
+def _listed(name: str, folder: Path) -> RunEntry:
+    return memo().recall(("entry", name, folder, stamp(folder)), lambda: _entry(name, folder))
+
+
+def _entry(name: str, folder: Path) -> RunEntry:
+    try:
+        run = opened(folder)
+    except (AuditError, OSError) as error:
+        return RunEntry(name, folder, name, "", str(error))
+    return RunEntry(name, folder, run.title or name, run.digest)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _open(folder: Path, written: tuple[int, ...]) -> Trajectory:
+    return open_run(folder)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _problem(digest: str, name: str | None, _config: dict[str, Any]) -> Problem:
+    return load_problem(name, _config, CHOSEN)
