@@ -1,7 +1,7 @@
 """Which stage of its training is to credit or to blame for what a model does."""
 
 from aa_core.agreement import Agreement, agreement
-from aa_core.attribution import Attribution, predict, stage_effects, step_effects
+from aa_core.attribution import Attribution, estimate, predict, stage_effects, step_effects
 from aa_core.calibrate import calibrate
 from aa_core.calibration import Calibration, find_calibration
 from aa_core.counterfactual import Counterfactual
@@ -65,6 +65,7 @@ __all__ = [
     "collapse",
     "confounder_log_likelihood",
     "embed_stages",
+    "estimate",
     "example_effects",
     "example_effects_by_step",
     "final_model",

@@ -13,19 +13,20 @@ from torch import Tensor
 from aa_core.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.cache import EmbeddingCache
 from aa_core.calibration import find_calibration
-from aa_core.counterfactual import Counterfactual, Semantics, blocks
+from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
-from aa_core.embedding import READOUTS, Method, Readout, StageEmbedding, check_request, embed_stages, read
+from aa_core.embedding import READOUTS, Method, Readout, check_request, embed_stages, read
 from aa_core.errors import NonFiniteError, RequestError
+from aa_core.intervention import intervene
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.reliability import Reliability, assess
 from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
-from aa_core.stages import Stage, stage_of_steps
+from aa_core.stages import stage_of_steps
 from aa_core.state import Params, as_rays, norm, pair
-from aa_core.tangent import boundary_tangents, examples_tangent, update_of_step
+from aa_core.tangent import intervention_tangent, update_of_step
 from aa_core.version import __version__
 
 SIGN = "positive = helped, negative = hurt"
@@ -104,7 +105,7 @@ def stage_effects(
         assess(run, training, growth, semantics, curvature, readings),
         estimator=(method, curvature, readout),
         calibration=find_calibration(run, performance.digest, semantics),
-        moved=_moved(embeddings, final.state.params) if method == "boundary" else None,
+        moved=_moved([(e.params, e.growth) for e in embeddings], final.state.params) if method == "boundary" else None,
     )
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
@@ -171,47 +172,85 @@ def predict(
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> Tensor:
-    """The estimated effect of what `what` takes away, [values]: gamma(recorded) - gamma(counterfactual).
+    """The effects of `estimate` alone, [values]."""
+    return estimate(
+        run, problem, what, performance, readout=readout, curvature=curvature, cache=cache, progress=progress
+    ).effects[0]
 
-    Several stages: the sum of their embeddings; a scale T: (1 - T) of it. First order in both.
-    Steps (with the stages beside them, if any): the change over each contiguous range, propagated as for stages.
-    Training examples: what they taught in each step, propagated from there.
+
+def estimate(
+    run: RunLike,
+    problem: Problem,
+    what: Counterfactual,
+    performance: Performance,
+    *,
+    readout: Readout = "linear",
+    curvature: Curvature = "exact",
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """The effect of a counterfactual without retraining: gamma(recorded) - gamma(counterfactual).
+
+    Skipped stages: the sum of their embeddings, from the cache where they are known. Steps, scales and changed
+    hyperparameters: the touched steps are taken exactly, block by block, from the recorded state in which each block
+    began, and the difference at its end is propagated. Training examples: what they taught in each step, propagated
+    from there. See `aa_core.tangent.intervention_tangent`.
+
+    Returns:
+        Attribution of one unit, the counterfactual; positive = training as recorded did better.
     """
     check_request("boundary", curvature, readout, what.semantics)
     performance.check_differentiable()
-    if what.examples or what.steps:
-        total = _embed_once(run, prepare(run, problem), what, curvature, progress)
-    else:
+    training = prepare(run, problem)
+    if what.skips_stages:
         names = tuple(s.name for s in what.resolve(run.stages))
-        embeddings = embed_stages(
+        parts = embed_stages(
             run, problem, names, curvature=curvature, semantics=what.semantics, cache=cache, progress=progress
         )
-        total = {
-            n: (1 - what.scale) * torch.stack([e.params[n] for e in embeddings]).sum(0) for n in embeddings[0].params
-        }
-    final = snapshot_before(run, prepare(run, problem), run.steps)
-    return finite(read(total, performance, problem, final.state.params, final.buffers)[readout])
+        changes = [(e.params, e.growth) for e in parts]
+    else:
+        tangent, growth = intervention_tangent(intervene(run, what), training, curvature, progress)
+        changes = [(tangent.params, growth)]
+    final = snapshot_before(run, training, run.steps)
+    total = {n: torch.stack([params[n] for params, _ in changes]).sum(0) for n in changes[0][0]}
+    row = read(total, performance, problem, final.state.params, final.buffers)
+    readings = {name: values[None].double().cpu() for name, values in row.items()}
+    found = assess(run, training, max(g for _, g in changes), what.semantics, curvature, readings)
+    return Attribution(
+        units=pd.DataFrame({"counterfactual": [what.name]}),
+        labels=performance.labels,
+        effects=finite(readings[readout]),
+        unit=performance.unit,
+        reliability=replace(
+            found,
+            assumptions=(f"{what.manner}: {what.meaning}", *found.assumptions[1:]),
+            estimator=None if what.examples else ("boundary", curvature, readout),
+            calibration=find_calibration(run, performance.digest, what.semantics) if what.skips_stages else None,
+            moved=_moved(changes, final.state.params),
+        ),
+        readings=readings,
+        provenance={
+            **provenance(run, problem, performance, what.manner, curvature, method=_method(what), readout=readout),
+            "counterfactual": what.name,
+        },
+    )
 
 
-def _moved(embeddings: Sequence[StageEmbedding], final: Params) -> float:
-    """The largest distance that a stage moved the parameters, over the norm of the final ones."""
+def _method(what: Counterfactual) -> str:
+    return "examples" if what.examples else "boundary"
+
+
+def _moved(changes: Sequence[tuple[Params, float]], final: Params) -> float:
+    """The largest distance that a change moved the parameters, over the norm of the final ones.
+
+    changes: (what arrived at the end, how much it grew on its way).
+    """
     size = _length(final)
-    return max((_length(e.params) / e.growth / size for e in embeddings if e.growth > 0), default=0.0)
+    return max((_length(params) / growth / size for params, growth in changes if growth > 0), default=0.0)
 
 
 def _length(params: Params) -> float:
     return float(torch.cat([p.flatten().double() for p in params.values()]).norm())
-
-
-def _embed_once(
-    run: RunLike, training: Training, what: Counterfactual, curvature: Curvature, progress: Progress
-) -> Params:
-    """The embedding of a question that is unlikely to be asked again, so that it is not cached."""
-    if what.examples:
-        return examples_tangent(run, training, what, curvature, progress)[0].params
-    steps = Stage(what.name, blocks(what.treatment(run.stages)))
-    tangents, _ = boundary_tangents(run, training, (steps,), curvature, what.semantics, progress)
-    return {n: (1 - what.scale) * t for n, t in tangents[what.name].params.items()}
 
 
 def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:
@@ -224,7 +263,7 @@ def steps_of(run: RunLike, stages: Sequence[str] | None, steps: Sequence[int] | 
     if stages is None and steps is None:
         found = list(range(run.steps))
     else:
-        found = sorted(Counterfactual(tuple(stages or ()), steps=tuple(steps or ())).treatment(run.stages))
+        found = list(Counterfactual(tuple(stages or ()), steps=tuple(steps or ())).steps_of(run.stages))
     if not found:
         raise RequestError("the run has no steps to attribute")
     return found

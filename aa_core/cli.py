@@ -11,7 +11,6 @@ import typer
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
 from aa_core.console import Format, Meter, note, rows, write_rows
-from aa_core.counterfactual import Counterfactual
 from aa_core.jobs import all_jobs, perform, whatif_spec
 from aa_core.launcher import become, prepare
 from aa_core.options import (
@@ -35,6 +34,7 @@ from aa_core.reporting.escape import shorten, visible
 from aa_core.run_performance import run_performance
 from aa_core.trajectory import Trajectory
 from aa_core.version import __version__
+from aa_core.whatif_options import counterfactual
 
 app = typer.Typer(
     cls=Commands,
@@ -170,13 +170,39 @@ def _write_effects(found: Attribution, format: Format | None, output: Path | Non
 
 
 @app.command(
-    epilog=epilog('aa whatif my_run --skip "stage two"', "aa whatif my_run --skip a --skip b --format json -o ab.json")
+    epilog=epilog(
+        'aa whatif my_run --skip "stage two"',
+        "aa whatif my_run --skip a --skip b --format json -o ab.json",
+        "aa whatif my_run --skip a --scale 0.5",
+        "aa whatif my_run --steps 40:60",
+        "aa whatif my_run --change finetune:lr=0.5x --change finetune:momentum=0.8",
+        'aa whatif my_run --change "finetune:lr=cosine 0.1 to 0"',
+        "aa whatif my_run --without-example 3,7-9",
+    )
 )
 def whatif(
     run: Run,
     skip: Annotated[
-        list[str], typer.Option(metavar="STAGE", help="A stage to train without; repeat it for several at once.")
-    ],
+        list[str] | None, typer.Option(metavar="STAGE", help="A stage to train without; repeat it for several at once.")
+    ] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A:B", help="Steps A to B - 1 to train without, or one step; repeatable."),
+    ] = None,
+    without_example: Annotated[
+        str | None, typer.Option(metavar="ROWS", help="Training examples to leave out wherever they were used: 3,7-9.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE:NAME=HOW",
+            help="Other hyperparameters in a stage (or NAME=HOW in --steps): lr=0.5x, momentum=0.8, "
+            "'lr=0.1 to 0', 'lr=cosine 0.1 to 0'.",
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Scale what is named by this factor instead of leaving it out.")
+    ] = None,
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
     curvature: CurvatureOption = "exact",
@@ -186,9 +212,9 @@ def whatif(
     format: FormatOption = None,
     output: Output = None,
 ) -> None:
-    """Train again without some stages, and compare with the estimate. Runs here and now."""
+    """Train again with something changed, and compare with the estimate. Runs here and now."""
+    what = counterfactual(skip or (), steps or (), without_example, change or (), scale, semantics)
     opened = open_told(run)
-    what = Counterfactual.skip(*skip, semantics=semantics)
     spec = whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
     found = perform(spec, Meter())
     result = found.result
@@ -209,7 +235,7 @@ def _whatif_text(found: dict[str, Any]) -> str:
             "recorded": f"{found['mean_recorded']:.6g}",
             "retrained": f"{found['mean_retrained']:.6g}  ({found['steps_replayed']} steps, {found['seconds']:.1f} s)",
             "effect, estimated": f"{found['mean_estimate']:+.6g}",
-            "effect, retrained": f"{found['mean_truth']:+.6g}  (positive = what was skipped had helped)",
+            "effect, retrained": f"{found['mean_truth']:+.6g}  (positive = training as recorded did better)",
             "agreement": agreed or "not defined for fewer than 3 examples",
         }.items()
     )

@@ -19,18 +19,18 @@ Format = Literal["table", "csv", "json"]
 MOST_ROWS = 10_000_000
 
 
-def rows(text: str | None) -> list[int] | None:
+def rows(text: str | None, option: str = "--examples") -> list[int] | None:
     """ "0,1,5-9" -> [0, 1, 5, 6, 7, 8, 9]; None stays None, for all. BadParameter for anything else."""
-    return None if text is None else [i for part in text.split(",") for i in _span(part.strip())]
+    return None if text is None else [i for part in text.split(",") for i in _span(part.strip(), option)]
 
 
-def _span(part: str) -> range:
+def _span(part: str, option: str) -> range:
     first, dash, last = part.partition("-")
     if not (first.isdecimal() and (last.isdecimal() or not dash)):
-        raise typer.BadParameter(f"{part!r}: expected row numbers and ranges, such as 0,1,5-9", param_hint="--examples")
+        raise typer.BadParameter(f"{part!r}: expected row numbers and ranges, such as 0,1,5-9", param_hint=option)
     span = range(int(first), int(last or first) + 1)
     if not 0 < len(span) <= MOST_ROWS:
-        raise typer.BadParameter(f"{part!r}: expected a range from low to high", param_hint="--examples")
+        raise typer.BadParameter(f"{part!r}: expected a range from low to high", param_hint=option)
     return span
 
 

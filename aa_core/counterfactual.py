@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-from torch import Tensor
-
+from aa_core.change import Change, parse
 from aa_core.errors import EmptyStageError, RequestError
-from aa_core.records import RunLike, StepInput
 from aa_core.stages import Stage, select
 
 Semantics = Literal["freeze", "zero_gradient"]
@@ -20,6 +18,7 @@ SEMANTICS = {
 }
 WALL_CLOCK = "later steps keep their recorded batch, learning rate and random numbers"
 EXAMPLES = "the losses of the examples got weight zero, with every mean's denominator as recorded; all else went on"
+CHANGE = "the changed steps were taken with other hyperparameters, and their data; all else went on as recorded"
 SHOWN = 3
 """How many numbers a name spells out."""
 
@@ -31,20 +30,24 @@ def check_semantics(semantics: str) -> None:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """Training as recorded, but with the updates of some stages or steps, or the losses of some examples, scaled by T.
+    """Training as recorded, but with one thing changed: the updates of some stages or steps, or the losses of some
+    training examples, scaled by T; or some stages or steps taken with other hyperparameters.
 
-    T = 0: skipped, left out. An example that is left out keeps its place in the batch: its loss gets weight T, the
-    denominator of a mean loss stays as recorded, so the others teach neither more nor less than they did.
+    T = 0: skipped, left out; T > 1: more of it. An example that is left out keeps its place in the batch: its loss gets
+    weight T, the denominator of a mean loss stays as recorded, so the others teach neither more nor less than they did.
     """
 
     stages: tuple[str, ...] = ()
     scale: float = 0.0
+    """T; 1 with changes, whose steps are taken in full."""
     semantics: Semantics = "freeze"
     """zero_gradient for training examples: they have no update of their own that could be frozen."""
     steps: tuple[int, ...] = ()
     """Single steps, beside those of the stages."""
     examples: tuple[int, ...] = ()
     """Rows of the run's example table, in all their appearances; neither stages nor steps beside them."""
+    changes: tuple[Change, ...] = ()
+    """What hyperparameters are in the stages and steps, instead of what was recorded."""
 
     def __post_init__(self) -> None:
         check_semantics(self.semantics)
@@ -54,12 +57,27 @@ class Counterfactual:
             )
         if self.examples and (self.stages or self.steps):
             raise RequestError("a counterfactual is about stages and steps, or about training examples; ask one by one")
-        if self.examples and self.semantics != "zero_gradient":
+        if self.changes:
+            self._check_changes()
+        elif self.examples and self.semantics != "zero_gradient":
             raise RequestError(
                 "an example has no update to freeze; use Counterfactual.without_examples, or zero_gradient"
             )
-        if not 0.0 <= self.scale < 1.0:
-            raise RequestError(f"scale={self.scale}; expected 0 (skip) up to, but not including, 1 (as recorded)")
+        elif not 0.0 <= self.scale < math.inf or self.scale == 1.0:
+            raise RequestError(
+                f"scale={self.scale}; expected 0 (skip) or more, but not 1, which is training as recorded"
+            )
+
+    def _check_changes(self) -> None:
+        if self.examples:
+            raise RequestError("training examples have no hyperparameters; change those of stages or steps")
+        if self.scale != 1.0 or self.semantics != "freeze":
+            raise RequestError(
+                "steps with changed hyperparameters are taken in full; leave scale and semantics out of a change"
+            )
+        hypers = [c.hyper for c in self.changes]
+        if len(set(hypers)) < len(hypers):
+            raise RequestError(f"a hyperparameter is changed twice, in {', '.join(hypers)}; change each one once")
 
     @staticmethod
     def skip(*stages: str, semantics: Semantics = "freeze") -> Counterfactual:
@@ -76,10 +94,40 @@ class Counterfactual:
         """Training without what these training examples taught, each time they were used."""
         return Counterfactual(semantics="zero_gradient", examples=rows)
 
+    @staticmethod
+    def change(*stages: str, steps: Iterable[int] = (), **changes: str | float) -> Counterfactual:
+        """Training with other hyperparameters in these stages and steps.
+
+        `change("finetune", lr="0.5x", momentum=0.8)`: half the learning rate of every step, whatever its schedule, and
+        a momentum of 0.8. `lr="0.1 to 0"` and `lr="cosine 0.1 to 0"` are schedules over the changed steps, from first
+        to last, `lr="0.1, 0.05, 0.01"` gives each step its own. `**{"lr[1]": "2x"}` is for parameter group 1 only.
+        """
+        found = tuple(parse(hyper, how) for hyper, how in changes.items())
+        if not found:
+            raise RequestError("a change needs at least one hyperparameter, such as lr='0.5x'")
+        return Counterfactual(stages, 1.0, "freeze", tuple(steps), (), found)
+
+    @property
+    def skips_stages(self) -> bool:
+        """Whether it leaves out whole stages and does nothing else."""
+        return self.scale == 0.0 and not self.steps and not self.examples
+
+    @property
+    def manner(self) -> str:
+        """Under which semantics to read a result: those of a skip, or "change"."""
+        return "change" if self.changes else self.semantics
+
+    @property
+    def meaning(self) -> str:
+        """What exactly would have been otherwise, in words."""
+        return CHANGE if self.changes else EXAMPLES if self.examples else SEMANTICS[self.semantics]
+
     @property
     def name(self) -> str:
-        verb = "skip" if self.scale == 0.0 else f"{self.scale:g} x"
-        return f"{verb} {' + '.join([*self.stages, *_ranges(self.steps), *_listed(self.examples)])}"
+        what = " + ".join([*self.stages, *_ranges(self.steps), *_listed(self.examples)])
+        if self.changes:
+            return f"{what} with {', '.join(f'{c.hyper} {c.text}' for c in self.changes)}"
+        return f"skip {what}" if self.scale == 0.0 else f"{self.scale:g} x {what}"
 
     def resolve(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
         """The stages of the run that this touches; UnknownStageError or EmptyStageError if that is impossible."""
@@ -89,12 +137,12 @@ class Counterfactual:
                 raise EmptyStageError(f"stage {stage.name!r} has no steps: there is nothing to skip")
         return found
 
-    def treatment(self, stages: Sequence[Stage]) -> dict[int, float]:
-        """{step: T_k} of the steps that are not taken as recorded; empty where examples are left out."""
+    def steps_of(self, stages: Sequence[Stage]) -> tuple[int, ...]:
+        """The steps of the named stages and the single steps, ascending; none where it is about examples."""
         last = max((stage.stop for stage in stages), default=0)
         if outside := [k for k in self.steps if not 0 <= k < last]:
             raise RequestError(f"step {outside[0]} is not in the run, which has steps 0 to {last - 1}")
-        return {k: self.scale for k in (*self.steps, *(k for s in self.resolve(stages) for k in s.steps))}
+        return tuple(sorted({*self.steps, *(k for s in self.resolve(stages) for k in s.steps)}))
 
 
 def blocks(steps: Iterable[int]) -> tuple[tuple[int, int], ...]:
@@ -104,33 +152,6 @@ def blocks(steps: Iterable[int]) -> tuple[tuple[int, int], ...]:
         start = found.pop()[0] if found and found[-1][1] == k else k
         found.append((start, k + 1))
     return tuple(found)
-
-
-def appearances(run: RunLike, examples: Sequence[int]) -> tuple[int, ...]:
-    """The steps that used any of these training examples; RequestError for one that was never used."""
-    wanted, seen, steps = torch.tensor(examples), torch.zeros(len(examples), dtype=torch.bool), []
-    for k in range(run.steps):
-        used = torch.isin(wanted, torch.cat([m.rows for m in run.record(k).micro_batches]))
-        steps += [k] if bool(used.any()) else []
-        seen |= used
-    if not bool(seen.all()):
-        raise RequestError(f"training example {int(wanted[~seen][0])} was used in no step of the run")
-    return tuple(steps)
-
-
-def reweighted(run: RunLike, step: int, what: Counterfactual, device: torch.device) -> StepInput:
-    """The input of a step in which the losses of `what.examples` count `what.scale`; as recorded if it names none."""
-    data = run.step_input(step, device)
-    if not what.examples:
-        return data
-    chosen, micro = torch.tensor(what.examples), run.record(step).micro_batches
-    weights = [_weights(m.rows, chosen, what.scale, device) for m in micro]
-    batches = tuple((b._replace(weights=w), total) for (b, total), w in zip(data.batches, weights, strict=True))
-    return data._replace(batches=batches)
-
-
-def _weights(rows: Tensor, chosen: Tensor, scale: float, device: torch.device) -> Tensor:
-    return torch.ones(len(rows), dtype=torch.float64).masked_fill(torch.isin(rows, chosen), scale).to(device)
 
 
 def _ranges(steps: Iterable[int]) -> list[str]:

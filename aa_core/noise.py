@@ -12,12 +12,12 @@ from torch import Tensor
 
 from aa_core.counterfactual import Counterfactual
 from aa_core.errors import RequestError
+from aa_core.intervention import Intervention, intervene
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import Progress, advance, load, prepare, silent
-from aa_core.retrain import counterfactual_step
 from aa_core.state import Snapshot, as_rays, norm, subtract
 
 
@@ -93,11 +93,12 @@ def noise_floor(
         raise RequestError(f"relative={relative}, repeats={repeats}; expected a positive size and at least one repeat")
     training = prepare(run, problem)
     what = what or Counterfactual.skip(next(s.name for s in run.stages if len(s)))
+    intervention = intervene(run, what)
     first, generator = load(run, training, 0), torch.Generator().manual_seed(0)
     starts = [first, *(_moved(first, relative, generator) for _ in range(repeats))]
     ends, values = [], []
     for i, start in enumerate(starts):
-        pair = [_recorded(run, training, start), _without(run, training, start, what)]
+        pair = [_recorded(run, training, start), _without(run, training, start, intervention)]
         with torch.no_grad():
             gamma = [performance(problem, at.state.params, at.buffers).double().cpu() for at in pair]
         ends.append(pair[0])
@@ -134,10 +135,9 @@ def _recorded(run: RunLike, training: Training, at: Snapshot) -> Snapshot:
     return next(iter(deque(advance(run, training, at, run.steps), maxlen=1)), at)
 
 
-def _without(run: RunLike, training: Training, at: Snapshot, what: Counterfactual) -> Snapshot:
-    treatment = what.treatment(run.stages)
-    for k in range(run.steps):
-        at = counterfactual_step(run, training, at, k, treatment.get(k, 1.0), what)
+def _without(run: RunLike, training: Training, at: Snapshot, intervention: Intervention) -> Snapshot:
+    while at.step < run.steps:
+        at = intervention.step(training, at)
     return at
 
 

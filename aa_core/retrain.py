@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aa_core.counterfactual import Counterfactual, appearances, reweighted
+from aa_core.counterfactual import Counterfactual
 from aa_core.errors import NonFiniteError
+from aa_core.intervention import intervene
 from aa_core.performance import Performance
 from aa_core.problem import Problem
-from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import Progress, prepare, silent, snapshot_before, verify_once
-from aa_core.state import Buffers, Params, Snapshot, blend, is_finite
+from aa_core.state import Buffers, Params, is_finite
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def final_model(run: RunLike, problem: Problem) -> TrainedModel:
 def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Progress = silent) -> TrainedModel:
     """Train again with `what` changed; every other step as recorded (same batches, hyperparameters, order).
 
+    Changed hyperparameters are those of the changed steps alone: later steps keep their recorded ones.
+
     Training examples are left out by giving their losses weight zero with every denominator as recorded: the recorded
     loss without their parts of it. Batch statistics (BatchNorm) still see them.
 
@@ -50,31 +52,13 @@ def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Prog
         UnknownStageError, EmptyStageError, RequestError: `what` does not fit the run.
         NonFiniteError: the counterfactual training diverged.
     """
-    treatment = what.treatment(run.stages) or dict.fromkeys(appearances(run, what.examples), 1.0)
-    training = prepare(run, problem)
-    start = min(treatment)
+    intervention, training = intervene(run, what), prepare(run, problem)
+    start = min(intervention.steps)
     verify_once(run, training, progress)
     at = snapshot_before(run, training, start, progress)
-    for k in range(start, run.steps):
-        at = counterfactual_step(run, training, at, k, treatment.get(k, 1.0), what)
-        progress(k + 1 - start, run.steps - start)
+    while at.step < run.steps:
+        at = intervention.step(training, at)
+        progress(at.step - start, run.steps - start)
     if not is_finite(at.state):
         raise NonFiniteError(f"training with {what.name!r} diverged: its parameters are not finite at the end")
     return TrainedModel(problem, at.state.params, at.buffers, run.steps - start)
-
-
-def counterfactual_step(
-    run: RunLike, training: Training, at: Snapshot, step: int, treatment: float, what: Counterfactual
-) -> Snapshot:
-    """base + T (Phi(xi) - base), where base is xi itself (freeze) or the step without data (zero_gradient)."""
-    if treatment == 0.0 and what.semantics == "freeze":
-        return at._replace(step=step + 1)
-    data = reweighted(run, step, what, training.problem.device)
-    if what.semantics == "freeze" or treatment == 1.0:
-        stepped = training.step(at, data)
-        return stepped._replace(state=blend(at.state, stepped.state, treatment))
-    ignored = training.step_without_data(at, data)
-    if treatment == 0.0:
-        return ignored
-    stepped = training.step(at, data)
-    return stepped._replace(state=blend(ignored.state, stepped.state, treatment))

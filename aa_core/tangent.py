@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from aa_core.counterfactual import Counterfactual, Semantics, appearances, reweighted
+from aa_core.counterfactual import Semantics, blocks
 from aa_core.curvature import Curvature
+from aa_core.intervention import Intervention
 from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import Progress, load, silent, snapshot_before, verify
 from aa_core.stages import Stage
 from aa_core.state import Snapshot, State, add, as_rays, concat_rays, norm, ray, subtract
+
+Carry = Callable[[Snapshot], Snapshot]
+"""How a state takes the next step in the counterfactual."""
 
 
 @dataclass
@@ -56,24 +60,61 @@ def boundary_tangents(
     base_e is xi_s (freeze), or xi_s carried through the block without data (zero_gradient). What happens *inside* a
     block enters exactly, and no curvature product is needed there. Cost: one curvature product a ray and step after it.
     """
-    starts = {start: (stage.name, stop) for stage in stages for start, stop in stage.blocks}
-    front, open_block = _Front(), None
-    first = min(starts)
-    at = snapshot_before(run, training, first, progress)
-    base = at.state
+    ends = {start: (stage.name, stop) for stage in stages for start, stop in stage.blocks}
+
+    def without_data(base: Snapshot) -> Snapshot:
+        return training.step_without_data(base, run.step_input(base.step, training.problem.device))
+
+    return _boundaries(run, training, ends, None if semantics == "freeze" else without_data, curvature, progress)
+
+
+def intervention_tangent(
+    intervention: Intervention, training: Training, curvature: Curvature, progress: Progress = silent
+) -> tuple[State, float]:
+    """The embedding of a counterfactual, sum over blocks [s, e) of M_{K-1} .. M_e (xi_e - base_e), and its growth.
+
+    base_e is xi_s, taken through the block of touched steps as in the counterfactual. So what happens inside a block is
+    exact, for a scale and for changed hyperparameters, too; first order after it. Training examples are pushed step by
+    step (`_examples_tangent`). Cost: one plain step a touched step, one curvature product a step after the first block.
+    """
+    run, what = intervention.run, intervention.what
+    if what.examples:
+        tangents, growth = _examples_tangent(intervention, training, curvature, progress)
+    else:
+        ends = {start: (what.name, stop) for start, stop in blocks(intervention.steps)}
+        stands_still = what.scale == 0.0 and what.semantics == "freeze"
+        carry = None if stands_still else partial(intervention.step, training)
+        tangents, growth = _boundaries(run, training, ends, carry, curvature, progress)
+    return tangents[what.name], growth[what.name]
+
+
+def _boundaries(
+    run: RunLike,
+    training: Training,
+    ends: Mapping[int, tuple[str, int]],
+    carry: Carry | None,
+    curvature: Curvature,
+    progress: Progress,
+) -> tuple[dict[str, State], dict[str, float]]:
+    """xi_stop - base of every block, {start: (name, stop)}, pushed to the end and added up by name.
+
+    carry: None where the base stands still; then a block that nothing is pushed through is not replayed at all if its
+    end is a checkpoint.
+    """
+    front, block = _Front(), None
+    first = min(ends)
+    at = base = snapshot_before(run, training, first, progress)
     while at.step < run.steps:
-        if at.step in starts:
-            open_block, base = starts[at.step], at.state
-        if front.tangent is None and open_block and semantics == "freeze" and open_block[1] in run.checkpoints:
-            at = load(run, training, open_block[1])
+        if at.step in ends:
+            block, base = ends[at.step], at
+        if front.tangent is None and block and carry is None and block[1] in run.checkpoints:
+            at = load(run, training, block[1])
         else:
-            data = run.step_input(at.step, training.problem.device)
-            if open_block and semantics == "zero_gradient":
-                base = training.step_without_data(at._replace(state=base), data).state
+            base = carry(base) if block and carry else base
             at = _advance(run, training, at, front, curvature)
-        if open_block and at.step == open_block[1]:
-            front.push(open_block[0], subtract(at.state, base))
-            open_block = None
+        if block and at.step == block[1]:
+            front.push(block[0], subtract(at.state, base.state))
+            block = None
         progress(at.step - first, run.steps - first)
     return _finish(front)
 
@@ -92,24 +133,23 @@ def additive_tangents(
     return _sum_of_steps(run, training, owner, change, curvature, progress)
 
 
-def examples_tangent(
-    run: RunLike, training: Training, what: Counterfactual, curvature: Curvature, progress: Progress = silent
-) -> tuple[State, float]:
+def _examples_tangent(
+    intervention: Intervention, training: Training, curvature: Curvature, progress: Progress
+) -> tuple[dict[str, State], dict[str, float]]:
     """sum_k M_{K-1} .. M_{k+1} (U(xi_k, g_k) - U(xi_k, g_k without what the examples taught)), and its growth.
 
     A finite push at each of their appearances, exact within the step whatever the optimizer; first order after it.
     Cost: two gradients a step that used them, one curvature product a step after the first.
     """
+    run = intervention.run
 
     def change(before: Snapshot, _: Snapshot) -> State:
         # both replayed here: `after` may be a checkpoint, and its drift would weigh more than one example
-        device = training.problem.device
-        recorded = training.step(before, run.step_input(before.step, device))
-        return subtract(recorded.state, training.step(before, reweighted(run, before.step, what, device)).state)
+        recorded = training.step(before, run.step_input(before.step, training.problem.device))
+        return subtract(recorded.state, intervention.step(training, before).state)
 
-    owner = dict.fromkeys(appearances(run, what.examples), what.name)
-    tangents, growth = _sum_of_steps(run, training, owner, change, curvature, progress)
-    return tangents[what.name], growth[what.name]
+    owner = dict.fromkeys(intervention.steps, intervention.what.name)
+    return _sum_of_steps(run, training, owner, change, curvature, progress)
 
 
 def _sum_of_steps(

@@ -9,13 +9,14 @@ import pandas as pd
 from torch import Tensor
 
 from aa_core.agreement import Agreement, agreement
-from aa_core.attribution import SIGN, predict
+from aa_core.attribution import estimate
 from aa_core.counterfactual import Counterfactual
 from aa_core.curvature import Curvature
 from aa_core.embedding import Readout
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.records import RunLike
+from aa_core.reliability import Reliability
 from aa_core.replay import Progress, silent
 from aa_core.retrain import TrainedModel, final_model, retrain
 
@@ -35,6 +36,8 @@ class WhatIf:
     unit: str
     agreement: Agreement
     model: TrainedModel
+    reliability: Reliability
+    """Of the estimate, as it was known before retraining."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
@@ -60,32 +63,26 @@ def what_if(
     readout: Readout = "linear",
     curvature: Curvature = "exact",
     progress: Progress = silent,
+    estimating: Progress = silent,
 ) -> WhatIf:
-    """Estimate the effect of `what`, then retrain and measure it. Progress counts the retraining's steps."""
-    estimate = predict(run, problem, what, performance, readout=readout, curvature=curvature)
+    """Estimate the effect of `what`, then retrain and measure it.
+
+    progress counts the steps of the retraining, estimating those of the estimate before it.
+    """
+    estimated = estimate(run, problem, what, performance, readout=readout, curvature=curvature, progress=estimating)
     recorded = final_model(run, problem).performance(performance).double().cpu()
     model = retrain(run, problem, what, progress)
     truth = recorded - model.performance(performance).double().cpu()
+    predicted = estimated.effects[0]
     return WhatIf(
-        what,
-        performance.labels,
-        estimate,
-        truth,
-        recorded,
-        performance.unit,
-        agreement(estimate.numpy(), truth.numpy()),
-        model,
-        provenance={
-            "run": run.digest,
-            "problem": problem.fingerprint,
-            "performance": performance.name,
-            "n": len(performance.targets),
-            "evaluation": performance.digest,
-            "counterfactual": what.name,
-            "semantics": what.semantics,
-            "method": "examples" if what.examples else "boundary",
-            "curvature": curvature,
-            "readout": readout,
-            "sign": SIGN,
-        },
+        counterfactual=what,
+        labels=performance.labels,
+        estimate=predicted,
+        truth=truth,
+        recorded=recorded,
+        unit=performance.unit,
+        agreement=agreement(predicted.numpy(), truth.numpy()),
+        model=model,
+        reliability=estimated.reliability,
+        provenance=estimated.provenance,
     )

@@ -46,7 +46,8 @@ LAYERS = (
     ("schedule",),
     ("replay",),
     ("performance", "scores"),
-    ("counterfactual", "agreement"),
+    ("counterfactual", "change", "agreement"),
+    ("intervention",),
     ("calibration",),
     ("verdict",),
     ("reliability",),
@@ -63,11 +64,11 @@ LAYERS = (
     ("jobs", "jobs.*"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
-    ("cli", "*_commands", "options", "console", "launcher", "__init__", "__main__"),
+    ("cli", "*_commands", "options", "whatif_options", "console", "launcher", "__init__", "__main__"),
 )
 UNPLACED = -1
 ESTIMATORS = ("tangent", "adjoint", "embedding", "attribution")
-SHARED_WITH_RETRAIN = {"replay", "counterfactual", "performance"}
+SHARED_WITH_RETRAIN = {"replay", "counterfactual", "intervention", "performance"}
 LAZY = {"ray", "transformers", "lightning", "pytorch_lightning", "sklearn"}
 UNSAFE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNSAFE_NAMES = {"eval", "exec", "builtins.eval", "builtins.exec"} | {

@@ -1,7 +1,7 @@
 """Long work in processes of its own, which outlive whoever asked. A job is a folder, and the folder is the truth."""
 
 from aa_core.jobs.job import Job, all_jobs, find, submit
-from aa_core.jobs.kinds import KINDS, Outcome, perform, retrainings, whatif_spec
+from aa_core.jobs.kinds import KINDS, Outcome, asked_counterfactual, perform, retrainings, whatif_spec
 from aa_core.jobs.spec import JobProgress, JobSpec
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "JobSpec",
     "Outcome",
     "all_jobs",
+    "asked_counterfactual",
     "find",
     "perform",
     "retrainings",

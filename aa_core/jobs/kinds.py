@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
-from aa_core.attribution import stage_effects
+from aa_core.change import parse as parse_change
 from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import Readout, check_request
 from aa_core.errors import IntegrityError, RequestError, RunFormatError
 from aa_core.header import Count, Model, StageName, parse
-from aa_core.jobs.job import all_jobs
+from aa_core.intervention import intervene
+from aa_core.jobs.job import Job, all_jobs
 from aa_core.jobs.spec import JobSpec, Report, anchored, file_digest, in_part, no_report
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
@@ -38,19 +40,27 @@ Kind = Callable[[Trajectory, Problem, Mapping[str, Any], Report], Outcome]
 
 
 class WhatIfRequest(Model):
-    """The request of kind "whatif"."""
+    """The request of kind "whatif": a counterfactual in plain values, and how to judge it."""
 
     skip: tuple[StageName, ...]
     scale: float
     semantics: Semantics
     performance: str
     examples: tuple[Count, ...] | None
+    """Rows of the evaluation set; None for all."""
     readout: Readout
     curvature: Curvature
+    steps: tuple[Count, ...] = ()
+    """Single steps beside the stages of `skip`."""
+    without: tuple[Count, ...] = ()
+    """Rows of training examples."""
+    changes: dict[str, str] = Field(default_factory=dict)
+    """{hyperparameter: what it is instead}, as `Counterfactual.change` takes them."""
 
     @property
     def counterfactual(self) -> Counterfactual:
-        return Counterfactual(self.skip, self.scale, self.semantics)
+        changes = tuple(parse_change(hyper, how) for hyper, how in self.changes.items())
+        return Counterfactual(self.skip, self.scale, self.semantics, self.steps, self.without, changes)
 
 
 def whatif_spec(
@@ -63,27 +73,26 @@ def whatif_spec(
     curvature: Curvature = "exact",
     problem: str | None = None,
 ) -> JobSpec:
-    """The job that estimates and retrains `what`. The order of stages and examples makes no difference.
+    """The job that estimates and retrains `what`. The order of stages, steps and examples makes no difference.
 
     Raises:
         UnknownStageError, EmptyStageError, RequestError: before anything is started.
     """
-    if what.steps or what.examples:
-        raise RequestError(
-            "a what-if job skips or scales stages; leave out steps or examples with aa.what_if in Python"
-        )
-    stages = what.resolve(run.stages)
+    intervene(run, what)
     rows = None if examples is None else sorted(set(examples))
     run_performance(run, performance_name, rows)
     check_request("boundary", curvature, readout, what.semantics)
     request: dict[str, Any] = {
-        "skip": [s.name for s in stages],
+        "skip": [s.name for s in what.resolve(run.stages)],
         "scale": float(what.scale),
         "semantics": what.semantics,
         "performance": performance_name,
         "examples": rows,
         "readout": readout,
         "curvature": curvature,
+        "steps": sorted(set(what.steps)),
+        "without": sorted(set(what.examples)),
+        "changes": {c.hyper: c.text for c in sorted(what.changes)},
     }
     return JobSpec(
         kind="whatif",
@@ -115,17 +124,7 @@ def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report
     asked = _read(WhatIfRequest, request)
     what, began = asked.counterfactual, time.perf_counter()
     judged = run_performance(run, asked.performance, asked.examples)
-    steps = run.steps - min(what.treatment(run.stages))
-    estimated = stage_effects(  # what_if finds its embeddings in the cache
-        run,
-        problem,
-        judged,
-        stages=what.stages,
-        curvature=asked.curvature,
-        readout=asked.readout,
-        semantics=what.semantics,
-        progress=in_part(report, "estimating", (0, steps), 2 * steps),
-    )
+    steps = run.steps - min(intervene(run, what).steps)
     found = what_if(
         run,
         problem,
@@ -133,20 +132,22 @@ def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report
         judged,
         readout=asked.readout,
         curvature=asked.curvature,
+        estimating=in_part(report, "estimating", (0, steps), 2 * steps),
         progress=in_part(report, "retraining", (steps, 2 * steps), 2 * steps),
     )
-    reliability, seconds = estimated.reliability.to_dict(), time.perf_counter() - began
-    summary = {**_summary(found, asked), "reliability": reliability, "seconds": seconds}
+    summary = {**_summary(found, asked), "seconds": time.perf_counter() - began}
     return Outcome(summary, {"examples": found.to_frame()})
 
 
 def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
-    """Means over the examples, and how estimate and retraining agree. Effects: positive = what was skipped helped."""
+    """Means over the examples, and how estimate and retraining agree. Effects: positive = as recorded did better."""
+    what = found.counterfactual
     return {
-        "counterfactual": found.counterfactual.name,
-        "skip": asked.skip,
-        "scale": asked.scale,
-        "semantics": asked.semantics,
+        "counterfactual": what.name,
+        "skip": what.stages if what.skips_stages else (),
+        "scale": what.scale,
+        "semantics": what.manner,
+        "meaning": what.meaning,
         "performance": asked.performance,
         "unit": found.unit,
         "n": len(found.labels),
@@ -155,6 +156,7 @@ def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
         "mean_estimate": float(found.estimate.mean()),
         "mean_truth": float(found.truth.mean()),
         "agreement": found.agreement._asdict(),
+        "reliability": found.reliability.to_dict(),
         "steps_replayed": found.model.steps_replayed,
         "provenance": {**found.provenance, "code": __version__},
     }
@@ -166,17 +168,22 @@ KINDS: dict[str, Kind] = {"whatif": whatif}
 def retrainings(run: Trajectory) -> tuple[dict[str, Any], ...]:
     """Every what-if job on this run that is over, newest first: its result, or what was asked and why there is none."""
     over = [j for j in all_jobs() if j.spec.kind == "whatif" and j.spec.digest == run.digest and not j.living]
-    return tuple(
-        job.result()
-        if job.status == "done"
-        else {
-            "counterfactual": _read(WhatIfRequest, job.spec.request).counterfactual.name,
-            "semantics": job.spec.request["semantics"],
-            "performance": job.spec.request["performance"],
-            "status": job.status if job.status == "cancelled" else f"failed: {job.error}",
-        }
-        for job in over
-    )
+    return tuple(job.result() if job.status == "done" else _unanswered(job) for job in over)
+
+
+def _unanswered(job: Job) -> dict[str, Any]:
+    what = asked_counterfactual(job.spec)
+    return {
+        "counterfactual": what.name,
+        "semantics": what.manner,
+        "performance": job.spec.request["performance"],
+        "status": job.status if job.status == "cancelled" else f"failed: {job.error}",
+    }
+
+
+def asked_counterfactual(spec: JobSpec) -> Counterfactual:
+    """What a job of kind "whatif" changes."""
+    return _read(WhatIfRequest, spec.request).counterfactual
 
 
 def _read(model: type[WhatIfRequest], request: Mapping[str, Any]) -> WhatIfRequest:

@@ -68,7 +68,7 @@ def strict_json(text: str) -> Any:
 def test_help_shows_two_examples(command: str) -> None:
     text = aa(*command.split(), "--help").stdout
     examples = text.partition("Examples:\n")[2].strip().splitlines()
-    assert len(examples) == 2 and all(line.strip().startswith(f"aa {command}") for line in examples), text
+    assert len(examples) >= 2 and all(line.strip().startswith(f"aa {command}") for line in examples), text
 
 
 def test_every_command_is_listed_and_the_version_is_the_package_s() -> None:
@@ -221,6 +221,38 @@ def test_whatif_prints_estimate_beside_truth(run: str, problem: str) -> None:
     assert found["provenance"]["run"] == open_run(run).digest and found["reliability"]["words"]
     table = aa("whatif", run, problem, "--skip", "last", "--format", "csv").stdout
     assert next(csv.reader(io.StringIO(table))) == ["example", "recorded", "retrained", "estimate", "truth", "unit"]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--skip", "last", "--scale", "0.5"], "0.5 x last (freeze)"),
+        (["--steps", "3:6", "--steps", "9"], "skip steps 3 to 5 + step 9 (freeze)"),
+        (["--change", "=1+1:lr=0.5x", "--change", "=1+1:momentum=0.2"], "=1+1 with lr 0.5x, momentum 0.2 (change)"),
+        (["--change", "lr=0.1 to 0", "--steps", "20:24"], "steps 20 to 23 with lr 0.1 to 0 (change)"),
+        (["--without-example", "0,2-3"], "skip 3 examples 0, 2, 3 (zero_gradient)"),
+    ],
+)
+def test_whatif_changes_whatever_a_counterfactual_can(run: str, problem: str, options: list[str], name: str) -> None:
+    first, *rest = aa("whatif", run, problem, *options).stdout.splitlines()
+    assert first.split("  ", 1)[1].strip() == name
+    assert any(line.startswith("effect, retrained") for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "what to change"),
+        (["--skip", "last", "--change", "last:lr=0.5x"], "--change"),
+        (["--change", "last:lr=0.5x", "--change", "first:lr=0.5x"], "the same stage"),
+        (["--change", "last:lr"], "expected STAGE:lr=0.5x"),
+        (["--steps", "6:3"], "no steps"),
+        (["--steps", "a"], "expected steps such as 7 or 40:60"),
+        (["--without-example", "x"], "--without-example"),
+    ],
+)
+def test_a_whatif_that_asks_nothing_or_two_things_is_wrong_usage(run: str, options: list[str], said: str) -> None:
+    assert said in " ".join(aa("whatif", run, *options, code=2).stderr.replace("│", " ").split())
 
 
 def test_two_processes_share_what_was_computed(run: str, problem: str) -> None:

@@ -214,19 +214,6 @@ def test_a_stage_in_two_blocks_is_the_sum_of_both(method: str, semantics: str) -
 # ---- fractional and joint treatments ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("semantics", SEMANTICS)
-def test_a_fraction_of_a_skip_has_that_fraction_of_the_linear_effect(semantics: str) -> None:
-    case = recorded("mlp", "momentum")
-
-    def predicted(scale: float) -> Tensor:
-        what = aa.Counterfactual(("b",), scale, semantics)  # type: ignore[arg-type]
-        return aa.predict(case.run, case.problem, what, queries(), cache=memory_cache())
-
-    skipped = stage_effects(case.run, case.problem, queries(), stages=["b"], semantics=semantics)[0]
-    assert_close(predicted(0.0), skipped, 1e-12)
-    assert_close(predicted(0.25), 0.75 * skipped, 1e-12)
-
-
 def test_two_stages_are_predicted_by_the_sum_of_their_linear_effects() -> None:
     case = recorded("mlp", "adam")
     both = aa.predict(case.run, case.problem, aa.Counterfactual.skip("a", "c"), queries(), cache=memory_cache())

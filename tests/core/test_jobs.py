@@ -19,11 +19,14 @@ import pytest
 
 from aa_core.counterfactual import Counterfactual
 from aa_core.errors import EmptyStageError, IntegrityError, RequestError, UnknownStageError
-from aa_core.jobs import Job, JobSpec, all_jobs, find, perform, retrainings, submit, whatif_spec
+from aa_core.jobs import Job, JobSpec, all_jobs, asked_counterfactual, find, perform, retrainings, submit, whatif_spec
 from aa_core.jobs.job import DIED, child_environment
 from aa_core.jobs.lock import acquire, is_held
+from aa_core.registry import load_problem
+from aa_core.run_performance import run_performance
 from aa_core.stages import Stage
 from aa_core.trajectory import Trajectory
+from aa_core.whatif import what_if
 from tests.core.job_run import STAGES, STEPS, make, wait
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +117,36 @@ def test_the_id_is_a_digest_of_the_whole_spec(ask: Ask) -> None:
     assert JobSpec.model_validate_json(spec.to_bytes()).id == spec.id
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        Counterfactual.skip("first", "last", semantics="zero_gradient"),
+        Counterfactual(("first",), 0.5),
+        Counterfactual.skip_steps(3, 4, 11),
+        Counterfactual.without_examples(0, 2),
+        Counterfactual.change("last", steps=(1,), lr="cosine 0.1 to 0", momentum=1 / 3),
+    ],
+    ids=lambda what: what.name,
+)
+def test_every_counterfactual_can_be_a_job_and_is_read_back_from_it(run: Trajectory, what: Counterfactual) -> None:
+    spec = whatif_spec(run, what)
+    read = asked_counterfactual(JobSpec.model_validate_json(spec.to_bytes()))
+    assert read == what
+    assert whatif_spec(run, read).id == spec.id
+
+
+def test_a_job_changes_hyperparameters_and_says_so(run: Trajectory, recorded: tuple[Trajectory, Path]) -> None:
+    what = Counterfactual.change("last", lr="0.5x")
+    spec = whatif_spec(run, what, problem=str(recorded[1]))
+    found = perform(spec).result
+    problem = load_problem(None, {}, str(recorded[1]))
+    truth = what_if(run, problem, what, run_performance(run, "log-likelihood"))
+    assert found["counterfactual"] == "last with lr 0.5x" and found["semantics"] == "change"
+    assert found["skip"] == () and "other hyperparameters" in found["meaning"]
+    assert found["mean_truth"] == pytest.approx(float(truth.truth.mean()), abs=1e-15) != 0
+    assert found["reliability"]["words"] == truth.reliability.words
+
+
 def test_a_problem_file_is_named_absolutely(run: Trajectory, recorded: tuple[Trajectory, Path], monkeypatch) -> None:
     monkeypatch.chdir(recorded[1].parent)
     spec = whatif_spec(run, Counterfactual.skip("first"), problem="problem.py:slow")
@@ -142,6 +175,12 @@ def test_wrong_questions_start_nothing(run: Trajectory, ask: Ask) -> None:
         ask(examples=[12])
     with pytest.raises(RequestError, match="readout='x'"):
         whatif_spec(run, skip, readout="x")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="step 24 is not in the run"):
+        whatif_spec(run, Counterfactual.skip_steps(24))
+    with pytest.raises(RequestError, match="example 99 was used in no step"):
+        whatif_spec(run, Counterfactual.without_examples(99))
+    with pytest.raises(RequestError, match="'beta1' is no hyperparameter"):
+        whatif_spec(run, Counterfactual.change("first", beta1=0.5))
     with pytest.raises(EmptyStageError):
         Counterfactual.skip("none").resolve([Stage("none", ())])
     assert all_jobs() == ()

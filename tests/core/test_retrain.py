@@ -149,7 +149,7 @@ def test_batch_statistics_stand_still_while_no_data_are_seen_and_move_again_afte
 
 @pytest.mark.parametrize("semantics", SEMANTICS)
 @pytest.mark.parametrize("optimizer", zoo.OPTIMIZERS)
-@pytest.mark.parametrize("scale", [0.5, 0.1])
+@pytest.mark.parametrize("scale", [0.5, 0.1, 1.5])
 def test_a_scaled_stage_moves_every_state_that_share_of_its_way(optimizer: str, semantics: str, scale: float) -> None:
     case = recorded("mlp", optimizer)
     treatments = torch.ones(12, dtype=torch.float64)
@@ -175,7 +175,7 @@ def test_half_a_step_of_plain_sgd_is_a_step_with_half_the_lr(semantics: str) -> 
     assert_same_params(aa.retrain(case.run, case.problem, what).params, expected, 1e-14)
 
 
-@pytest.mark.parametrize("scale", [1.0, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("scale", [1.0, -0.1, float("inf"), float("nan")])
 def test_a_scale_outside_its_range_is_refused(scale: float) -> None:
     with pytest.raises(RequestError, match="expected 0"):
         aa.Counterfactual(("a",), scale)
