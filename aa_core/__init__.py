@@ -4,11 +4,14 @@ from aa_core.agreement import Agreement, agreement
 from aa_core.attribution import Attribution, estimate, predict, stage_effects, step_effects
 from aa_core.calibrate import calibrate
 from aa_core.calibration import Calibration, find_calibration
+from aa_core.checkpoint_builder import Checkpoint, SegmentStage, from_checkpoints
+from aa_core.checkpoints import CheckpointRun, check_checkpoints, open_checkpoints
 from aa_core.counterfactual import Counterfactual
 from aa_core.embedding import StageEmbedding, embed_stages
 from aa_core.evaluation import Evaluation
 from aa_core.example_effects import example_effects, example_effects_by_step, ranked
 from aa_core.examples import DatasetReference
+from aa_core.forget_steps import forget_steps
 from aa_core.noise import NoiseFloor, noise_floor
 from aa_core.path_shares import PathShares, path_shares
 from aa_core.performance import (
@@ -33,6 +36,7 @@ from aa_core.scores import (
     sequence_log_likelihood,
     token_log_likelihood,
 )
+from aa_core.segment_effects import segment_effects
 from aa_core.splits import collapse, stage_effects_by_parameter, step_effects_by_cause, step_effects_by_parameter
 from aa_core.trajectory import Trajectory, check_integrity, open_run
 from aa_core.verdict import Verdict
@@ -43,6 +47,8 @@ __all__ = [
     "Agreement",
     "Attribution",
     "Calibration",
+    "Checkpoint",
+    "CheckpointRun",
     "Counterfactual",
     "DatasetReference",
     "Evaluation",
@@ -51,6 +57,7 @@ __all__ = [
     "Performance",
     "Problem",
     "Recorder",
+    "SegmentStage",
     "StageEmbedding",
     "TrainedModel",
     "Trajectory",
@@ -61,6 +68,7 @@ __all__ = [
     "agreement",
     "binary_log_likelihood",
     "calibrate",
+    "check_checkpoints",
     "check_integrity",
     "collapse",
     "confounder_log_likelihood",
@@ -70,11 +78,14 @@ __all__ = [
     "example_effects_by_step",
     "final_model",
     "find_calibration",
+    "forget_steps",
+    "from_checkpoints",
     "log_likelihood",
     "margin",
     "negative_loss",
     "negative_squared_error",
     "noise_floor",
+    "open_checkpoints",
     "open_run",
     "path_shares",
     "performance",
@@ -83,6 +94,7 @@ __all__ = [
     "ranked",
     "replay_drift",
     "retrain",
+    "segment_effects",
     "sequence_log_likelihood",
     "stage_effects",
     "stage_effects_by_parameter",

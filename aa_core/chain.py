@@ -51,7 +51,7 @@ def read_chain(root: Path) -> Chain:
 
     Raises RunNotFoundError, RunVersionError, RunFormatError (all errors listed), or IntegrityError for a broken chain.
     """
-    text = _header_bytes(root)
+    text = header_bytes(root)
     header = parse_header(text)
     commits, head = _read_commits(root, sha256(text))
     problems = _commit_problems(commits)
@@ -61,7 +61,8 @@ def read_chain(root: Path) -> Chain:
     return Chain(header, commits, head, NO_JOURNAL if sealed else _read_journal(root, len(commits), start))
 
 
-def _header_bytes(root: Path) -> bytes:
+def header_bytes(root: Path) -> bytes:
+    """The bytes of run.json; RunNotFoundError, which names runs nearby, if there is none."""
     try:
         return read_file(root, "run.json")
     except (FileNotFoundError, NotADirectoryError):

@@ -8,7 +8,8 @@
     │   ├── RunFormatError          a file is not what the format says
     │   │   └── RunVersionError         written by a newer version
     │   ├── IntegrityError          a digest does not match
-    │   └── MissingDataError        examples are only referenced, and not at hand
+    │   ├── MissingDataError        examples are only referenced, and not at hand
+    │   └── MissingStepsError       only checkpoints are known, and steps are asked for
     ├── RecordingError          the training loop and the recorder disagree
     │   ├── UnsupportedError        a feature of the training that is not supported
     │   └── EmptyStageError         a stage closed without a step
@@ -62,6 +63,10 @@ class IntegrityError(RunError):
 
 class MissingDataError(RunError):
     """The run only references its training examples, and they are not at hand."""
+
+
+class MissingStepsError(RunError):
+    """Only checkpoints of the training are known, and the question needs its steps."""
 
 
 class RecordingError(AuditError):

@@ -12,6 +12,8 @@ from aa_core.errors import RunFormatError, RunVersionError
 from aa_core.stages import Stage
 
 FORMAT, VERSION = "aa-run", 1
+CHECKPOINTS_FORMAT = "aa-checkpoints"
+"""What `aa_core.checkpoints` reads."""
 MAX_JSON_BYTES = 64 * 2**20
 MAX_JSON_DEPTH = 64
 MAX_STAGE_NAME = 200
@@ -242,5 +244,10 @@ def parse_header(data: bytes) -> Header:
         raise RunVersionError(
             f"run.json: written in version {version} of the run format, this package reads up to {VERSION}; "
             "install a newer version of this package"
+        )
+    if isinstance(value, dict) and value.get("format") == CHECKPOINTS_FORMAT:
+        raise RunFormatError(
+            "run.json: only checkpoints of this training are known, not its steps, so it cannot be replayed or trained "
+            "again. `aa info` and `aa effects --by stage` work; in Python aa.open_checkpoints and aa.segment_effects"
         )
     return parse(Header, data, "run.json")

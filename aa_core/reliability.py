@@ -16,7 +16,7 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import load
 from aa_core.state import Params
-from aa_core.verdict import Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
+from aa_core.verdict import SEGMENTS, Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Reliability:
     @property
     def words(self) -> str:
         """The verdict in a sentence or two."""
-        return self.verdict.words
+        opening = "Approximated from checkpoints only. " if self.estimator and self.estimator[0] == SEGMENTS else ""
+        return opening + self.verdict.words
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; of the calibration, only the figures of this estimator."""

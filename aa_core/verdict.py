@@ -28,6 +28,8 @@ Limits = tuple[float, float, float]
 Tried = dict[Trust, tuple[int, int]]
 """(How often a verdict was right, how often it was said), on runs that the limits were not fitted on."""
 
+SEGMENTS = "segments"
+"""The method of `aa_core.segment_effects`."""
 NEVER: Limits = (0.0, 0.0, 0.0)
 ANY: Limits = (math.inf, math.inf, math.inf)
 SPREAD_LIMITS: dict[Estimator, Limits] = {
