@@ -14,13 +14,15 @@ if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there,
     sys.path.insert(0, str(HERE.parent))
 
 from dashboard import feedback, session, shell  # noqa: E402
-from dashboard.views import explore, overview, report, whatif  # noqa: E402
+from dashboard.views import explore, jobs, overview, reliability, report, whatif  # noqa: E402
 
 SCREENS = (
     (overview, "Overview", ":material/timeline:"),
     (explore, "Explore", ":material/grid_view:"),
     (whatif, "What-if", ":material/alt_route:"),
+    (reliability, "Reliability", ":material/verified:"),
     (report, "Report", ":material/description:"),
+    (jobs, "Jobs", ":material/list_alt:"),
 )
 
 
@@ -36,6 +38,7 @@ def main() -> None:
         for view, title, icon in SCREENS
     ]
     page = st.navigation(pages)
+    shell.offer({title: page for page, (_, title, _) in zip(pages, SCREENS, strict=True)})
     opened = shell.choose()
     feedback.notes(session.take_notes())
     session.publish()

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import streamlit as st
 
 from aa_core.errors import AuditError
-from dashboard.service import Effects, Progress, glossary
+from dashboard.service import Belief, Effects, Job, Progress, Waiting, find, glossary
 from dashboard.words import literal
 
 PATIENCE = 0.1
 """Seconds between two drawings of the bar."""
+POLL = 0.6
+"""Seconds between two looks at a job that runs."""
 
 
 @contextmanager
@@ -35,11 +37,48 @@ def working(what: str) -> Iterator[Progress]:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Show what the engine refuses in a box, word for word; the rest of the page stays usable."""
+    """Show what the engine refuses in a box, word for word, and how far a job is that the page waits for."""
     try:
         yield
     except AuditError as error:
         refusal(str(error))
+    except Waiting as waiting:
+        follow(waiting.job)
+
+
+def follow(job: Job) -> None:
+    """A job whose result the page waits for: how far it is, or why there will be none."""
+    if job.living:
+        with st.container(border=True):
+            running(job.id)
+    elif job.status != "done":
+        refusal(job.error or "", "This was cancelled" if job.status == "cancelled" else "This failed")
+        try_again(job)
+
+
+def try_again(job: Job) -> None:
+    """A button that starts a failed or cancelled job anew."""
+    st.button("Try again", icon=":material/refresh:", key=f"again:{job.id}", on_click=_again, args=(job,))
+
+
+def _again(job: Job) -> None:
+    job.retry()
+
+
+@st.fragment(run_every=POLL)
+def running(job_id: str) -> None:
+    """The progress of a job, drawn again until it is over; then the whole page is."""
+    job = find(job_id)
+    if not job.living:
+        st.rerun()
+    at = job.progress
+    if at is None or not at.total:
+        st.progress(0.0, text="Waiting for its turn" if at is None else at.phase.capitalize())
+    else:
+        left = f", about {glossary.fmt_seconds(at.eta)} left" if at.eta is not None else ""
+        words = f"{at.phase.capitalize()}: {100 * at.done // at.total} %{left}"
+        st.progress(min(at.done / at.total, 1.0), text=words)
+    st.button("Cancel", icon=":material/close:", key=f"cancel:{job_id}", on_click=job.cancel)
 
 
 def refusal(message: str, headline: str = "This cannot be shown") -> None:
@@ -67,8 +106,12 @@ def empty(headline: str, advice: str) -> None:
 def reliability(effects: Effects) -> None:
     """How far the figures beside it can be believed."""
     which = f" Unsure: {literal(glossary.listed(effects.unsure))}." if effects.unsure else ""
-    icon = ":material/warning:" if effects.alarming else ":material/info:"
+    believe(effects.belief, which)
+
+
+def believe(belief: Belief, more: str = "") -> None:
+    """The verdict in words, its assumptions at hand."""
+    icon = ":material/info:" if belief.trust == "size" else ":material/warning:"
     st.caption(
-        f"{icon} {literal(effects.reliability.words)}{which}",
-        help="\n".join(f"- {literal(a)}" for a in effects.reliability.assumptions),
+        f"{icon} {literal(belief.words)}{more}", help="\n".join(f"- {literal(a)}" for a in belief.assumptions) or None
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import streamlit as st
 
 from dashboard import feedback, session
-from dashboard.selection import NOTHING, OPTIONS, Selection, fit
-from dashboard.service import Desk, RunEntry, list_runs
+from dashboard.selection import NOTHING, OPTIONS, Selection, fit, to_query
+from dashboard.service import Desk, RunEntry, checking, list_runs
 
 SHORT = 12
+_PAGES = "aa:pages"
+ESTIMATOR = ("method", "curvature", "readout")
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,31 @@ def choose() -> Context | None:
     return None
 
 
+def offer(pages: dict[str, Any]) -> None:
+    """The screens by their titles, for links from one to another."""
+    st.session_state[_PAGES] = pages
+
+
+def link(screen: str, label: str, selection: Selection, icon: str = ":material/arrow_forward:") -> None:
+    """A link to another screen with a selection; nothing where there is no navigation."""
+    if page := st.session_state.get(_PAGES, {}).get(screen):
+        st.page_link(page, label=label, icon=icon, query_params=to_query(selection))
+
+
 def _opened(entry: RunEntry) -> Context | None:
     with feedback.refusals():
         desk = Desk(entry)
-        fitted, ignored = fit(replace(session.current(), digest=entry.digest[:SHORT]), desk.facts())
+        fitted, ignored = fit(_settled(desk, session.current(), entry), desk.facts())
         session.settle(fitted, ignored)
         return Context(desk, fitted)
     return None
+
+
+def _settled(desk: Desk, asked: Selection, entry: RunEntry) -> Selection:
+    """What is asked of the run as it is now. Where no estimator is, the one that retraining bore out best is taken."""
+    fresh = not asked.digest and all(getattr(asked, name) == getattr(NOTHING, name) for name in ESTIMATOR)
+    chosen: dict[str, Any] = dict(checking.preferred(desk)) if fresh else {}
+    return replace(asked, digest=entry.digest[:SHORT], **chosen)
 
 
 def _picker(entries: dict[str, RunEntry]) -> None:
@@ -64,7 +85,7 @@ def _picker(entries: dict[str, RunEntry]) -> None:
         return f"{entry.title} (cannot be opened)" if entry.error else entry.title
 
     def picked() -> None:
-        kept = {name: getattr(session.current(), name) for name in OPTIONS}
+        kept = {name: getattr(session.current(), name) for name in OPTIONS if name not in ESTIMATOR}
         session.replace_all(replace(NOTHING, run=st.session_state["pick:run"], **kept))
 
     current = session.current().run

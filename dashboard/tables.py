@@ -36,6 +36,32 @@ def stage_table(frame: pd.DataFrame, unit: str, caption: str) -> str:
     )
 
 
+def rungs(items: Sequence[tuple[str, str, bool]]) -> str:
+    """What may be trusted: (word, question, trusted) side by side, each said by sign and word."""
+    cells = "".join(
+        f'<div class="{"yes" if ok else "no"}"><dt>{escaped(word)}</dt>'
+        f"<dd>{'✓ trust' if ok else '✕ do not trust'}</dd><dd class='muted'>{escaped(question)}</dd></div>"
+        for word, question, ok in items
+    )
+    return f'<dl class="aa-rungs">{cells}</dl>'
+
+
+def scores(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str], Sequence[str]]], caption: str) -> str:
+    """Rows of (name, marks, figures) under their headings."""
+    first, *others = head
+    titles = f"<th>{escaped(first)}</th>" + "".join(f'<th class="n">{escaped(h)}</th>' for h in others)
+    body = "".join(
+        f"<tr><th scope='row'>{escaped(name)}{''.join(f' <span class=aa-mark>{escaped(m)}</span>' for m in marks)}</th>"
+        + "".join(f"<td class='n'>{escaped(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, marks, cells in rows
+    )
+    return (
+        f'<div class="aa-scroll"><table class="aa-table"><caption>{escaped(caption)}</caption>'
+        f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
 def _stage_row(row: dict[str, object], scale: float) -> str:
     effect = float(row["effect"])  # type: ignore[arg-type]
     cells = [

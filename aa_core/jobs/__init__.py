@@ -1,20 +1,27 @@
 """Long work in processes of its own, which outlive whoever asked. A job is a folder, and the folder is the truth."""
 
+from aa_core.jobs.checks import CalibrationRequest
+from aa_core.jobs.estimating import EffectsRequest, effects
 from aa_core.jobs.job import Job, all_jobs, find, submit
-from aa_core.jobs.kinds import KINDS, Outcome, asked_counterfactual, perform, retrainings, whatif_spec
+from aa_core.jobs.kinds import KINDS, asked_counterfactual, perform, retrainings, whatif_spec
+from aa_core.jobs.outcome import Outcome, spec_of
 from aa_core.jobs.spec import JobProgress, JobSpec
 
 __all__ = [
     "KINDS",
+    "CalibrationRequest",
+    "EffectsRequest",
     "Job",
     "JobProgress",
     "JobSpec",
     "Outcome",
     "all_jobs",
     "asked_counterfactual",
+    "effects",
     "find",
     "perform",
     "retrainings",
+    "spec_of",
     "submit",
     "whatif_spec",
 ]

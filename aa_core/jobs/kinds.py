@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 from pydantic import Field
 
 from aa_core.change import parse as parse_change
 from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import Readout, check_request
-from aa_core.errors import IntegrityError, RequestError, RunFormatError
-from aa_core.header import Count, Model, StageName, parse
+from aa_core.errors import IntegrityError, RequestError
+from aa_core.header import Count, Model, StageName
 from aa_core.intervention import intervene
+from aa_core.jobs.checks import calibration, replay
+from aa_core.jobs.estimating import effects
 from aa_core.jobs.job import Job, all_jobs
-from aa_core.jobs.spec import JobSpec, Report, anchored, file_digest, in_part, no_report
+from aa_core.jobs.outcome import Kind, Outcome, read_request, spec_of
+from aa_core.jobs.spec import JobSpec, Report, in_part, no_report
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
 from aa_core.trajectory import Trajectory, open_run
 from aa_core.version import __version__
 from aa_core.whatif import WhatIf, what_if
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a kind found."""
-
-    result: dict[str, Any]
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-
-
-Kind = Callable[[Trajectory, Problem, Mapping[str, Any], Report], Outcome]
 
 
 class WhatIfRequest(Model):
@@ -94,14 +83,7 @@ def whatif_spec(
         "without": sorted(set(what.examples)),
         "changes": {c.hyper: c.text for c in sorted(what.changes)},
     }
-    return JobSpec(
-        kind="whatif",
-        run=str(run.path.resolve()),
-        digest=run.digest,
-        problem=anchored(problem),
-        problem_digest=file_digest(problem),
-        request=request,
-    )
+    return spec_of("whatif", run, request, problem)
 
 
 def perform(spec: JobSpec, report: Report = no_report) -> Outcome:
@@ -121,7 +103,7 @@ def perform(spec: JobSpec, report: Report = no_report) -> Outcome:
 
 def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report) -> Outcome:
     """Estimate, retrain, compare; see `WhatIfRequest`. The table "examples" has one row a value."""
-    asked = _read(WhatIfRequest, request)
+    asked = read_request(WhatIfRequest, request)
     what, began = asked.counterfactual, time.perf_counter()
     judged = run_performance(run, asked.performance, asked.examples)
     steps = run.steps - min(intervene(run, what).steps)
@@ -162,7 +144,7 @@ def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
     }
 
 
-KINDS: dict[str, Kind] = {"whatif": whatif}
+KINDS: dict[str, Kind] = {"whatif": whatif, "effects": effects, "calibrate": calibration, "replay": replay}
 
 
 def retrainings(run: Trajectory) -> tuple[dict[str, Any], ...]:
@@ -183,11 +165,4 @@ def _unanswered(job: Job) -> dict[str, Any]:
 
 def asked_counterfactual(spec: JobSpec) -> Counterfactual:
     """What a job of kind "whatif" changes."""
-    return _read(WhatIfRequest, spec.request).counterfactual
-
-
-def _read(model: type[WhatIfRequest], request: Mapping[str, Any]) -> WhatIfRequest:
-    try:
-        return parse(model, json.dumps(dict(request)).encode(), "request")
-    except RunFormatError as error:
-        raise RequestError(str(error)) from None
+    return read_request(WhatIfRequest, spec.request).counterfactual

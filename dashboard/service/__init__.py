@@ -5,16 +5,20 @@ desk        what a run is, without an estimate    estimates    effects of stages
 retraining  what-ifs as jobs                      reports      a selection as a report
 """
 
+from aa_core.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find, submit
 from aa_core.reporting import Report, escape, figures, glossary, to_html, to_json, to_zip
-from dashboard.service import estimates, retraining
+from dashboard.service import checking, estimates, retraining
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
-from dashboard.service.estimates import Effects, Prediction
+from dashboard.service.estimates import Belief, Effects, Prediction
 from dashboard.service.reports import report_of
 from dashboard.service.runs import RunEntry, list_runs
+from dashboard.service.work import Waiting
 
 __all__ = [
+    "Belief",
+    "Calibration",
     "Desk",
     "Effects",
     "Job",
@@ -23,6 +27,8 @@ __all__ = [
     "Progress",
     "Report",
     "RunEntry",
+    "Waiting",
+    "checking",
     "escape",
     "estimates",
     "figures",

@@ -4,23 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from aa_core.attribution import Attribution, predict, step_effects
+from aa_core.attribution import Attribution, predict
 from aa_core.attribution import stage_effects as attribute_stages
+from aa_core.calibration import find_calibration
 from aa_core.counterfactual import Counterfactual
+from aa_core.jobs import EffectsRequest
 from aa_core.reliability import Reliability, disagreement
 from aa_core.reporting.bootstrap import bootstrap_interval
 from aa_core.retrain import final_model
 from aa_core.run_performance import run_performance
+from aa_core.verdict import Trust
 from dashboard.selection import Readout, Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress, memo
+from dashboard.service.work import ask, is_known, request_for, wait_for
+
+
+class Belief(NamedTuple):
+    """How far the numbers beside it can be believed."""
+
+    words: str
+    trust: Trust
+    verified: bool
+    """Did real retraining of this run say so?"""
+    assumptions: tuple[str, ...]
+
+    @staticmethod
+    def of(found: Reliability, some: bool = False) -> Belief:
+        """A calibration speaks of all examples; on some of them its words say so."""
+        verdict = found.verdict
+        words = f"On the whole evaluation set: {verdict.words}" if some and verdict.verified else verdict.words
+        return Belief(words, verdict.trust, verdict.verified, found.assumptions)
+
+    @staticmethod
+    def read(found: Mapping[str, Any]) -> Belief:
+        """From a reliability as plain values."""
+        verdict = found["verdict"]
+        return Belief(found["words"], verdict["trust"], verdict["verified"], tuple(found["assumptions"]))
 
 
 @dataclass(frozen=True)
@@ -31,17 +58,12 @@ class Effects:
     """stage [, step], effect [, low, high, unsure: the readouts disagree in sign]; positive = helped."""
     unit: str
     n: int
-    reliability: Reliability
+    belief: Belief
 
     @property
     def unsure(self) -> list[str]:
         """The stages of which not even the sign is sure."""
         return [] if "unsure" not in self.frame else self.frame.loc[self.frame["unsure"], "stage"].tolist()
-
-    @property
-    def alarming(self) -> bool:
-        """Does the estimate itself say that it should not simply be believed?"""
-        return not self.reliability.words.startswith("No warning sign")
 
 
 @dataclass(frozen=True)
@@ -63,7 +85,23 @@ def request_of(s: Selection) -> tuple[str, ...]:
 def stages(desk: Desk, s: Selection, progress: Progress) -> Effects:
     """The mean effect of each stage on the selected examples, with its interval over the examples."""
     every, rows = every_stage(desk, s, progress), desk.rows(s)
-    return desk.remember(("mean", *request_of(s), s.readout, rows.tobytes()), lambda: mean_over(every, rows, s.readout))
+    key = ("mean", *request_of(s), s.readout, rows.tobytes())
+    frame = desk.remember(key, lambda: mean_over(every, rows, s.readout))
+    return Effects(
+        frame, every.unit, len(rows), Belief.of(known_of(desk, every, rows, s), len(rows) < len(every.labels))
+    )
+
+
+def known_of(desk: Desk, every: Attribution, rows: np.ndarray, s: Selection) -> Reliability:
+    """What is known of the estimates on some of the examples, with the latest calibration."""
+    spread, signs = disagreement(_of_rows(every, rows))
+    return replace(
+        every.reliability,
+        readout_spread=spread,
+        signs_agree=signs,
+        estimator=(s.method, s.curvature, s.readout),
+        calibration=find_calibration(desk.run, every.provenance["evaluation"], s.semantics),
+    )
 
 
 def every_stage(desk: Desk, s: Selection, progress: Progress) -> Attribution:
@@ -80,37 +118,54 @@ def every_stage(desk: Desk, s: Selection, progress: Progress) -> Attribution:
             progress=progress,
         )
 
+    if desk.key(request_of(s)) not in memo():
+        wait_for(desk, request_for(s, by="stages"))
     return desk.ask(request_of(s), work)
 
 
 def steps(desk: Desk, s: Selection, progress: Progress) -> Effects:
     """The effect of each step of the zoomed stage on the mean of the selected examples."""
+    result, table = ask(desk, _from_zoomed(desk, s), progress)
+    frame = table[table["stage"] == s.stage].reset_index(drop=True)
+    return Effects(frame, result["unit"], result["n"], Belief.read(result["reliability"]))
+
+
+def _from_zoomed(desk: Desk, s: Selection) -> EffectsRequest:
+    """The steps of the zoomed stage and of all later ones, which the backward sweep passes anyway; or a known answer
+    that has them."""
+    names = desk.facts().stages
+    wanted = [request_for(s, by="steps", examples=picked(desk, s), stages=names[i:]) for i in range(len(names))]
+    fitting = wanted[: names.index(s.stage) + 1]
+    return next((asked for asked in fitting if is_known(desk, asked)), fitting[-1])
+
+
+def training_examples(desk: Desk, s: Selection, step: int, progress: Progress) -> Effects:
+    """The effect of each training example of a step, on the mean of the selected examples; in the order of the batch.
+
+    All steps of the stage are answered at once: the next click finds its answer.
+    """
+    stage = next(stage.name for stage in desk.run.stages if step in stage.steps)
+    result, table = ask(desk, request_for(s, by="batches", examples=picked(desk, s), stages=(stage,)), progress)
+    frame = table[table["step"] == step].reset_index(drop=True)
+    return Effects(frame, result["unit"], result["n"], Belief.read(result["reliability"]))
+
+
+def parts(desk: Desk, s: Selection, by: Literal["layers", "causes"], progress: Progress) -> Effects:
+    """The effect of each stage on the mean of the selected examples, split; `frame` has the column layer or cause."""
+    result, table = ask(desk, request_for(s, by=by, examples=picked(desk, s)), progress)
+    return Effects(table, result["unit"], result["n"], Belief.read(result["reliability"]))
+
+
+def shares(desk: Desk, s: Selection, progress: Progress) -> tuple[pd.DataFrame, float, str]:
+    """What the performance gained while each stage was trained: (stage, share), where it began, and the unit."""
+    result, table = ask(desk, request_for(s, by="shares", examples=picked(desk, s)), progress)
+    return table, result["start"], result["unit"]
+
+
+def picked(desk: Desk, s: Selection) -> tuple[int, ...] | None:
+    """The selected examples; None for all."""
     rows = desk.rows(s)
-    found = _steps_from(desk, s, rows, progress)
-    frame = found.to_frame()[["step", "stage", "effect"]]
-    frame = frame[frame["stage"] == s.stage].reset_index(drop=True)
-    return Effects(frame, found.unit, len(rows), found.reliability)
-
-
-def _steps_from(desk: Desk, s: Selection, rows: np.ndarray, progress: Progress) -> Attribution:
-    """The steps of the zoomed stage and of all later ones: the backward sweep passes them anyway."""
-    names = [stage.name for stage in desk.run.stages]
-    place = names.index(s.stage)
-    base = ("steps", s.performance, s.curvature, s.semantics, rows.tobytes())
-    known = ((*base, name) for name in names[: place + 1] if desk.key((*base, name)) in memo())
-
-    def work() -> Attribution:
-        return step_effects(
-            desk.run,
-            desk.problem,
-            run_performance(desk.run, s.performance, rows.tolist()).mean(),
-            stages=names[place:],
-            curvature=s.curvature,
-            semantics=s.semantics,
-            progress=progress,
-        )
-
-    return desk.ask(next(known, (*base, s.stage)), work)
+    return None if len(rows) == len(desk.evaluation) else tuple(rows.tolist())
 
 
 def predicted(desk: Desk, s: Selection, progress: Progress) -> Prediction:
@@ -131,14 +186,16 @@ def predicted(desk: Desk, s: Selection, progress: Progress) -> Prediction:
     return Prediction(before, before - effect, effect, gamma.unit, len(rows))
 
 
-def mean_over(every: Attribution, rows: np.ndarray, readout: Readout) -> Effects:
-    """The mean over some of the examples, and what is known about how far to believe it there."""
-    readings = {name: values[:, torch.from_numpy(rows.copy())] for name, values in every.readings.items()}
-    chosen = readings[readout]
-    low, high = bootstrap_interval(chosen)
-    frame = every.units.assign(effect=chosen.mean(1).numpy(), low=low, high=high, unsure=_signs_differ(readings))
-    spread, signs = disagreement(readings)
-    return Effects(frame, every.unit, len(rows), replace(every.reliability, readout_spread=spread, signs_agree=signs))
+def mean_over(every: Attribution, rows: np.ndarray, readout: Readout) -> pd.DataFrame:
+    """stage, effect, low, high, unsure: the mean over some of the examples, and its interval."""
+    readings = _of_rows(every, rows)
+    low, high = bootstrap_interval(readings[readout])
+    means = readings[readout].mean(1).numpy()
+    return every.units.assign(effect=means, low=low, high=high, unsure=_signs_differ(readings))
+
+
+def _of_rows(every: Attribution, rows: np.ndarray) -> dict[Readout, Tensor]:
+    return {name: values[:, torch.from_numpy(rows.copy())] for name, values in every.readings.items()}
 
 
 def _signs_differ(readings: Mapping[Any, Tensor]) -> list[bool]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from aa_core.counterfactual import Counterfactual
 from aa_core.errors import RequestError
-from aa_core.jobs import Job, JobSpec, all_jobs, find, whatif_spec
+from aa_core.jobs import Job, JobSpec, all_jobs, find, submit, whatif_spec
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN
@@ -36,6 +36,11 @@ def job_of(spec: JobSpec) -> Job | None:
         return find(spec.id)
     except RequestError:
         return None
+
+
+def start(spec: JobSpec) -> None:
+    """Start the job of this question, once; for callbacks."""
+    submit(spec)
 
 
 def asked(job: Job, s: Selection) -> Selection:

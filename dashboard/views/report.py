@@ -9,9 +9,9 @@ from functools import partial
 import streamlit as st
 
 from dashboard import feedback, tables
+from dashboard.activity import describe
 from dashboard.service import Report, glossary, report_of, retraining, to_html, to_json, to_zip
 from dashboard.shell import Context
-from dashboard.watch import describe
 from dashboard.words import OPTIONS, subject
 
 FORMATS: tuple[tuple[str, str, str, str, Callable[[Report], str | bytes]], ...] = (

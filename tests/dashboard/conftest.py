@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from torch import nn
 
 import aa_core as aa
+from aa_core.jobs.worker import work
 from sample_runs.problems import DigitsMLP
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
@@ -94,6 +95,20 @@ def screen(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
         return checked(app.run())
 
     return open_screen
+
+
+@pytest.fixture
+def calibrated(screen: Open, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """`screen` over the sample runs, which bring a calibration."""
+    monkeypatch.setenv("AA_RUNS_DIRS", str(SAMPLES))
+    return screen
+
+
+@pytest.fixture
+def jobs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are done here and now, in a workspace of the test's own."""
+    monkeypatch.setenv("AA_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setattr("aa_core.jobs.job._start_worker", lambda folder, lock: work(folder))
 
 
 def checked(app: AppTest) -> AppTest:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+import aa_core as aa
+from aa_core import jobs
 from dashboard.selection import OPTIONS
-from tests.dashboard.conftest import HOSTILE, Open, checked, said
+from tests.core.job_run import wait
+from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
 
-VIEWS = ("overview", "explore", "whatif", "report")
+VIEWS = ("overview", "explore", "whatif", "reliability", "report", "jobs")
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -113,6 +116,56 @@ def test_what_if_predicts_what_is_ticked(screen: Open) -> None:
     assert app.query_params["skip"] == "fine-tune 45°"
     assert "The model would be worse by" in said(app)
     assert "Retrain to verify" in said(app)
+
+
+def test_a_run_that_was_calibrated_opens_with_the_estimator_that_did_best(calibrated: Open) -> None:
+    app = calibrated("explore", run="digits-adamw")
+    assert app.query_params["readout"] == "displaced"
+    assert "Checked by retraining" in said(app)
+    assert "readout" not in calibrated("explore", run="digits-adamw", digest=app.query_params["digest"]).query_params
+
+
+def test_reliability_says_what_may_be_trusted_and_why(calibrated: Open) -> None:
+    app = calibrated("reliability", run="digits-adamw", readout="link")
+    words = said(app)
+    assert "do not trust" in words and "Sizes" in words
+    assert "boundary, exact, displaced" in words and "Noise floor" in words
+    checked(next(b for b in app.button if b.label.startswith("Use boundary")).click().run())
+    assert app.query_params["readout"] == "displaced"
+    assert "do not trust" not in said(app)
+
+
+@pytest.mark.usefixtures("jobs_at_once")
+def test_all_stages_are_verified_as_a_job(screen: Open) -> None:
+    app = screen("reliability", run="hostile")
+    assert "Nothing is known yet about this performance" in said(app)
+    checked(next(b for b in app.button if b.label == "Verify all stages").click().run())
+    assert "Noise floor" in said(app)
+    assert "Verify all stages by retraining" in said(screen("jobs", run="good"))
+
+
+@pytest.mark.usefixtures("jobs_at_once")
+def test_jobs_say_how_they_stand_and_can_be_tried_again(screen: Open) -> None:
+    assert "No jobs yet" in said(screen("jobs", run="good"))
+    spec = jobs.spec_of("replay", aa.open_run(SAMPLES / "digits-shift" / "run"), {"asked": "badly"}, "no-such-problem")
+    job = jobs.submit(spec)
+    app = screen("jobs", run="good")
+    assert "Failed" in said(app) and "no-such-problem" in said(app)
+    failed = (job.folder / "failure.json").stat().st_mtime_ns
+    checked(next(b for b in app.button if b.label == "Try again").click().run())
+    assert (job.folder / "failure.json").stat().st_mtime_ns > failed
+
+
+def test_long_work_is_a_job_that_the_page_waits_for(
+    screen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AA_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr("dashboard.service.work.LIGHT", 0)
+    app = screen("explore", run="hostile", semantics="zero_gradient", performance="margin")
+    (job,) = jobs.all_jobs()
+    assert job.spec.kind == "effects" and "Click a bar" not in said(app)
+    wait(lambda: not job.living)
+    assert "Click a bar to see its steps" in said(checked(app.run()))
 
 
 def test_report_says_that_nothing_was_verified(screen: Open) -> None:

@@ -1,0 +1,64 @@
+"""Jobs in words, and where their results are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dashboard.selection import Selection
+from dashboard.service import Job, glossary, retraining
+from dashboard.words import plural
+
+ESTIMATES = {
+    "stages": "Effects of the stages",
+    "steps": "Effects of the steps",
+    "layers": "Effects by layer",
+    "causes": "Effects by cause",
+    "batches": "Effects of training examples",
+    "shares": "Path shares",
+}
+
+
+def describe(job: Job) -> tuple[str, str]:
+    """What a job was asked, and what it found or how it stands."""
+    request: Mapping[str, Any] = job.spec.request
+    match job.spec.kind:
+        case "whatif":
+            return f"Without {glossary.listed(request['skip'])}", _whatif(job)
+        case "calibrate":
+            return "Verify all stages by retraining", f"{request['performance']} on all examples"
+        case "replay":
+            return "Replay of the whole run", job.result()["words"] if job.status == "done" else job.status
+        case "effects":
+            return ESTIMATES[request["by"]], _subject(request)
+        case kind:
+            return kind.capitalize(), job.status
+
+
+def place_of(job: Job, s: Selection) -> tuple[str, Selection]:
+    """The screen and the selection that show a job's result."""
+    match job.spec.kind:
+        case "whatif":
+            return "What-if", retraining.asked(job, s)
+        case "effects":
+            return "Explore", s
+        case _:
+            return "Reliability", s
+
+
+def effect(found: Mapping[str, Any], which: str) -> str:
+    """One of the means, with as many decimals as the other."""
+    return glossary.fmt_effect(found[which], glossary.scale_of([found["mean_estimate"], found["mean_truth"]]))
+
+
+def _whatif(job: Job) -> str:
+    on = _subject(job.spec.request)
+    if job.status != "done":
+        return f"{on}: {job.status}"
+    found = job.result()
+    return f"{on}: estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')} {found['unit']}"
+
+
+def _subject(request: Mapping[str, Any]) -> str:
+    examples = plural(len(request["examples"]), "example") if request["examples"] else "all examples"
+    return f"{request['performance']} on {examples}"
