@@ -150,7 +150,7 @@ def test_a_retraining_can_be_cancelled_and_tried_again(visit: Visit) -> None:
     page = visit("what-if?run=digits-shift&skip=0°+(first+time)&semantics=zero_gradient")
     page.get_by_role("button", name="Retrain to verify").click()
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text("The retraining was cancelled")).to_be_visible()
+    expect(page.get_by_text("This was cancelled")).to_be_visible()
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_text("Example by example")).to_be_visible()
 
