@@ -11,6 +11,7 @@ from aa_core.embedding import StageEmbedding, embed_stages
 from aa_core.evaluation import Evaluation
 from aa_core.example_effects import example_effects, example_effects_by_step, ranked
 from aa_core.examples import DatasetReference
+from aa_core.fleet import retrain_all
 from aa_core.forget_steps import forget_steps
 from aa_core.noise import NoiseFloor, noise_floor
 from aa_core.path_shares import PathShares, path_shares
@@ -94,6 +95,7 @@ __all__ = [
     "ranked",
     "replay_drift",
     "retrain",
+    "retrain_all",
     "segment_effects",
     "sequence_log_likelihood",
     "stage_effects",

@@ -17,18 +17,19 @@ from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import READOUTS, Method, embed_stages, read
 from aa_core.errors import RequestError
+from aa_core.fleet import retrain_all
 from aa_core.noise import NoiseFloor, noise_floor
 from aa_core.path_shares import path_shares
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.records import RunLike
 from aa_core.replay import Progress, silent
-from aa_core.retrain import final_model, retrain
+from aa_core.retrain import final_model
 from aa_core.version import __version__
 
 SWEEPS: tuple[tuple[Method, Curvature], ...] = tuple(product(get_args(Method), get_args(Curvature)))
 PART = 1000
-"""Progress counts thousandths of a part: each sweep, each retraining, the noise floor."""
+"""Progress counts thousandths of a part: the retrainings, the noise floor, each sweep."""
 
 
 class _Asked(NamedTuple):
@@ -55,14 +56,14 @@ def calibrate(
     Every stage is really left out once; boundary and additive embeddings are taken with every curvature and read by
     every readout. Effects that the noise floor could explain are left out of the figures.
 
-    Cost: one retraining a stage, six sweeps, six trainings for the noise floor.
+    Cost: one retraining a stage and six trainings for the noise floor, batched where that is faster; six sweeps.
     """
     names = [s.name for s in run.stages if len(s)]
     if not names:
         raise RequestError("the run has no stages to calibrate on")
     asked = _Asked(run, problem, performance, semantics, cache)
-    parts = _parts(progress, len(SWEEPS) + len(names) + 1)
-    truth = _truth(asked, names, parts)
+    parts = _parts(progress, len(SWEEPS) + 2)
+    truth = _truth(asked, names, next(parts))
     first = Counterfactual.skip(names[0], semantics=semantics)
     noise = noise_floor(run, problem, performance, what=first, repeats=2, progress=next(parts))
     estimates = [
@@ -92,13 +93,12 @@ def calibrate(
     return found
 
 
-def _truth(asked: _Asked, names: list[str], parts: Iterator[Progress]) -> np.ndarray:
+def _truth(asked: _Asked, names: list[str], progress: Progress) -> np.ndarray:
     """[stages, values]: gamma(recorded) - gamma(without the stage)."""
     run, problem, performance = asked.run, asked.problem, asked.performance
     recorded = final_model(run, problem).performance(performance)
     skipped = [Counterfactual.skip(name, semantics=asked.semantics) for name in names]
-    without = [retrain(run, problem, what, next(parts)).performance(performance) for what in skipped]
-    return _plain([recorded - gamma for gamma in without])
+    return _plain([recorded - m.performance(performance) for m in retrain_all(run, problem, skipped, progress)])
 
 
 def _readings(asked: _Asked, method: Method, curvature: Curvature, progress: Progress) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from aa_core.counterfactual import Counterfactual
 from aa_core.errors import RequestError
-from aa_core.intervention import Intervention, intervene
+from aa_core.fleet import Lane, train_lanes
+from aa_core.intervention import intervene
 from aa_core.performance import Performance
 from aa_core.problem import Problem
-from aa_core.propagator import Training
 from aa_core.records import RunLike
-from aa_core.replay import Progress, advance, load, prepare, silent
+from aa_core.replay import Progress, load, prepare, silent
 from aa_core.state import Snapshot, as_rays, norm, subtract
 
 
@@ -87,24 +86,21 @@ def noise_floor(
         what: the counterfactual; without the first stage by default, which leaves the most training after it.
         relative: size of the move, relative to the norm of each parameter tensor.
 
-    Cost: 2 (repeats + 1) trainings.
+    Cost: 2 (repeats + 1) trainings, all together; see `aa_core.fleet`.
     """
     if not relative > 0 or repeats < 1:
         raise RequestError(f"relative={relative}, repeats={repeats}; expected a positive size and at least one repeat")
     training = prepare(run, problem)
     what = what or Counterfactual.skip(next(s.name for s in run.stages if len(s)))
-    intervention = intervene(run, what)
     first, generator = load(run, training, 0), torch.Generator().manual_seed(0)
     starts = [first, *(_moved(first, relative, generator) for _ in range(repeats))]
-    ends, values = [], []
-    for i, start in enumerate(starts):
-        pair = [_recorded(run, training, start), _without(run, training, start, intervention)]
-        with torch.no_grad():
-            gamma = [performance(problem, at.state.params, at.buffers).double().cpu() for at in pair]
-        ends.append(pair[0])
-        values.append(torch.stack([gamma[0], gamma[0] - gamma[1]]))
-        progress(i + 1, len(starts))
-    moved = torch.stack(values[1:]) - values[0]
+    lanes = [Lane(at, change) for change in (None, intervene(run, what)) for at in starts]
+    trained = train_lanes(run, training, lanes, progress)
+    with torch.no_grad():
+        gamma = torch.stack([performance(problem, at.state.params, at.buffers).double().cpu() for at in trained])
+    ends, (recorded, without) = trained[: len(starts)], gamma.chunk(2)
+    values = torch.stack([recorded, recorded - without], 1)
+    moved = values[1:] - values[0]
     largest, means = moved.abs().amax(0), moved.mean(2).abs().amax(0)
     growth = max(_distance(e, ends[0]) / _distance(s, first) for s, e in zip(starts[1:], ends[1:], strict=True))
     return NoiseFloor(
@@ -129,16 +125,6 @@ def _moved(at: Snapshot, relative: float, generator: torch.Generator) -> Snapsho
         return p + direction * (relative * p.norm() / direction.norm().clamp_min(1e-300))
 
     return at._replace(state=at.state._replace(params={n: move(p) for n, p in at.state.params.items()}))
-
-
-def _recorded(run: RunLike, training: Training, at: Snapshot) -> Snapshot:
-    return next(iter(deque(advance(run, training, at, run.steps), maxlen=1)), at)
-
-
-def _without(run: RunLike, training: Training, at: Snapshot, intervention: Intervention) -> Snapshot:
-    while at.step < run.steps:
-        at = intervention.step(training, at)
-    return at
 
 
 def _distance(a: Snapshot, b: Snapshot) -> float:

@@ -59,6 +59,7 @@ LAYERS = (
     ("question", "path_shares", "segments", "segment_effects"),
     ("splits", "example_effects"),
     ("retrain",),
+    ("fleet",),
     ("whatif", "noise"),
     ("calibrate",),
     ("registry", "plain", "run_performance", "check"),

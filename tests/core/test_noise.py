@@ -52,7 +52,8 @@ def test_in_an_affine_training_the_noise_is_proportional_to_the_move() -> None:
 def test_the_same_question_gets_the_same_answer() -> None:
     case = contracting()
     first, again = (noise_floor(case.run, case.problem, GAMMA, repeats=2) for _ in range(2))
-    assert torch.equal(first.effects, again.effects) and first.mean_effect == again.mean_effect
+    torch.testing.assert_close(first.effects, again.effects, rtol=1e-6, atol=0)
+    assert first.mean_effect == pytest.approx(again.mean_effect, rel=1e-6)
 
 
 def test_more_repeats_never_lower_the_floor() -> None:
