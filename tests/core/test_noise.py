@@ -59,7 +59,7 @@ def test_the_same_question_gets_the_same_answer() -> None:
 def test_more_repeats_never_lower_the_floor() -> None:
     case = contracting()
     few, many = (noise_floor(case.run, case.problem, GAMMA, repeats=n) for n in (1, 4))
-    assert bool((many.effects >= few.effects).all()) and many.mean_effect >= few.mean_effect
+    assert bool((many.effects >= few.effects * (1 - 1e-6)).all()) and many.mean_effect >= few.mean_effect * (1 - 1e-6)
 
 
 def test_without_a_whole_training_nothing_of_the_effect_is_left_to_move_but_the_start() -> None:
