@@ -30,6 +30,7 @@ from aa_core.problem import Problem
 from aa_core.recorder import Recorder
 from aa_core.replay import replay_drift
 from aa_core.retrain import TrainedModel, final_model, retrain
+from aa_core.rules import UpdateRule, register_rule
 from aa_core.scores import (
     binary_log_likelihood,
     negative_loss,
@@ -62,6 +63,7 @@ __all__ = [
     "StageEmbedding",
     "TrainedModel",
     "Trajectory",
+    "UpdateRule",
     "Verdict",
     "WhatIf",
     "__version__",
@@ -93,6 +95,7 @@ __all__ = [
     "predict",
     "probability",
     "ranked",
+    "register_rule",
     "replay_drift",
     "retrain",
     "retrain_all",

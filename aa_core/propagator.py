@@ -102,7 +102,8 @@ class Propagator:
     """
 
     def __init__(self, training: Training, state: State, grads: Params, step: StepInput, product: Product) -> None:
-        self._rule, self._packing, self._step, self._product = training.rule, training.packing, step, product
+        self._rule, self._packing = training.rule.smooth, training.packing
+        self._step, self._product = step, product
         self._state, self._grads = self._packing.pack_state(state), self._packing.pack(grads)
         self._size = len(leaves(self._state))
 

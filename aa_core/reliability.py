@@ -27,7 +27,7 @@ class Reliability:
     """How much a change of the parameters grew on its way (steps: largest norm over that at the end; stages: norm at
     the end over that of the changes themselves). Near or below 1: smooth."""
     effective_lr: float
-    """Largest lr / (1 - momentum) (SGD), or lr (Adam), over all steps and groups."""
+    """Largest lr / (1 - momentum) (SGD, RMSprop), or lr (the others), over all steps and groups."""
     stiff_share: float
     """Share of coordinates with zero second moment at the end (Adam), which react to a gradient without bound."""
     readout_spread: float | None
@@ -41,6 +41,8 @@ class Reliability:
     """Stages: what really retraining this run said of every estimator, if that was done."""
     moved: float | None = None
     """Stages, boundary: the largest distance that one moved the parameters, over the norm of the final parameters."""
+    blind: str = ""
+    """Why the derivative of the optimizer's update does not see the gradient, where it does not."""
 
     @property
     def verdict(self) -> Verdict:
@@ -48,6 +50,8 @@ class Reliability:
         known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
         if known is not None:
             return judge_calibrated(known)
+        if self.blind:
+            return Verdict("nothing", f"For this optimizer, {self.blind}")
         if self.estimator is None or self.readout_spread is None or self.signs_agree is None:
             return judge_growth(self.growth)
         return judge_readouts(self.estimator, self.readout_spread, self.signs_agree, self.moved)
@@ -82,11 +86,12 @@ def assess(
     slots = load(run, training, run.checkpoints[-1]).state.slots
     return Reliability(
         growth,
-        _effective_lr(run),
+        _effective_lr(run, training),
         _stiff_share(training, slots),
         spread,
         signs,
         _assumptions(training, semantics, curvature),
+        blind=training.rule.blind,
     )
 
 
@@ -106,6 +111,8 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature)
         WALL_CLOCK,
         "first order in the change that is propagated",
         *([curved[curvature]] if curvature in curved else []),
+        *training.rule.assumptions,
+        *([training.rule.blind] if training.rule.blind else []),
         *(
             ["model buffers are held at their recorded values"]
             if next(training.problem.model.buffers(), None) is not None
@@ -114,9 +121,9 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature)
     )
 
 
-def _effective_lr(run: RunLike) -> float:
+def _effective_lr(run: RunLike, training: Training) -> float:
     groups = (hyper for k in range(run.steps) for hyper in run.record(k).hyper)
-    return max((h["lr"] / max(1 - h.get("momentum", 0.0), 1e-12) for h in groups), default=0.0)
+    return max(map(training.rule.effective_lr, groups), default=0.0)
 
 
 def _stiff_share(training: Training, slots: dict[str, Params]) -> float:

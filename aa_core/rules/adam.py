@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule
 from aa_core.rules.numerics import safe_sqrt
 
 
 def _moments_step(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
-    """m' = lerp(m, g, 1 - b1), v' = b2 v + (1 - b2) g^2, theta' = theta - eta m^ / (sqrt(v^) + eps)."""
+    """m' = lerp(m, g, 1 - b1), v' = b2 v + (1 - b2) g^2, theta' = theta - eta m^ / (sqrt(v^) + eps).
+
+    With amsgrad the largest v so far stands in the place of v^.
+    """
     beta1, beta2 = hyper["beta1"], hyper["beta2"]
     mean = slots["exp_avg"].lerp(grad, 1 - beta1)
     square = (slots["exp_avg_sq"] * beta2).addcmul(grad, grad, value=1 - beta2)
@@ -22,8 +25,11 @@ def _moments_step(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hype
     correction = torch.pow(1 - torch.pow(beta2, count), torch.full_like(count, 0.5))
     if not param.dim():  # two scalars would be computed in the wider type
         step_size, correction = step_size.to(param.dtype), correction.to(param.dtype)
+    made = {"exp_avg": mean, "exp_avg_sq": square}
+    if "max_exp_avg_sq" in slots:
+        made["max_exp_avg_sq"] = square = torch.maximum(slots["max_exp_avg_sq"], square)
     denominator = safe_sqrt(square) / correction + hyper["eps"]
-    return param + (mean * -step_size) / denominator, {"exp_avg": mean, "exp_avg_sq": square}
+    return param + (mean * -step_size) / denominator, made
 
 
 def adam(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
@@ -44,21 +50,25 @@ def adamw(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper
     return _moments_step(param, grad, slots, count, hyper)
 
 
-_REFUSED = {
-    "amsgrad": "the running maximum is not supported; build the optimizer without amsgrad=True",
-    "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
-    "capturable": "its rounding differs from the replayed update; build the optimizer without capturable=True",
-    "differentiable": "the recorder differentiates on its own; build the optimizer without differentiable=True",
-}
 ADAM = UpdateRule(
     name="Adam",
     slots=("exp_avg", "exp_avg_sq"),
     hyper=("lr", "beta1", "beta2", "eps", "weight_decay", "maximize"),
     update=adam,
     refused={
-        **_REFUSED,
+        **INEXACT,
         "decoupled_weight_decay": "build torch.optim.AdamW, which is the same, without decoupled_weight_decay=True",
     },
     stiff=lambda slots: slots["exp_avg_sq"] == 0,
 )
-ADAMW = replace(ADAM, name="AdamW", update=adamw, refused=_REFUSED)
+ADAMW = replace(ADAM, name="AdamW", update=adamw, refused=INEXACT)
+AMSGRAD = {
+    rule.name: replace(
+        rule,
+        name=f"{rule.name} with amsgrad",
+        slots=(*rule.slots, "max_exp_avg_sq"),
+        stiff=lambda slots: slots["max_exp_avg_sq"] == 0,
+    )
+    for rule in (ADAM, ADAMW)
+}
+"""By the name of the rule without it: one more slot, the largest second moment so far (Reddi et al. 2018)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,17 @@ from aa_core.records import Hyper
 
 Slots = dict[str, Tensor]
 Update = Callable[[Tensor, Tensor, Slots, Tensor, Hyper], tuple[Tensor, Slots]]
+INEXACT = {
+    "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
+    "capturable": "its rounding differs from the replayed update; build the optimizer without capturable=True",
+    "differentiable": "the recorder differentiates on its own; build the optimizer without differentiable=True",
+}
+"""Switches of torch's optimizers that no rule replays, with the way out."""
+
+
+def read_betas(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter group with its `betas`, if it has any, as beta1 and beta2."""
+    return {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
 
 
 @dataclass(frozen=True)
@@ -28,12 +39,27 @@ class UpdateRule:
     slots: tuple[str, ...]
     hyper: tuple[str, ...]
     update: Update
-    refused: Mapping[str, str]
+    refused: Mapping[str, str] = field(default_factory=dict)
     """Switches of the torch optimizer that are not supported, with the way out."""
     elementwise: bool = True
     """Whether every coordinate is updated on its own, so that tensors may be packed side by side."""
     stiff: Callable[[Slots], Tensor] | None = None
     """Which coordinates react to a gradient without bound (Adam at zero second moment), as a bool tensor."""
+    effective_lr: Callable[[Hyper], float] = lambda hyper: hyper["lr"]
+    """How far a steady gradient of one moves a parameter in a step, before any division by its size."""
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = read_betas
+    """A parameter group of the optimizer as a mapping that has all of `hyper`, as numbers."""
+    differentiated: Update | None = None
+    """The update that derivatives are taken of, where `update` itself has none (it rounds on purpose)."""
+    assumptions: tuple[str, ...] = ()
+    """What derivatives of this rule take for granted; results say so."""
+    blind: str = ""
+    """Why the derivative of the update does not see the gradient, where it does not; no estimate is trusted then."""
+
+    @property
+    def smooth(self) -> UpdateRule:
+        """The rule that is differentiated."""
+        return self if self.differentiated is None else replace(self, update=self.differentiated)
 
     def check(self, groups: list[dict[str, Any]]) -> None:
         """Raise UnsupportedError for a parameter group that uses a refused switch or value."""
@@ -47,7 +73,7 @@ class UpdateRule:
 
     def read_hyper(self, group: Mapping[str, Any]) -> dict[str, float]:
         """The hyperparameters in force for one group of the torch optimizer, as plain floats."""
-        flat = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
+        flat = self.read(group)
         for name in self.hyper:
             if isinstance(flat[name], Tensor):
                 raise UnsupportedError(

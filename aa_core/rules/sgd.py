@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule
 
 
 def update(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
@@ -23,13 +23,17 @@ def update(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hype
     return param.add(grad, alpha=-hyper["lr"]), {"momentum_buffer": buffer}
 
 
+def effective_lr(hyper: Hyper) -> float:
+    """eta (1 - dampening) / (1 - mu)."""
+    kept = 1 - hyper["dampening"] if hyper["momentum"] else 1.0
+    return hyper["lr"] * kept / max(1 - hyper["momentum"], 1e-12)
+
+
 SGD = UpdateRule(
     name="SGD",
     slots=("momentum_buffer",),
     hyper=("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"),
     update=update,
-    refused={
-        "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
-        "differentiable": "the recorder differentiates on its own; build the optimizer without differentiable=True",
-    },
+    effective_lr=effective_lr,
+    refused={k: v for k, v in INEXACT.items() if k != "capturable"},
 )

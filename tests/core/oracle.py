@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aa_core.records import Batch, Hyper, StepInput
 from aa_core.state import Params, State
+from tests.core import oracle_rules
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Flat = Callable[[Tensor], Tensor]
@@ -74,7 +75,7 @@ def _adam_step(
     return p - h["lr"] * m_hat / (v_hat.sqrt() + h["eps"]), {"exp_avg": m, "exp_avg_sq": v}
 
 
-UPDATES = {"SGD": sgd, "Adam": adam, "AdamW": adamw}
+UPDATES = {"SGD": sgd, "Adam": adam, "AdamW": adamw, **oracle_rules.UPDATES}
 
 
 class Oracle:
