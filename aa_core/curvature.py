@@ -38,7 +38,8 @@ def gradient(problem: Problem, at: Snapshot, step: StepInput) -> tuple[Params, B
         loss, buffers = problem.batch_loss(params, buffers, batch, training=step.training)
         part = _grad([_weighted(loss, weight)], list(params.values()))
         total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-    return dict(zip(params, total or (), strict=True)), {n: b.detach() for n, b in buffers.items()}
+    grads = problem.in_order(dict(zip(params, total or (), strict=True)))
+    return grads, {n: b.detach() for n, b in buffers.items()}
 
 
 def gradient_and_curvature(
@@ -69,7 +70,7 @@ def gradient_and_curvature(
                 _hessian(grads, params) if kind == "exact" else _gauss_newton(problem, outputs, loss, params)
             )
             buffers = after
-    result = dict(zip(params, total or (), strict=True))
+    result = problem.in_order(dict(zip(params, total or (), strict=True)))
     return result, {n: b.detach() for n, b in buffers.items()}, lambda vectors: _sum([p(vectors) for p in products])
 
 
@@ -112,11 +113,20 @@ def check_twice_differentiable(problem: Problem, grads: Sequence[Tensor]) -> Non
         seen.add(node)
         if node.name() in ("torch::autograd::Error", "torch::autograd::NotImplemented", "Error", "NotImplemented"):
             raise UnsupportedError(
-                "the model uses an operator that can be differentiated only once (marked once_differentiable): its "
-                "curvature would be missing. Write its backward with differentiable operations, or use curvature='none'"
+                f"the model uses an operator that can be differentiated only once ({_complaint(node)}): its curvature "
+                "would be missing. Write its backward with differentiable operations, or use curvature='none'"
             )
         todo += [n for n, _ in node.next_functions]
     problem.twice_differentiable = True
+
+
+def _complaint(node: Any) -> str:
+    """What a node that cannot be differentiated says when it is reached: torch's name of the operator."""
+    try:
+        node(*(torch.zeros(()) for _ in node._input_metadata))
+    except RuntimeError as error:
+        return str(error)
+    return node.name()
 
 
 def _weighted(loss: Tensor, weight: float) -> Tensor:

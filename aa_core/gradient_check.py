@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from aa_core.errors import RecordingError
 from aa_core.live import Live
-from aa_core.problem import generator_at
+from aa_core.problem import generator_at, output_tensor
 from aa_core.records import Batch, Clip
 from aa_core.rules.clipping import clip
 from aa_core.state import Buffers
@@ -63,7 +63,7 @@ def _recompute(live: Live, evidence: Evidence, training: bool) -> dict[str, Tens
 def _loss(live: Live, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
     args, kwargs = ((), batch.inputs) if isinstance(batch.inputs, dict) else ((batch.inputs,), {})
     with generator_at(batch.rng, live.device):
-        outputs = functional_call(live.model, tensors, args, kwargs)
+        outputs = output_tensor(functional_call(live.model, tensors, args, kwargs))
     loss = live.loss_fn(outputs, batch.targets)
     if not isinstance(loss, Tensor) or loss.dim():
         raise RecordingError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.live import Live
+from aa_core.problem import output_tensor
 from aa_core.records import Clip
 
 
@@ -44,8 +45,7 @@ class ForwardObserver:
         drew = not torch.equal(self._rng, self._generator_state())
         (targets, weight), self._expected = self._expected, None
         with torch.no_grad():
-            detached = outputs.detach() if isinstance(outputs, Tensor) else outputs
-            loss = self._loss_fn(detached, targets).detach() * weight
+            loss = self._loss_fn(output_tensor(outputs).detach(), targets).detach() * weight
         self._observed.append(Forward(loss, self._rng if drew else None))
 
     def take(self, expected: int) -> list[Forward] | None:

@@ -50,6 +50,18 @@ def generator_at(state: Tensor | None, device: torch.device) -> Iterator[None]:
         yield
 
 
+def output_tensor(outputs: object) -> Tensor:
+    """What a model returned as the tensor that the loss needs: itself, or the `logits` of a structured output."""
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    tensor = outputs if logits is None else logits
+    if not isinstance(tensor, Tensor):
+        raise ProblemError(
+            f"the model returned {type(outputs).__name__}, expected a tensor, or an object with a tensor `logits`; "
+            "wrap it in a module whose forward returns the tensor that the loss needs"
+        )
+    return tensor
+
+
 class Problem:
     """Architecture and loss; the parameters come from the run.
 
@@ -72,18 +84,16 @@ class Problem:
         loss = getattr(self.loss_fn, "__qualname__", repr(self.loss_fn))
         return hashlib.sha256(f"{self.model!r}\n{loss}".encode()).hexdigest()
 
+    def in_order(self, params: Params) -> Params:
+        """By the model's own order of parameters, which is the one that clip_grad_norm_ sums over."""
+        return {n: params[n] for n, _ in self.model.named_parameters() if n in params}
+
     def outputs(self, params: Params, buffers: Buffers, inputs: Inputs, *, training: bool = False) -> Tensor:
         """The model's outputs, [examples, ...]. In-place changes of buffers go to `buffers`."""
         if any(module.training != training for module in self._modules):
             self.model.train(training)
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
-        outputs = functional_call(self.model, (params, buffers), args, kwargs)
-        if not isinstance(outputs, Tensor):
-            raise ProblemError(
-                f"the model returned {type(outputs).__name__}, expected a tensor; wrap it in a module whose forward "
-                "returns the tensor that the loss needs"
-            )
-        return outputs
+        return output_tensor(functional_call(self.model, (params, buffers), args, kwargs))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         loss = self.loss_fn(outputs, targets)
