@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aa_core.errors import IntegrityError, RunFormatError, RunNotFoundError
-from aa_core.header import Commit, FileEntry, Header, listed, parse, parse_header
+from aa_core.header import Commit, FileEntry, Header, listed, parse, parse_header, repeated
 from aa_core.journal import Journal, decode_journal
 from aa_core.store import read_file, sha256
 
@@ -121,7 +121,7 @@ def _commit_problems(commits: Sequence[Commit]) -> list[str]:
         at = commit.stop
         problems += [f"{where}: {p}" for p in _file_problems(commit)]
     names = [f.name for c in commits for f in c.files]
-    problems += [f"{name} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [f"{name} is named twice" for name in repeated(names)]
     problems += [f"commit {c.number} is sealed, but commits follow it" for c in commits[:-1] if c.sealed]
     if commits and "states/0.safetensors" not in names:
         problems.append("no commit names the state before step 0, states/0.safetensors")
@@ -160,5 +160,5 @@ def _read_journal(root: Path, number: int, start: int) -> Journal:
     name = f"journal/{number:010d}.jsonl"
     try:
         return decode_journal(read_file(root, name, limit=2**40), start, name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return NO_JOURNAL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +12,7 @@ import typer
 
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
-from aa_core.console import Format, Meter, note, rows, write_rows
+from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
 from aa_core.jobs import all_jobs, perform, whatif_spec
 from aa_core.launcher import become, prepare
 from aa_core.options import (
@@ -274,8 +276,14 @@ def dashboard(
 
 
 def main() -> None:
-    """The `aa` command."""
-    app(prog_name="aa")
+    """The `aa` command. AA_DEBUG=1 shows the traceback of an error that was not foreseen."""
+    try:
+        app(prog_name="aa")
+    except Exception as error:
+        if os.environ.get("AA_DEBUG"):
+            raise
+        note(f"error: {unforeseen(error)}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

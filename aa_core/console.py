@@ -74,6 +74,20 @@ def note(text: str) -> None:
     typer.echo("\n".join(visible(line) for line in text.splitlines()), err=True)
 
 
+def unforeseen(error: Exception) -> str:
+    """What to tell a user of an error that is none of ours."""
+    match error:
+        case OSError():
+            return (
+                f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its permissions and the disk"
+            )
+        case MemoryError():
+            return "out of memory; close other programs, or use a machine with more of it"
+        case _:
+            said = (str(error).strip() or "no message").splitlines()[0]
+            return f"{type(error).__name__}: {said} (not foreseen; AA_DEBUG=1 shows where it comes from)"
+
+
 class Meter:
     """Progress on stderr: a line that is redrawn on a terminal, else one every few seconds."""
 

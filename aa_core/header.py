@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,8 +17,11 @@ CHECKPOINTS_FORMAT = "aa-checkpoints"
 """What `aa_core.checkpoints` reads."""
 MAX_JSON_BYTES = 64 * 2**20
 MAX_JSON_DEPTH = 64
+MAX_JSON_VALUES, MAX_FIELDS = 2**21, 2**20
+"""A byte of hostile JSON can cost fifty of memory, more with fields to validate: the number of values bounds it."""
 MAX_STAGE_NAME = 200
 _MAX_SHOWN = 50
+_MAX_EXPLAINED = 10_000
 
 
 def _printable(text: str) -> str:
@@ -101,9 +105,8 @@ class Header(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Header:
-        names = [t.name for t in (*self.parameters, *self.buffers)]
-        if repeated := sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []:
-            raise ValueError(f"parameters and buffers repeat the names {', '.join(map(repr, repeated))}")
+        if twice := repeated(t.name for t in (*self.parameters, *self.buffers)):
+            raise ValueError(listed(f"the tensor name {name!r} is repeated" for name in twice))
         if [n for group in self.groups for n in group] != [t.name for t in self.parameters]:
             raise ValueError("groups must list the names of the parameters in their order")
         return self
@@ -147,14 +150,13 @@ class Commit(Model):
         if self.stop < self.start:
             problems.append(f"stop {self.stop} lies before start {self.start}")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError(listed(problems))
         return self
 
 
 def partition_errors(stages: Sequence[Stage], steps: int) -> list[str]:
     """Why the blocks of the stages are not a partition of [0, steps) into non-empty ranges; empty if they are."""
-    names = [s.name for s in stages]
-    problems = [f"stage {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems = [f"stage {name!r} is listed twice" for name in repeated(s.name for s in stages)]
     blocks = sorted((start, stop, s.name) for s in stages for start, stop in s.blocks)
     problems += [f"stage {name!r} has the empty block [{a}, {b})" for a, b, name in blocks if b <= a]
     at = 0
@@ -169,10 +171,20 @@ def partition_errors(stages: Sequence[Stage], steps: int) -> list[str]:
     return problems
 
 
-def read_json(data: bytes, where: str) -> Any:
-    """Parse JSON; RunFormatError for repeated keys, NaN, excessive depth or size, and anything that is not JSON."""
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that occur more than once, sorted."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+def read_json(data: bytes, where: str, most: int = MAX_JSON_VALUES) -> Any:
+    """Parse JSON of at most so many values.
+
+    Raises RunFormatError for repeated keys, NaN, excessive depth or size, and anything that is not JSON.
+    """
     if len(data) > MAX_JSON_BYTES:
         raise RunFormatError(f"{where}: {len(data)} bytes of JSON, at most {MAX_JSON_BYTES} are read")
+    if (values := sum(map(data.count, b"[{,"))) > most:
+        raise RunFormatError(f"{where}: up to {values} values of JSON, at most {most} are read")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
@@ -187,8 +199,7 @@ def read_json(data: bytes, where: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        keys = [k for k, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice in one object")
+        raise ValueError(f"the key {_shorten(repr(repeated(k for k, _ in pairs)[0]))} occurs twice in one object")
     return result
 
 
@@ -212,10 +223,12 @@ M = TypeVar("M", bound=Model)
 
 def parse(model: type[M], data: bytes, where: str) -> M:
     """Validate JSON against a model; RunFormatError names the file and lists every field that is wrong."""
-    read_json(data, where)
+    read_json(data, where, MAX_FIELDS)
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
+        if error.error_count() > _MAX_EXPLAINED:
+            raise RunFormatError(f"{where}: {error.error_count()} fields are not what a recorder writes") from None
         raise RunFormatError(f"{where}: " + listed(map(_explain, error.errors(include_url=False)))) from None
 
 

@@ -108,20 +108,22 @@ def _number(value: float) -> float | str | None:
 
 def decode_journal(data: bytes, first: int, where: str) -> Journal:
     """The steps from `first` on up to the first torn or altered line; what follows it is reported, never used."""
-    *lines, rest = data.split(b"\n")
     steps: list[JournalStep] = []
-    intact = 0
-    for line in lines:
-        if line[:17] != _seal(line[17:]) + b" ":
-            dropped = len(lines) - len(steps) + bool(rest)
-            message = f"{where}: line {len(steps) + 1} is damaged; it and what follows ({dropped} lines) is not used"
-            return Journal(tuple(steps), data[:intact], (message,))
-        steps.append(_decode_line(line[17:], first + len(steps), f"{where} line {len(steps) + 1}"))
-        intact += len(line) + 1
-    torn = (
-        (f"{where}: the last line is torn (the recorder was stopped while writing it); it is not used",) if rest else ()
-    )
-    return Journal(tuple(steps), data[:intact], torn)
+    warnings: tuple[str, ...] = ()
+    at = 0
+    while (end := data.find(b"\n", at)) >= 0:
+        seal, text, number = data[at : at + 17], data[at + 17 : end], len(steps) + 1
+        if seal != _seal(text) + b" ":
+            dropped = data.count(b"\n", at) + (not data.endswith(b"\n"))
+            warnings = (f"{where}: line {number} is damaged; it and what follows ({dropped} lines) is not used",)
+            break
+        steps.append(_decode_line(text, first + len(steps), f"{where} line {number}"))
+        at = end + 1
+    else:
+        if at < len(data):
+            torn = "the last line is torn (the recorder was stopped while writing it); it is not used"
+            warnings = (f"{where}: {torn}",)
+    return Journal(tuple(steps), data[:at], warnings)
 
 
 def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:

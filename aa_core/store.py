@@ -20,6 +20,7 @@ from aa_core.header import MAX_JSON_BYTES, FileEntry, listed, read_json
 
 MODE = 0o644
 MAX_TENSOR_HEADER = 16 * 2**20
+MAX_DIMENSIONS = 64
 _CODES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -102,7 +103,7 @@ def sync_folder(folder: Path) -> None:
 def read_file(root: Path, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file inside the run; RunFormatError for links, devices and names that lead elsewhere.
 
-    Raises FileNotFoundError if it is not there, RunFormatError if it has more than `limit` bytes.
+    Raises FileNotFoundError if it is not there, RunFormatError if it cannot be read or has more than `limit` bytes.
     """
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or "\0" in name or "\\" in name or ".." in parts:
@@ -112,12 +113,25 @@ def read_file(root: Path, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
         path = path / part
         if path.is_symlink():
             raise RunFormatError(f"{name}: a symbolic link, expected a regular file inside the run")
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
+    try:
+        return _read_regular(path, name, limit)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise RunFormatError(f"{name}: cannot be read: {error.strerror}; check its permissions and the disk") from None
+    except MemoryError:
+        raise RunFormatError(f"{name}: does not fit into the memory of this machine") from None
+
+
+def _read_regular(path: Path, name: str, limit: int) -> bytes:
+    """Looked at before it is opened, since opening a device can already act, and again after it."""
+    if not stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode):
         raise RunFormatError(f"{name}: not a regular file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise RunFormatError(f"{name}: not a regular file")
         if status.st_size > limit:
             raise RunFormatError(f"{name}: {status.st_size} bytes, expected at most {limit}")
         return file.read()
@@ -126,8 +140,8 @@ def read_file(root: Path, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
 def read_verified(root: Path, entry: FileEntry) -> bytes:
     """The bytes of a file that a commit names; IntegrityError unless they are the bytes that were recorded."""
     try:
-        data = read_file(root, entry.name, limit=2**62)
-    except FileNotFoundError:
+        data = read_file(root, entry.name, limit=entry.size)
+    except (FileNotFoundError, NotADirectoryError):
         raise IntegrityError(f"{entry.name}: missing, but the log names it; get a complete copy of the run") from None
     if len(data) != entry.size:
         raise IntegrityError(
@@ -193,6 +207,8 @@ def _entry_problem(name: str, entry: object) -> str | None:
     for field in ("shape", "data_offsets"):
         if not (isinstance(entry[field], list) and all(map(_is_count, entry[field]))):
             return f"tensor {shown}: {field} {str(entry[field])[:40]}, expected a list of counts"
+    if len(entry["shape"]) > MAX_DIMENSIONS:
+        return f"tensor {shown}: {len(entry['shape'])} dimensions, expected at most {MAX_DIMENSIONS}"
     if len(entry["data_offsets"]) != 2:
         return f"tensor {shown}: data_offsets must be two numbers"
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -18,12 +17,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from aa_core.chain import read_chain
 from aa_core.errors import IntegrityError, RunBusyError, RunError, RunFormatError, RunVersionError
 from aa_core.header import MAX_JSON_BYTES, read_json
 from aa_core.recorder import Recorder
 from aa_core.store import decode, layout, read_file, write_new
 from aa_core.trajectory import Trajectory, check_integrity, open_run
+from tests.faults.forge import entry, file_with, named_files, replace_file, reseal
 from tests.recorded import LOSS, make, record, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,12 +38,6 @@ def path(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "r")
 
 
-def named_files(path: Path) -> list[Path]:
-    chain = read_chain(path)
-    named = [path / f.name for c in chain.commits for f in c.files]
-    return [path / "run.json", *sorted((path / "log").iterdir()), *named]
-
-
 def findings(path: Path, digest: str) -> tuple[str, ...]:
     """What an auditor who knows the digest of the run is told of these files."""
     try:
@@ -55,38 +48,13 @@ def findings(path: Path, digest: str) -> tuple[str, ...]:
     return changed + check_integrity(run)
 
 
-def reseal(path: Path, change: Callable[[dict], None], number: int = -1) -> None:
-    """Change a commit and forge the chain after it, as somebody would who has no signature to fear."""
-    names = sorted((path / "log").iterdir())
-    previous = hashlib.sha256((path / "run.json").read_bytes()).hexdigest()
-    for index, name in enumerate(names):
-        commit = json.loads(name.read_text())
-        if index == number % len(names):
-            change(commit)
-        commit["previous"] = previous
-        name.write_text(json.dumps(commit))
-        previous = hashlib.sha256(name.read_bytes()).hexdigest()
-
-
-def replace_file(path: Path, name: str, data: bytes) -> None:
-    """Put other bytes into the run under a forged digest."""
-    (path / name).write_bytes(data)
-
-    def forge(commit: dict) -> None:
-        for file in commit["files"]:
-            if file["name"] == name:
-                file |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-
-    for number in range(len(list((path / "log").iterdir()))):
-        reseal(path, forge, number)
-
-
-def test_every_flipped_bit_is_detected(original: Path, path: Path) -> None:
-    rng = random.Random(0)
+@pytest.mark.parametrize("kind", ["run.json", "log/*", "steps/*", "states/*", "data/*"])
+def test_every_flipped_bit_is_detected(original: Path, path: Path, kind: str) -> None:
+    rng = random.Random(kind)
     digest = open_run(original).digest
-    files = named_files(path)
+    files = [file for file in named_files(path) if file.relative_to(path).match(kind)]
     assert findings(path, digest) == ()
-    for _ in range(100):
+    for _ in range(200):
         file = rng.choice(files)
         intact = file.read_bytes()
         bit = rng.randrange(len(intact) * 8)
@@ -291,15 +259,6 @@ def test_json_that_no_recorder_writes_is_refused(message: str) -> None:
 def test_oversized_json_is_refused_unread() -> None:
     with pytest.raises(RunFormatError, match="at most"):
         read_json(bytes(MAX_JSON_BYTES + 1), "here")
-
-
-def file_with(header: object, data: bytes = b"") -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data
-
-
-def entry(shape: list, begin: int, end: int, dtype: str = "F32") -> dict:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
 BAD_TENSORS = {
