@@ -9,22 +9,24 @@ import typer
 import typer.core
 
 from aa_core.console import Meter, note, rows
+from aa_core.curvature import Curvature
+from aa_core.embedding import Method, Readout
 from aa_core.jobs import retrainings
 from aa_core.options import (
-    CurvatureOption,
     ExamplesOption,
-    MethodOption,
     PerformanceOption,
     ProblemOption,
-    ReadoutOption,
     Run,
     SemanticsOption,
     epilog,
     open_told,
     problem_of,
 )
-from aa_core.reporting import build_report, verify_file, write_report
+from aa_core.reporting import About, Context, build_report, json_schema, read_about, verify_file, write_report
+from aa_core.reporting.report import DASHBOARD
 from aa_core.run_performance import run_performance
+
+PREFERRED = "By default as a stored calibration of this run prefers, else {}."
 
 
 class Reports(typer.core.TyperGroup):
@@ -47,29 +49,42 @@ reports = typer.Typer(
 @reports.command(
     epilog=epilog(
         "aa report build my_run -o report.html",
-        'aa report build my_run --stage "stage two" --performance margin -o report.zip',
+        'aa report build my_run --stage "stage two" --about cover.toml -o report.zip',
     )
 )
 def build(
     run: Run,
-    output: Annotated[Path, typer.Option("-o", "--output", help="report.html, .json, .csv or .zip.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="report.html, .pdf, .json, .csv or .zip.")],
     stage: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Only these stages; repeat it for several.")
     ] = None,
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
-    method: MethodOption = "boundary",
-    curvature: CurvatureOption = "exact",
-    readout: ReadoutOption = "linear",
+    method: Annotated[Method | None, typer.Option(help=PREFERRED.format("boundary"))] = None,
+    curvature: Annotated[Curvature | None, typer.Option(help=PREFERRED.format("exact"))] = None,
+    readout: Annotated[Readout | None, typer.Option(help=PREFERRED.format("linear"))] = None,
     semantics: SemanticsOption = "freeze",
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Ask the same of another run, and show both side by side.")
+    ] = None,
+    about: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="What only you know: auditor, independence, purpose, sign_off, ..."),
+    ] = None,
     date: Annotated[str | None, typer.Option(help="Printed as it is; without it the same input is the same file.")] = (
         None
     ),
+    dashboard: Annotated[str, typer.Option(metavar="URL", help="Where the links of the figures lead.")] = DASHBOARD,
     problem: ProblemOption = None,
 ) -> None:
     """Attribute, and write a report. Every what-if job on this run that is over is part of it."""
-    opened = open_told(run)
-    checks = retrainings(opened)
+    opened, other = open_told(run), None if against is None else open_told(against)
+    context = Context(
+        whatifs=retrainings(opened),
+        about=About() if about is None else read_about(about),
+        date=date,
+        dashboard=dashboard,
+    )
     meter = Meter()
     judged: Any = run_performance(opened, performance)
     made = build_report(
@@ -82,17 +97,25 @@ def build(
         curvature=curvature,
         readout=readout,
         semantics=semantics,
-        whatifs=checks,
-        date=date,
+        against=None if other is None else (other, problem_of(other, problem)),
+        context=context,
         progress=lambda done, total: meter("attributing", done, total),
     )
     for path in write_report(made, output):
         note(f"wrote {path}")
-    note(f"with {len(checks)} retraining{'s' * (len(checks) != 1)} from this machine's jobs")
+    note(f"with {len(context.whatifs)} retraining{'s' * (len(context.whatifs) != 1)} from this machine's jobs")
 
 
 @reports.command(epilog=epilog("aa report verify report.html", "aa report verify report.zip"))
-def verify(file: Annotated[Path, typer.Argument(help="report.html, .json or .zip.", show_default=False)]) -> None:
-    """Is a report as it was written, to the digit? Exits with 1 if not."""
+def verify(
+    file: Annotated[Path, typer.Argument(help="report.html, .pdf, .json, .csv or .zip.", show_default=False)],
+) -> None:
+    """Is a report as it was written, to the digit? Names the field that is not, and exits with 1."""
     verify_file(file)
     typer.echo(f"{file}: as it was written")
+
+
+@reports.command(epilog=epilog("aa report schema", "aa report schema > report.schema.json"))
+def schema() -> None:
+    """The JSON Schema of report.json."""
+    typer.echo(json_schema(), nl=False)

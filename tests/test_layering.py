@@ -71,7 +71,7 @@ LAYERS = (
 UNPLACED = -1
 ESTIMATORS = ("tangent", "adjoint", "embedding", "attribution")
 SHARED_WITH_RETRAIN = {"replay", "counterfactual", "intervention", "performance"}
-LAZY = {"ray", "transformers", "lightning", "pytorch_lightning", "sklearn"}
+LAZY = {"ray", "transformers", "lightning", "pytorch_lightning", "sklearn", "typst", "model_signing", "cryptography"}
 UNSAFE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNSAFE_NAMES = {"eval", "exec", "builtins.eval", "builtins.exec"} | {
     f"torch.{name}" for name in ("load", "jit.load", "hub.load", "export.load", "distributed.checkpoint")

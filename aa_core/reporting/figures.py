@@ -50,7 +50,6 @@ __all__ = [
 
 ROW, PAIR = 34, 54
 """Height of a bar, and of a pair of bars, pixels."""
-PALE = "pale = estimated, full = retrained"
 
 
 def stage_bars(
@@ -180,10 +179,17 @@ def agreement_scatter(frame: pd.DataFrame, unit: str = "nats", *, performance: s
     return style(figure, "Estimate against retraining", [sign()], 390, "agreement")
 
 
-def compare_bars(frame: pd.DataFrame, unit: str, *, performance: str = "performance") -> go.Figure:
-    """Two bars a stage or counterfactual: estimated (pale) and retrained. frame: stage, estimate, truth."""
+def compare_bars(
+    frame: pd.DataFrame,
+    unit: str,
+    *,
+    performance: str = "performance",
+    words: Sequence[str] = ("estimated", "retrained"),
+    title: str = "Estimated and retrained",
+) -> go.Figure:
+    """Two bars a stage or counterfactual, the first one pale. frame: stage, estimate, truth."""
     figure, scale = go.Figure(), scale_of([*frame["estimate"], *frame["truth"]])
-    for column, word, shift, opacity in (("estimate", "estimated", -0.2, 0.45), ("truth", "retrained", 0.2, 1.0)):
+    for column, word, shift, opacity in (("estimate", words[0], -0.2, 0.45), ("truth", words[1], 0.2, 1.0)):
         part = frame.assign(effect=frame[column])
         bars = bars_of(part["stage"], part["effect"], unit)
         bars["marker"]["opacity"] = opacity
@@ -192,7 +198,8 @@ def compare_bars(frame: pd.DataFrame, unit: str, *, performance: str = "performa
     name_axis(figure, frame["stage"], range(len(frame)))
     both = pd.concat([frame["estimate"], frame["truth"]])
     figure.update_xaxes(title_text=axis_title(performance, unit), range=room(pd.DataFrame({"effect": both})))
-    return style(figure, "Estimated and retrained", [sign(), PALE], 48 + PAIR * len(frame), "compare")
+    key = f"pale = {words[0]}, full = {words[1]}"
+    return style(figure, title, [sign(), key], 48 + PAIR * len(frame), "compare")
 
 
 def _blocks_of(frame: pd.DataFrame) -> list[tuple[str, int, int]]:

@@ -61,6 +61,23 @@ STATUS = {
     "partly": "Partly confirmed by retraining",
     "refuted": "Contradicted by retraining",
 }
+TERMS = {
+    "Effect": "The performance as recorded minus the performance had the stage, step or example not been there. "
+    "Positive: it helped.",
+    "Performance": "What the model is judged by on an example; larger is better.",
+    "Nat": "Unit of a log-likelihood: 0.69 nats are a factor of two in probability.",
+    "Stage, step": "A named part of the training; one update of the weights.",
+    "State": "Weights and the optimizer’s own memory before a step.",
+    "Retraining": "Really training again from a stored state without what is in question, all else as recorded.",
+    "Estimate": "An effect computed from derivatives of the recorded training, to first order, without training again.",
+    "Readout": "How a change of the final weights is turned into a change of the performance.",
+    "Calibration": "Every stage really left out once, and each estimator compared with that.",
+    "Noise floor": "How far the truth itself moves when the first weights are moved by a millionth of themselves.",
+    "Interval": "Where the mean would lie for most other draws of examples of the same kind and number.",
+    "Subgroup": "The evaluation examples that share a class or a value of their metadata.",
+    "Digest": "Sixty-four hexadecimal digits (sha256) that change when a single bit of what they pin changes.",
+    "Signature": "Says who wrote a file, to whoever knows the public key. It does not say that the content is true.",
+}
 MINUS = "\N{MINUS SIGN}"
 
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,16 +17,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from aa_core.reporting import figures, glossary, tables
-from aa_core.reporting.answer import check_of
+from aa_core.reporting import figures, tables
+from aa_core.reporting.blocks import Figure, Heading, numbered
 from aa_core.reporting.escape import visible
-from aa_core.reporting.model import Check, Report, StageRow, canonical, to_json
+from aa_core.reporting.heat import heat_map
+from aa_core.reporting.model import Report, to_json
+from aa_core.reporting.pages import pages
+from aa_core.reporting.seal import canonical
 from aa_core.stages import Stage
 from aa_core.version import __version__
 
 GENERATOR = f"accountability-audit {__version__}, plotly {plotly.__version__}"
 BLANK = "0" * 64
-TOP_STEPS = 10
 DRAW = """
 for (const source of document.querySelectorAll('script.chart')) {
   const chart = JSON.parse(source.textContent);
@@ -36,36 +38,30 @@ for (const source of document.querySelectorAll('script.chart')) {
 
 
 class Chart(NamedTuple):
-    """A numbered figure: its plotly JSON, its caption, and where a screen reader finds its values."""
+    """A figure as plotly's own JSON, and its height in pixels."""
 
-    number: int
     json: Markup
-    caption: str
-    alternative: str
     height: int
 
 
 def to_html(report: Report) -> str:
     """The report as one offline page; the canonical JSON is embedded, and the page carries its own digest."""
-    charts = dict(_charts(report))
+    blocks = numbered(pages(report, sorted(tables.to_csv(report))))
     page = (
         _environment()
-        .get_template("template.html.j2")
+        .get_template("report.html.j2")
         .render(
             r=report,
-            g=glossary,
-            charts=charts,
-            rows=[(row, _retrained(report, row)) for row in report.stages],
-            scale=_scale(report),
-            top_steps=_top_steps(report),
+            blocks=blocks,
+            charts={number: _chart(b) for _, number, b in blocks if isinstance(b, Figure)},
+            contents=[(b.text, f"section-{n}") for _, n, b in blocks if isinstance(b, Heading) and b.level == 2],
+            css=Markup(_source("report.css")),
             data=Markup(to_json(report)),
             plotly=Markup(get_plotlyjs()),
             draw=Markup(DRAW),
             policy=_policy(),
             generator=GENERATOR,
             blank=BLANK,
-            digest=report.digest,
-            files=sorted(tables.to_csv(report)),
         )
     )
     return page.replace(BLANK, html_digest(page), 1)
@@ -76,56 +72,54 @@ def html_digest(page: str) -> str:
     return hashlib.sha256(page.encode()).hexdigest()
 
 
-def _charts(report: Report) -> Iterator[tuple[str, Chart]]:
-    for number, (name, figure, caption, alternative) in enumerate(_figures(report), 1):
-        layout: dict[str, Any] = {**json.loads(figure.to_json()), "config": figures.CONFIG}
-        yield name, Chart(number, Markup(canonical(layout)), caption, alternative, figure.layout.height)
+def _chart(block: Figure) -> Chart:
+    figure = DRAWN[block.kind](block.data, block.title)
+    layout: dict[str, Any] = {**json.loads(figure.to_json()), "config": figures.CONFIG}
+    return Chart(Markup(canonical(layout)), figure.layout.height)
 
 
-def _figures(report: Report) -> Iterator[tuple[str, go.Figure, str, str]]:
-    """(name, figure, caption, alternative text) in the order of the page."""
-    unit, name = report.selection.unit, report.selection.performance
-    if report.run.log is not None:
-        figure = figures.stage_timeline([Stage(s.name, s.blocks) for s in report.run.stages], tables.log_frame(report))
-        caption = f"Stages, loss and learning rate of the training, {report.run.steps:,} steps."
-        yield "timeline", figure, caption, "Table 1 lists the stages."
-    figure = figures.stage_bars(tables.stage_frame(report), unit, performance=name)
-    caption = f"Estimated effect of each stage on the mean {name}. {_basis(report, 'stage', report.reliability.words)}"
-    whiskers = f" Whiskers: {glossary.INTERVAL}" if report.stages[0].low is not None else ""
-    yield "stages", figure, caption + whiskers, "Table 2 has the values."
-    if report.steps is not None:
-        figure = figures.step_bars(tables.step_frame(report), unit, performance=name)
-        caption = f"Estimated effect of each step on the mean {name}, read off linearly. "
-        caption += _basis(report, "step", report.steps.reliability.words)
-        yield "steps", figure, caption, "Table 3 has the largest values, steps.csv all."
-    pairs = [(r, c) for r in report.stages if (c := _retrained(report, r)) is not None]
-    if pairs:
-        frame = pd.DataFrame([{"stage": r.stage, "estimate": r.mean, "truth": c.mean_truth} for r, c in pairs])
-        figure = figures.compare_bars(frame, unit, performance=name)
-        caption = f"Estimated effects (pale) beside those of a real retraining without the stage, on the mean {name}. "
-        yield "compare", figure, caption + _basis(report, "stage"), "Table 4 has the values."
+def _timeline(data: Mapping[str, Any], title: str) -> go.Figure:
+    blocks: dict[str, tuple[tuple[int, int], ...]] = {}
+    for name, start, stop in data["blocks"]:
+        blocks[name] = (*blocks.get(name, ()), (start, stop))
+    columns = pd.DataFrame({c: data[c] for c in ("step", "stage", "loss", "lr")}).astype({"loss": float, "lr": float})
+    return figures.stage_timeline([Stage(n, b) for n, b in blocks.items()], columns)
 
 
-def _basis(report: Report, thing: str, words: str = "") -> str:
-    """Unit, number of examples, sign convention and reliability: what no figure goes without."""
-    unit = glossary.unit_words(report.selection.unit)
-    return f"{unit[0].upper()}{unit[1:]}; n = {report.selection.n:,}; {glossary.sign(thing)}. {words}".rstrip()
+def _stages(data: Mapping[str, Any], title: str) -> go.Figure:
+    columns = pd.DataFrame({c: data[c] for c in ("stage", "effect", "low", "high")})
+    return figures.stage_bars(_floats(columns), data["unit"], performance=data["performance"])
 
 
-def _retrained(report: Report, row: StageRow) -> Check | None:
-    return check_of(row, report.selection, report.method.semantics, report.checks)
+def _steps(data: Mapping[str, Any], title: str) -> go.Figure:
+    columns = pd.DataFrame({c: data[c] for c in ("step", "stage", "effect")})
+    return figures.step_bars(columns.astype({"effect": float}), data["unit"], performance=data["performance"])
 
 
-def _scale(report: Report) -> float:
-    return glossary.scale_of(v for r in report.stages for v in (r.mean, r.low, r.high))
+def _pairs(data: Mapping[str, Any], title: str) -> go.Figure:
+    columns = pd.DataFrame({"stage": data["name"], "estimate": data["first"], "truth": data["second"]})
+    frame = columns.astype({"estimate": float, "truth": float})
+    return figures.compare_bars(frame, data["unit"], performance=data["performance"], words=data["words"], title=title)
 
 
-def _top_steps(report: Report) -> list[dict[str, Any]]:
-    frame = tables.step_frame(report)
-    if frame.empty:
-        return []
-    largest = frame["effect"].abs().sort_values(ascending=False, kind="stable").index[:TOP_STEPS]
-    return frame.loc[largest].to_dict("records")
+def _scatter(data: Mapping[str, Any], title: str) -> go.Figure:
+    columns = pd.DataFrame({c: data[c] for c in ("example", "estimate", "truth")})
+    frame = columns.astype({"estimate": float, "truth": float})
+    return figures.agreement_scatter(frame, data["unit"], performance=data["performance"])
+
+
+def _floats(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.astype(dict.fromkeys(("effect", "low", "high"), float))
+
+
+DRAWN: dict[str, Callable[[Mapping[str, Any], str], go.Figure]] = {
+    "timeline": _timeline,
+    "stages": _stages,
+    "steps": _steps,
+    "heat": lambda data, title: heat_map(**{k: v for k, v in data.items()}),
+    "pairs": _pairs,
+    "scatter": _scatter,
+}
 
 
 @lru_cache(maxsize=1)
@@ -156,23 +150,31 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         finalize=lambda v: v if isinstance(v, Markup) else visible(v),
     )
-    environment.filters |= {
-        "effect": glossary.fmt_effect,
-        "percent": glossary.fmt_percent,
-        "number": glossary.fmt_number,
-        "count": glossary.fmt_count,
-        "seconds": glossary.fmt_seconds,
-        "formula": _formula,
-        "correlation": glossary.fmt_correlation,
-        "command": _command,
-        "short": lambda digest: str(digest)[:12],
-    }
+    environment.filters |= {"formula": _formula, "command": _command}
+    environment.tests["digest"] = lambda v: bool(re.fullmatch(r"[0-9a-f]{64}", str(v)))
     return environment
+
+
+def _source(name: str) -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
 
 
 def _formula(text: str) -> Markup:
     """ "ξ_e" and "M_{K−1}" with real subscripts."""
-    return Markup(re.sub(r"_(?:\{([^}]*)\}|(\w))", lambda m: f"<sub>{m[1] or m[2]}</sub>", str(escape(text))))
+    return Markup("").join(Markup("<sub>{}</sub>").format(t) if sub else escape(t) for t, sub in subscripts(text))
+
+
+def subscripts(text: str) -> list[tuple[str, bool]]:
+    """[(text, is it a subscript)]: "ξ_e" -> ξ, e."""
+    parts = re.split(r"_(?:\{([^}]*)\}|(\w))", text)
+    found: list[tuple[str, bool]] = []
+    for i in range(0, len(parts), 3):
+        found.append((parts[i], False))
+        if i + 1 < len(parts):
+            found.append((parts[i + 1] or parts[i + 2], True))
+    return [(t, sub) for t, sub in found if t]
 
 
 def _command(line: str) -> Markup:

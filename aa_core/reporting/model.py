@@ -1,18 +1,18 @@
-"""A report as a frozen value: what report.json holds, no more and no less. Its digest, and the check of it."""
+"""A report as a frozen value: what report.json holds, no more and no less. Every other format is written from it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from aa_core.errors import IntegrityError, RunFormatError, RunVersionError
-from aa_core.header import read_json
+from aa_core.errors import RunFormatError
+from aa_core.header import listed
+from aa_core.reporting.about import About, Section, Signature
+from aa_core.reporting.seal import SCHEMA, canonical, sealed, verified
 
-SCHEMA: Literal["aa-report/1"] = "aa-report/1"
 DIGITS = 10
 """Significant digits of a number in a report: more than any estimate deserves, fewer than rounding spoils."""
 
@@ -28,17 +28,12 @@ Number = Annotated[float | None, BeforeValidator(_tidy)]
 Status = Literal["estimate", "confirmed", "partly", "refuted"]
 
 
-class Section(BaseModel):
-    """A JSON object with exactly these fields, of exactly these types."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
 class Answer(Section):
-    """The answer in three lines, computed from the results."""
+    """The answer in three lines, computed from the results, and how sure it is."""
 
     lines: tuple[str, str, str]
     status: Status
+    confidence: str
 
 
 class RunStage(Section):
@@ -48,6 +43,10 @@ class RunStage(Section):
     blocks: tuple[tuple[int, int], ...]
     note: str
     metadata: dict[str, JsonValue]
+    examples: int
+    """Distinct training examples that its steps used."""
+    uses: int
+    """How often it used one."""
 
 
 class Log(Section):
@@ -60,18 +59,46 @@ class Log(Section):
     steps_per_row: int
 
 
+class StoredFile(Section):
+    """A file of the run as the run's own log names it."""
+
+    name: str
+    sha256: str
+    size: int
+
+
 class RunSection(Section):
     """Which recorded run this is about."""
 
     digest: str
     title: str
+    created: str
+    model: str
+    loss: str
+    parameters: int | None
     optimizer: str
     steps: int
     sealed: bool
+    integrity: str
+    """What a check of the files said, in words."""
     warnings: tuple[str, ...]
     environment: dict[str, JsonValue]
     stages: tuple[RunStage, ...]
+    checkpoints: tuple[StoredFile, ...]
     log: Log | None = None
+
+
+class DataSection(Section):
+    """What the model learnt from, and what it is judged on."""
+
+    examples: int
+    """Distinct training examples over the whole run."""
+    uses: int
+    evaluation: int
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    """Metadata of the evaluation examples, from which subgroups are made."""
+    files: tuple[StoredFile, ...]
 
 
 class Selection(Section):
@@ -105,6 +132,8 @@ class ReliabilitySection(Section):
     stiff_share: Number
     readout_spread: Number
     signs_agree: Number
+    trust: str
+    """size, rank, sign or nothing."""
     words: str
 
 
@@ -119,6 +148,8 @@ class StageRow(Section):
     high: Number
     share_helped: Number
     n: int
+    within_noise: bool | None
+    """Whether the mean is no larger than the noise floor of the truth; None where none was measured."""
     readouts: dict[str, Number]
     """The mean by each readout; where they lie far apart, first order is not enough."""
 
@@ -141,6 +172,34 @@ class ExampleTable(Section):
     effect: tuple[tuple[Number, ...], ...]
 
 
+class Group(Section):
+    """The examples that have one value of one column."""
+
+    column: str
+    value: str
+    n: int
+
+
+class GroupTable(Section):
+    """Mean effect of each stage on each subgroup: [stage][group], with the interval over the group's examples."""
+
+    groups: tuple[Group, ...]
+    stage: tuple[str, ...]
+    effect: tuple[tuple[Number, ...], ...]
+    low: tuple[tuple[Number, ...], ...]
+    high: tuple[tuple[Number, ...], ...]
+
+
+class Points(Section):
+    """Estimated and retrained effects on single examples."""
+
+    example: tuple[int | str, ...]
+    estimate: tuple[Number, ...]
+    truth: tuple[Number, ...]
+    of: int
+    """How many there are; above 400 they are thinned evenly."""
+
+
 class Check(Section):
     """One retraining beside its estimate; `status` says "done", or why there is no result."""
 
@@ -149,6 +208,9 @@ class Check(Section):
     """The stages that were left out; empty if something else was changed."""
     semantics: str
     status: str
+    job: str
+    asked: str
+    """When it was asked for, where that is known."""
     performance: str | None
     evaluation: str | None
     """Digest of performance and examples, where the result names it."""
@@ -160,6 +222,99 @@ class Check(Section):
     mean_truth: Number
     agreement: dict[str, Number]
     seconds: Number
+    points: Points | None
+
+
+class Estimator(Section):
+    """How one estimator did against the retraining of every stage."""
+
+    name: str
+    used: bool
+    pearson: Number
+    spearman: Number
+    sign: Number
+    error: Number
+    """Over stage x example pairs: relative error."""
+    stage_sign: Number
+    stage_error: Number
+
+
+class CalibrationSection(Section):
+    """Every stage really left out once, and what that said of every estimator."""
+
+    same_question: bool
+    """Whether it was measured on the performance and the examples of this report."""
+    performance: str
+    evaluation: str
+    values: int
+    unit: str
+    stages: tuple[str, ...]
+    truth: tuple[Number, ...]
+    estimate: tuple[Number, ...]
+    """By the estimator of this report; empty if it was not among those that were tried."""
+    noise_of_mean: Number
+    noise_of_value: Number
+    below_noise: int
+    estimators: tuple[Estimator, ...]
+    preferred: str
+    rule: str
+    code: str
+
+
+class Comparison(Section):
+    """The same question put to another run."""
+
+    digest: str
+    title: str
+    n: int
+    stage: tuple[str, ...]
+    here: tuple[Number, ...]
+    there: tuple[Number, ...]
+    words: str
+    """How far the other run's effects can be believed."""
+
+
+class ReportedFinding(Section):
+    """A finding of the ledger, as it stood when the report was built."""
+
+    id: str
+    claim: str
+    severity: str
+    status: str
+    rule: str
+    """What its status rests on."""
+    evidence: dict[str, JsonValue]
+    changed: tuple[str, ...]
+    """Inputs that are not those it was made from any more; empty: it reopens."""
+    recommendation: str
+    by: str
+    at: str
+    sign_off: tuple[Signature, ...]
+
+
+class Ledger(Section):
+    """The findings, and the digest of the ledger that they were read from."""
+
+    findings: tuple[ReportedFinding, ...] = ()
+    entries: int = 0
+    head: str = ""
+
+
+class Event(Section):
+    """Something that was done, when, by whom."""
+
+    at: str
+    who: str
+    what: str
+    how: str
+    """How it ended."""
+
+
+class Process(Section):
+    """What was done on the way to this report, as far as the workspace knows."""
+
+    events: tuple[Event, ...]
+    comparisons: str
 
 
 class Report(Section):
@@ -170,83 +325,54 @@ class Report(Section):
     version: Literal["aa-report/1"] = Field(default=SCHEMA, validation_alias="schema", serialization_alias="schema")
     title: str
     date: str | None
+    dashboard: str
+    """Where the links of the figures lead: the address of a dashboard that has the run."""
     question: str
     answer: Answer
+    about: About
     run: RunSection
+    data: DataSection
     selection: Selection
     method: MethodSection
     stages: tuple[StageRow, ...]
     steps: StepTable | None
+    groups: GroupTable | None
     examples: ExampleTable | None
+    comparison: Comparison | None
     checks: tuple[Check, ...]
+    calibration: CalibrationSection | None
+    ledger: Ledger
     reliability: ReliabilitySection
     limitations: tuple[str, ...]
+    process: Process
     provenance: dict[str, JsonValue]
     reproduce: tuple[str, ...]
 
     @property
     def digest(self) -> str:
         """sha256 of the canonical JSON without its digests."""
-        return _sealed(self.model_dump(mode="json"))["digest"]
+        return sealed(self.model_dump(mode="json"))["digest"]
 
 
 def to_json(report: Report) -> str:
-    """The canonical report.json: sorted keys, ASCII, no "<" (it is embedded in HTML as it is), with its digests."""
-    return canonical(_sealed(report.model_dump(mode="json"))) + "\n"
+    """The canonical report.json, with its digests."""
+    return canonical(sealed(report.model_dump(mode="json"))) + "\n"
 
 
-def canonical(value: Any) -> str:
-    """One text for one value."""
-    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).replace("<", "\\u003c")
-
-
-def verify(data: bytes) -> None:
-    """Check a report.json against its own digests; IntegrityError names the section that was changed.
-
-    A digest says that nothing was changed by accident or by hand. Who wrote the report, a signature has to say.
-    """
-    _verified(data)
-
-
-def read_report(data: bytes) -> Report:
+def read_report(data: bytes, where: str = "report.json") -> Report:
     """A verified report from the bytes of its report.json."""
     try:
-        return Report.model_validate_json(json.dumps(_verified(data)))
+        return Report.model_validate_json(json.dumps(verified(data, where)))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:10])
-        raise RunFormatError(f"report.json: {wrong}") from None
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise RunFormatError(f"{where}: {listed(wrong)}") from None
 
 
-def _verified(data: bytes) -> dict[str, Any]:
-    found = read_json(data, "report.json")
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        kind = RunVersionError if str(schema).startswith("aa-report/") else RunFormatError
-        raise kind(f"report.json: schema is {schema!r}, this package reads {SCHEMA!r}")
-    content = {k: v for k, v in found.items() if k not in ("digest", "digests")}
-    expected = _sealed(content)
-    digests = found.get("digests")
-    digests = digests if isinstance(digests, dict) else {}
-    changed = sorted(k for k in {*digests, *expected["digests"]} if digests.get(k) != expected["digests"].get(k))
-    if changed:
-        raise IntegrityError(
-            f"report.json: {', '.join(changed)} differ from their digests: the report was changed after it was written"
-        )
-    if found.get("digest") != expected["digest"]:
-        raise IntegrityError(
-            f"report.json: the digest is {str(found.get('digest'))[:64]!r}, the content has {expected['digest']!r}"
-        )
-    if data != (canonical(found) + "\n").encode():
-        raise IntegrityError(
-            "report.json: same values, but not the bytes that were written (a number or the layout was edited)"
-        )
-    return content
-
-
-def _sealed(content: dict[str, Any]) -> dict[str, Any]:
-    digests = {name: _sha256(value) for name, value in content.items()}
-    return {**content, "digests": digests, "digest": _sha256(content)}
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+def json_schema() -> str:
+    """The JSON Schema of report.json, as it is committed beside this file."""
+    schema = Report.model_json_schema(by_alias=True, mode="serialization")
+    text = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+    seals = {"digest": text, "digests": {"type": "object", "additionalProperties": text}}
+    schema["properties"] |= seals
+    schema["required"] = sorted({*schema["required"], *seals})
+    return canonical({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}) + "\n"

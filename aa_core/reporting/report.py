@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aa_core.attribution import Attribution, stage_effects, step_effects
+from aa_core.calibration import find_calibration
 from aa_core.counterfactual import Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import Method, Readout
@@ -15,22 +17,43 @@ from aa_core.errors import RequestError
 from aa_core.performance import PERFORMANCES, Performance
 from aa_core.problem import Problem
 from aa_core.replay import Progress, silent
-from aa_core.reporting.answer import answer, limitations
-from aa_core.reporting.bootstrap import bootstrap_interval
-from aa_core.reporting.model import Check, Report, Selection, StageRow
+from aa_core.reporting.about import About
+from aa_core.reporting.answer import answer, limitations, truths_of
+from aa_core.reporting.bootstrap import SEED, bootstrap_interval
+from aa_core.reporting.checks import calibration_section, check_section, process_section
+from aa_core.reporting.model import Check, Comparison, Event, Ledger, Report, Selection, StageRow
+from aa_core.reporting.results import example_table, group_table, stage_rows, step_table
 from aa_core.reporting.sections import (
     ReportedRun,
-    check_section,
-    example_table,
+    data_section,
     method_section,
     reliability_section,
     run_section,
-    stage_rows,
-    step_table,
 )
 from aa_core.run_performance import run_performance
 
-__all__ = ["ReportedRun", "bootstrap_interval", "build_report", "report_from"]
+__all__ = ["DASHBOARD", "Context", "ReportedRun", "bootstrap_interval", "build_report", "report_from"]
+
+DASHBOARD = "http://127.0.0.1:8501"
+"""Where `aa dashboard` answers."""
+UNSTATED, EMPTY = About(), Ledger()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What stands around the effects of a report: people, retrainings, findings, events."""
+
+    whatifs: Sequence[Mapping[str, Any]] = ()
+    """Results of "whatif" jobs, failed ones too."""
+    about: About = UNSTATED
+    ledger: Ledger = EMPTY
+    events: Sequence[Event] = ()
+    date: str | None = None
+    """Printed as it is; a report reads no clock."""
+    dashboard: str = DASHBOARD
+
+
+ALONE = Context()
 
 
 def build_report(
@@ -40,13 +63,13 @@ def build_report(
     performance: str | Performance = "log-likelihood",
     examples: Sequence[int] | None = None,
     stages: Sequence[str] | None = None,
-    method: Method = "boundary",
-    curvature: Curvature = "exact",
-    readout: Readout = "linear",
+    method: Method | None = None,
+    curvature: Curvature | None = None,
+    readout: Readout | None = None,
     semantics: Semantics = "freeze",
-    whatifs: Iterable[Mapping[str, Any]] = (),
     with_steps: bool = True,
-    date: str | None = None,
+    against: tuple[ReportedRun, Problem] | None = None,
+    context: Context = ALONE,
     progress: Progress = silent,
 ) -> Report:
     """Attribute, then report. See `aa_core.attribution.stage_effects` for the request.
@@ -54,39 +77,34 @@ def build_report(
     Args:
         performance: a name from PERFORMANCES, judged on the run's evaluation set, or a performance of your own.
         examples: rows of the evaluation set; all by default.
-        whatifs: results of "whatif" jobs, failed ones too.
+        method, curvature, readout: by default those that a stored calibration prefers, else boundary, exact, linear.
         with_steps: also the effect of every step, one backward sweep.
-        date: printed as it is; a report reads no clock.
+        against: another run, of which the same is asked on its own evaluation set.
     """
     if isinstance(performance, str):
         gamma = run_performance(run, performance, examples)
     else:
         gamma = performance if examples is None else performance[examples]
-    phases = 1 + with_steps
-    effects = stage_effects(
-        run,
-        problem,
-        gamma,
-        stages=stages,
-        method=method,
-        curvature=curvature,
-        readout=readout,
-        semantics=semantics,
-        progress=_phase(progress, 0, phases),
-    )
-    steps = None
+    estimator = _estimator(run, gamma, semantics, (method, curvature, readout))
+    request: dict[str, Any] = {"stages": stages, "semantics": semantics, **estimator}
+    phases = 1 + with_steps + (against is not None)
+    effects = stage_effects(run, problem, gamma, progress=_phase(progress, 0, phases), **request)
+    steps = other = None
     if with_steps:
-        mean = gamma if len(gamma) == 1 else gamma.mean()
         steps = step_effects(
             run,
             problem,
-            mean,
+            gamma if len(gamma) == 1 else gamma.mean(),
             stages=stages,
-            curvature=curvature,
+            curvature=estimator["curvature"],
             semantics=semantics,
             progress=_phase(progress, 1, phases),
         )
-    return report_from(run, effects, steps=steps, whatifs=whatifs, examples=examples, date=date)
+    if against is not None:
+        judged = run_performance(against[0], gamma.name)
+        there = stage_effects(*against, judged, progress=_phase(progress, phases - 1, phases), **request)
+        other = (against[0], there)
+    return report_from(run, effects, steps=steps, against=other, examples=examples, context=context)
 
 
 def report_from(
@@ -94,9 +112,9 @@ def report_from(
     effects: Attribution,
     *,
     steps: Attribution | None = None,
-    whatifs: Iterable[Mapping[str, Any]] = (),
+    against: tuple[ReportedRun, Attribution] | None = None,
     examples: Sequence[int] | None = None,
-    date: str | None = None,
+    context: Context = ALONE,
 ) -> Report:
     """The report of stage effects (and step effects of their mean) that are already computed.
 
@@ -105,7 +123,8 @@ def report_from(
     _check_same_run(run, effects, steps)
     asked = effects.provenance
     rows = stage_rows(run, effects)
-    checks = tuple(check_section(w, run.digest) for w in whatifs)
+    checks = tuple(check_section(w, run.digest) for w in context.whatifs)
+    calibration = calibration_section(run, effects)
     selection = Selection(
         n=asked["n"],
         examples="all" if examples is None else tuple(int(i) for i in examples),
@@ -114,25 +133,51 @@ def report_from(
         evaluation=asked["evaluation"],
     )
     reliability = reliability_section(effects.reliability)
-    table = example_table(effects)
+    truths = truths_of(rows, selection, asked["semantics"], checks, calibration)
+    table, groups = example_table(effects), group_table(run.evaluation, effects)
     per_step = None if steps is None else step_table(steps)
+    number_of_groups = 0 if groups is None else len(groups.groups)
     return Report(
         title=run.title or "Untitled run",
-        date=date,
+        date=context.date,
+        dashboard=context.dashboard.rstrip("/"),
         question=_question(run, rows, selection),
-        answer=answer(rows, selection, asked["semantics"], checks, reliability.words),
+        answer=answer(rows, selection, truths, reliability.words),
+        about=context.about,
         run=run_section(run),
+        data=data_section(run),
         selection=selection,
         method=method_section(asked, effects.reliability),
         stages=rows,
         steps=per_step,
+        groups=groups,
         examples=table,
+        comparison=None if against is None else _comparison(rows, *against),
         checks=checks,
+        calibration=calibration,
+        ledger=context.ledger,
         reliability=reliability,
-        limitations=limitations(rows, selection, asked, reliability, checks, per_step, table is None),
-        provenance={k: v for k, v in asked.items() if v is None or isinstance(v, str | int | float | bool)},
+        limitations=limitations(rows, selection, truths, reliability, checks, per_step, table is None),
+        process=process_section(rows, number_of_groups, checks, calibration is not None, context.events),
+        provenance={
+            **{k: v for k, v in asked.items() if v is None or isinstance(v, str | int | float | bool)},
+            "seed": SEED,
+        },
         reproduce=_reproduce(run, rows, selection, asked, checks),
     )
+
+
+def _estimator(
+    run: ReportedRun, gamma: Performance, semantics: Semantics, chosen: tuple[str | None, str | None, str | None]
+) -> dict[str, Any]:
+    """What was chosen; the rest as a stored calibration of this very question prefers it, else the plain default."""
+    known = find_calibration(run, gamma.digest, semantics)
+    preferred = known.default if known and chosen == (None, None, None) else None
+    default = (
+        (preferred.method, preferred.curvature, preferred.readout) if preferred else ("boundary", "exact", "linear")
+    )
+    named = zip(("method", "curvature", "readout"), chosen, default, strict=True)
+    return {name: own or other for name, own, other in named}
 
 
 def _phase(progress: Progress, phase: int, phases: int) -> Progress:
@@ -149,6 +194,22 @@ def _check_same_run(run: ReportedRun, effects: Attribution, steps: Attribution |
         raise RequestError("a report needs the effects of at least one stage, from stage_effects")
     if steps is not None and ("step" not in steps.units or len(steps.labels) != 1):
         raise RequestError("steps must be the step_effects of one value: ask for performance.mean()")
+
+
+def _comparison(rows: Sequence[StageRow], run: ReportedRun, effects: Attribution) -> Comparison:
+    """The stages of both runs by their name; a stage that one of them lacks has no number there."""
+    here = {r.stage: r.mean for r in rows}
+    there = dict(zip(effects.units["stage"], effects.effects.mean(1).tolist(), strict=True))
+    names = tuple(dict.fromkeys([*here, *there]))
+    return Comparison(
+        digest=run.digest,
+        title=run.title or "Untitled run",
+        n=effects.provenance["n"],
+        stage=names,
+        here=tuple(here.get(n) for n in names),
+        there=tuple(there.get(n) for n in names),
+        words=effects.reliability.words,
+    )
 
 
 def _question(run: ReportedRun, rows: Sequence[StageRow], selection: Selection) -> str:
@@ -170,12 +231,12 @@ def _reproduce(
         judged = [("performance", selection.performance), *rows_asked]
         how = [(name, asked[name]) for name in ("curvature", "readout", "semantics")]
         stages = [] if len(rows) == sum(len(s) > 0 for s in run.stages) else [("stage", r.stage) for r in rows]
-        report = _options([*stages, *judged, ("method", asked["method"]), *how, ("output", "report.html")])
-        commands += [f"aa report {folder} {report}"]
         left_out = [c.skip for c in checks if c.skip and c.semantics == asked["semantics"]]
         commands += [
             f"aa whatif {folder} {_options([*(('skip', s) for s in skip), *judged, *how])}" for skip in left_out
         ]
+        report = _options([*stages, *judged, ("method", asked["method"]), *how, ("output", "report.html")])
+        commands += [f"aa report {folder} {report}"]
     return (*commands, "aa report verify report.html")
 
 

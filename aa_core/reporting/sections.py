@@ -1,36 +1,36 @@
-"""What the engine found, as the sections of a report."""
+"""The recorded run and the request, as the sections of a report."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+import torch
+from torch import Tensor
 
-from aa_core.attribution import Attribution
-from aa_core.errors import RequestError
+from aa_core.check import check_files
 from aa_core.evaluation import Evaluation
+from aa_core.header import FileEntry
 from aa_core.records import RunLike
 from aa_core.reliability import Reliability
 from aa_core.reporting import glossary
 from aa_core.reporting.bins import binned
-from aa_core.reporting.bootstrap import bootstrap_interval
 from aa_core.reporting.model import (
-    Check,
-    ExampleTable,
+    DataSection,
     Log,
     MethodSection,
     ReliabilitySection,
     RunSection,
     RunStage,
-    StageRow,
-    StepTable,
+    StoredFile,
 )
-from aa_core.stages import find
+from aa_core.stages import Stage
+from aa_core.trajectory import Trajectory
 
-MOST_STEPS, MOST_VALUES = 10_000, 20_000
-"""Rows of the step table, and cells of the example table, that a report of a few megabytes can hold."""
+UNWRITTEN = "in memory only: there are no files to check"
 
 
 class ReportedRun(RunLike, Protocol):
@@ -51,30 +51,8 @@ class ReportedRun(RunLike, Protocol):
     def log_frame(self) -> pd.DataFrame: ...
 
 
-def stage_rows(run: RunLike, effects: Attribution) -> tuple[StageRow, ...]:
-    """Mean, share helped and interval of each stage; positive = the stage helped."""
-    lows, highs = bootstrap_interval(effects.effects)
-    values = effects.effects.numpy()
-    rows = []
-    for i, (name, own, low, high) in enumerate(zip(effects.units["stage"], values, lows, highs, strict=True)):
-        stage = find(run.stages, name)
-        rows.append(
-            StageRow(
-                stage=name,
-                steps=len(stage),
-                note=stage.note,
-                mean=float(own.mean()),
-                low=low,
-                high=high,
-                n=effects.provenance["n"],
-                readouts={readout: float(by[i].mean()) for readout, by in effects.readings.items()},
-                share_helped=float((own > 0).mean()) if len(own) > 1 else None,
-            )
-        )
-    return tuple(rows)
-
-
 def run_section(run: ReportedRun) -> RunSection:
+    """The training as it was recorded; of a run that was never written, as far as it is known."""
     environment = run.environment
     return RunSection(
         digest=run.digest,
@@ -84,11 +62,68 @@ def run_section(run: ReportedRun) -> RunSection:
         sealed=run.sealed,
         warnings=tuple(run.warnings),
         environment=environment.model_dump(mode="json") if hasattr(environment, "model_dump") else dict(environment),
-        stages=tuple(
-            RunStage(name=s.name, blocks=s.blocks, note=s.note, metadata=dict(s.metadata)) for s in run.stages
-        ),
+        stages=tuple(_stage(run, s) for s in run.stages),
         log=_log(run.log_frame()),
+        **(_written(run) if isinstance(run, Trajectory) else _UNKNOWN),
     )
+
+
+_UNKNOWN: dict[str, Any] = {
+    "created": "",
+    "model": "",
+    "loss": "",
+    "parameters": None,
+    "integrity": UNWRITTEN,
+    "checkpoints": (),
+}
+
+
+def _written(run: Trajectory) -> dict[str, Any]:
+    header = run.header
+    return {
+        "created": header.created,
+        "model": header.model_class,
+        "loss": header.loss,
+        "parameters": sum(math.prod(t.shape) for t in header.parameters),
+        "integrity": check_files(run).words,
+        "checkpoints": _files(run.chain.files("state")),
+    }
+
+
+def data_section(run: ReportedRun) -> DataSection:
+    """Counts of the examples, and the digests of the files that hold them."""
+    rows, evaluation = _rows(run, run.stages), run.evaluation
+    kept = ("examples", "evaluation") if isinstance(run, Trajectory) else ()
+    return DataSection(
+        examples=len(rows.unique()),
+        uses=len(rows),
+        evaluation=0 if evaluation is None else len(evaluation),
+        classes=() if evaluation is None else evaluation.class_names or (),
+        columns=() if evaluation is None or evaluation.metadata is None else tuple(evaluation.metadata.columns),
+        files=tuple(f for role in kept for f in _files(run.chain.files(role))),  # type: ignore[attr-defined]
+    )
+
+
+def _stage(run: RunLike, stage: Stage) -> RunStage:
+    rows = _rows(run, (stage,))
+    return RunStage(
+        name=stage.name,
+        blocks=stage.blocks,
+        note=stage.note,
+        metadata=dict(stage.metadata),
+        examples=len(rows.unique()),
+        uses=len(rows),
+    )
+
+
+def _rows(run: RunLike, stages: tuple[Stage, ...]) -> Tensor:
+    """The training examples of all steps of these stages, as often as they were used."""
+    used = [m.rows for s in stages for a, b in s.blocks for k in range(a, b) for m in run.record(k).micro_batches]
+    return torch.cat(used) if used else torch.zeros(0, dtype=torch.int64)
+
+
+def _files(entries: tuple[FileEntry, ...]) -> tuple[StoredFile, ...]:
+    return tuple(StoredFile(name=f.name, sha256=f.sha256, size=f.size) for f in entries)
 
 
 def _log(frame: pd.DataFrame) -> Log | None:
@@ -99,6 +134,7 @@ def _log(frame: pd.DataFrame) -> Log | None:
 
 
 def method_section(asked: Mapping[str, Any], reliability: Reliability) -> MethodSection:
+    """The estimator in words and formulas, with its assumptions."""
     method, curvature, readout, semantics = (asked[k] for k in ("method", "curvature", "readout", "semantics"))
     return MethodSection(
         method=method,
@@ -118,56 +154,13 @@ def method_section(asked: Mapping[str, Any], reliability: Reliability) -> Method
 
 
 def reliability_section(found: Reliability) -> ReliabilitySection:
+    """The figures behind the verdict, and the verdict."""
     return ReliabilitySection(
         growth=found.growth,
         effective_lr=found.effective_lr,
         stiff_share=found.stiff_share,
+        trust=found.verdict.trust,
         words=found.words,
         readout_spread=found.readout_spread,
         signs_agree=found.signs_agree,
-    )
-
-
-def step_table(steps: Attribution) -> StepTable:
-    rows, width = binned(steps.units.assign(effect=steps.effects[:, 0].numpy()), "sum", MOST_STEPS)
-    columns = {c: tuple(rows[c].tolist()) for c in ("step", "stage", "effect")}
-    return StepTable(**columns, steps_per_row=width, reliability=reliability_section(steps.reliability))
-
-
-def example_table(effects: Attribution) -> ExampleTable | None:
-    """None for a single value, and for more than a report can hold."""
-    if len(effects.labels) < 2 or effects.effects.numel() > MOST_VALUES:
-        return None
-    return ExampleTable(
-        example=effects.labels,
-        stage=tuple(effects.units["stage"]),
-        effect=tuple(tuple(row) for row in effects.effects.tolist()),
-    )
-
-
-def check_section(found: Mapping[str, Any], digest: str) -> Check:
-    """A stored "whatif" result; without a result, its `status` or `error` says why."""
-    source = found.get("provenance") or {}
-    if source.get("run", digest) != digest:
-        raise RequestError(
-            f"the what-if {found['counterfactual']!r} is of run {source['run']}, the report is about run {digest}"
-        )
-    status = str(found.get("status") or (f"failed: {found['error']}" if found.get("error") else "done"))
-    means: dict[str, Any] = {
-        k: found.get(k) for k in ("mean_recorded", "mean_retrained", "mean_estimate", "mean_truth")
-    }
-    agreement = found.get("agreement") or {}
-    skipped = found.get("skip") or () if not found.get("scale") else ()
-    return Check(
-        counterfactual=str(found["counterfactual"]),
-        skip=tuple(str(name) for name in skipped),
-        semantics=str(found.get("semantics", "freeze")),
-        status=status,
-        performance=found.get("performance", source.get("performance")),
-        evaluation=source.get("evaluation"),
-        unit=str(found.get("unit", "")),
-        n=found.get("n"),
-        agreement={str(k): v for k, v in dict(agreement).items()},
-        seconds=found.get("seconds"),
-        **means,
     )

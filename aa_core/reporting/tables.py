@@ -13,8 +13,12 @@ def to_frames(report: Report) -> dict[str, pd.DataFrame]:
     found = {
         "stages": stage_frame(report),
         "steps": step_frame(report),
+        "groups": group_frame(report),
         "examples": example_frame(report),
         "checks": check_frame(report),
+        "calibration": calibration_frame(report),
+        "comparison": comparison_frame(report),
+        "findings": finding_frame(report),
         "training": log_frame(report),
     }
     return {name: frame for name, frame in found.items() if len(frame)}
@@ -53,10 +57,46 @@ def example_frame(report: Report) -> pd.DataFrame:
     return pd.concat([pd.Series(report.examples.example, name="example"), *columns], axis=1)
 
 
+def group_frame(report: Report) -> pd.DataFrame:
+    """One row a stage and subgroup: stage, column, value, n, effect, low, high, unit."""
+    found = report.groups
+    if found is None:
+        return pd.DataFrame()
+    rows = [
+        {"stage": stage, **group.model_dump(), "effect": e, "low": low, "high": high}
+        for stage, *columns in zip(found.stage, found.effect, found.low, found.high, strict=True)
+        for group, e, low, high in zip(found.groups, *columns, strict=True)
+    ]
+    frame = pd.DataFrame(rows).assign(unit=report.selection.unit)
+    return frame.astype({"effect": float, "low": float, "high": float})
+
+
+def calibration_frame(report: Report) -> pd.DataFrame:
+    """One row an estimator: its agreement with really leaving each stage out."""
+    found = report.calibration
+    return pd.DataFrame() if found is None else pd.DataFrame([e.model_dump() for e in found.estimators])
+
+
+def comparison_frame(report: Report) -> pd.DataFrame:
+    """stage, effect in this run and in the other, unit."""
+    found = report.comparison
+    if found is None:
+        return pd.DataFrame()
+    columns = {"stage": found.stage, "effect_here": found.here, "effect_there": found.there}
+    frame = pd.DataFrame(columns).astype({"effect_here": float, "effect_there": float})
+    return frame.assign(unit=report.selection.unit)
+
+
+def finding_frame(report: Report) -> pd.DataFrame:
+    """One row a finding of the ledger."""
+    left_out = {"evidence", "changed", "sign_off"}
+    return pd.DataFrame([{**f.model_dump(exclude=left_out), "reopens": not f.changed} for f in report.ledger.findings])
+
+
 def check_frame(report: Report) -> pd.DataFrame:
     """One row a retraining: counterfactual, status, means, agreement, seconds."""
     rows = [
-        {**c.model_dump(exclude={"agreement"}), **{f"agreement_{k}": v for k, v in c.agreement.items()}}
+        {**c.model_dump(exclude={"agreement", "points"}), **{f"agreement_{k}": v for k, v in c.agreement.items()}}
         for c in report.checks
     ]
     return pd.DataFrame(rows)

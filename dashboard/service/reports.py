@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aa_core.jobs import retrainings
-from aa_core.reporting import Report, build_report
+from aa_core.reporting import Context, Report, build_report
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
@@ -26,9 +26,8 @@ def report_of(desk: Desk, s: Selection, with_steps: bool, date: str, progress: P
             curvature=s.curvature,
             readout=s.readout,
             semantics=s.semantics,
-            whatifs=found,
+            context=Context(whatifs=found, date=date),
             with_steps=with_steps,
-            date=date,
             progress=progress,
         )
 

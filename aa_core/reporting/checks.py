@@ -1,0 +1,121 @@
+"""What retraining said: single what-ifs and the calibration, as the sections of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aa_core.attribution import Attribution
+from aa_core.calibration import RULE, Figures, find_calibration
+from aa_core.errors import RequestError
+from aa_core.records import RunLike
+from aa_core.reporting.model import CalibrationSection, Check, Estimator, Event, Points, Process, StageRow
+
+MOST_POINTS = 400
+
+
+def check_section(found: Mapping[str, Any], digest: str) -> Check:
+    """A stored "whatif" result; without a result, its `status` or `error` says why."""
+    source = found.get("provenance") or {}
+    if source.get("run", digest) != digest:
+        raise RequestError(
+            f"the what-if {found['counterfactual']!r} is of run {source['run']}, the report is about run {digest}"
+        )
+    status = str(found.get("status") or (f"failed: {found['error']}" if found.get("error") else "done"))
+    means: dict[str, Any] = {
+        k: found.get(k) for k in ("mean_recorded", "mean_retrained", "mean_estimate", "mean_truth")
+    }
+    agreement = found.get("agreement") or {}
+    skipped = found.get("skip") or () if not found.get("scale") else ()
+    return Check(
+        counterfactual=str(found["counterfactual"]),
+        skip=tuple(str(name) for name in skipped),
+        semantics=str(found.get("semantics", "freeze")),
+        status=status,
+        job=str(found.get("job", "")),
+        asked=str(found.get("asked", "")),
+        performance=found.get("performance", source.get("performance")),
+        evaluation=source.get("evaluation"),
+        unit=str(found.get("unit", "")),
+        n=found.get("n"),
+        agreement={str(k): v for k, v in dict(agreement).items()},
+        seconds=found.get("seconds"),
+        points=_points(found.get("examples")),
+        **means,
+    )
+
+
+def _points(table: Mapping[str, Sequence[Any]] | None) -> Points | None:
+    """Evenly thinned above 400."""
+    if not table or len(table["example"]) < 2:
+        return None
+    count = len(table["example"])
+    step = -(-count // MOST_POINTS)
+    columns = {c: tuple(table[c][::step]) for c in ("example", "estimate", "truth")}
+    return Points(**columns, of=count)
+
+
+def calibration_section(run: RunLike, effects: Attribution) -> CalibrationSection | None:
+    """The stored calibration of this question, else of another one on this run; None if there is none."""
+    asked = effects.provenance
+    found = effects.reliability.calibration or find_calibration(run, None, asked["semantics"])
+    if found is None:
+        return None
+    names = (asked["method"], asked["curvature"], asked["readout"])
+    used, preferred = found.find(*names), found.default
+    return CalibrationSection(
+        same_question=found.evaluation == asked["evaluation"],
+        performance=found.performance,
+        evaluation=found.evaluation,
+        values=found.values,
+        unit=found.unit,
+        stages=found.stages,
+        truth=found.truth,
+        estimate=() if used is None else used.means,
+        noise_of_mean=found.noise_of_mean,
+        noise_of_value=found.noise_of_value,
+        below_noise=found.below_noise,
+        estimators=tuple(_estimator(e, e is used) for e in (*found.estimators, found.path_share)),
+        preferred="" if preferred is None else preferred.name,
+        rule=RULE,
+        code=found.code,
+    )
+
+
+def _estimator(found: Figures, used: bool) -> Estimator:
+    pairs, stages = found.pairs, found.stages
+    return Estimator(
+        name=found.name,
+        used=used,
+        pearson=pairs.pearson,
+        spearman=pairs.spearman,
+        sign=pairs.sign,
+        error=pairs.relative_error,
+        stage_sign=stages.sign,
+        stage_error=stages.relative_error,
+    )
+
+
+def process_section(
+    rows: Sequence[StageRow], groups: int, checks: Sequence[Check], calibration: bool, events: Iterable[Event] = ()
+) -> Process:
+    """What was done when, oldest first, and how many numbers were looked at on the way."""
+    asked = [
+        Event(at=c.asked, who="", what=f"retraining: {c.counterfactual}, {c.semantics} (job {c.job})", how=c.status)
+        for c in checks
+        if c.asked
+    ]
+    return Process(
+        events=tuple(sorted([*asked, *events], key=lambda e: e.at)),
+        comparisons=_comparisons(len(rows), groups, checks, calibration),
+    )
+
+
+def _comparisons(stages: int, groups: int, checks: Sequence[Check], calibration: bool) -> str:
+    shown = stages * (1 + groups)
+    done = sum(c.status == "done" for c in checks)
+    words = f"This report shows {shown:,} effects of stages ({stages} on all examples"
+    words += f", {stages * groups:,} on {groups} subgroups)." if groups else ")."
+    words += f" {len(checks)} retrainings were asked for on this run in this workspace; {done} came to an end."
+    words += " A calibration retrained every stage as well." if calibration else ""
+    return words + " What was only looked at on a screen is not counted, so the number that was tried can be larger."

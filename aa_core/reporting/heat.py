@@ -1,0 +1,57 @@
+"""Stage x subgroup as tinted cells that say their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from aa_core.reporting.escape import chart_text, shorten
+from aa_core.reporting.glossary import axis_title, fmt_count, fmt_effect, scale_of, sign
+from aa_core.reporting.marks import HELPED, HURT, hover, style
+
+CELL, HEAD = 26, 116
+"""Height of a row, and of what stands below the cells, pixels."""
+PALE = 1.7
+"""The strongest effect is tinted as if it were this much weaker: the number on it must stay readable."""
+MIDDLE = "rgba(128,128,128,0.08)"
+
+
+def heat_map(
+    stage: Sequence[str],
+    group: Sequence[str],
+    n: Sequence[int],
+    effect: Sequence[Sequence[float | None]],
+    performance: str,
+    unit: str,
+) -> go.Figure:
+    """Mean effect of each stage on each subgroup; effect: [stage][group], n: [group]. Rows are subgroups."""
+    scale = scale_of(v for row in effect for v in row)
+    by_group = [list(row) for row in zip(*effect, strict=True)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=by_group,
+            x=list(range(len(stage))),
+            y=list(range(len(group))),
+            zmin=-PALE * scale or -1.0,
+            zmax=PALE * scale or 1.0,
+            colorscale=[[0, HURT], [0.5, MIDDLE], [1, HELPED]],
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            text=[[fmt_effect(v, scale) for v in row] for row in by_group],
+            texttemplate="%{text}",
+            customdata=[[[s, g] for s in stage] for g in group],
+            hovertext=[
+                [f"{hover(f'{s}, {g}', v or 0.0, unit)}<br>n = {fmt_count(k)}" for s, v in zip(stage, row, strict=True)]
+                for g, k, row in zip(group, n, by_group, strict=True)
+            ],
+            hoverinfo="text",
+        )
+    )
+    rows = [f"{chart_text(shorten(g, 28))} (n = {fmt_count(k)})  " for g, k in zip(group, n, strict=True)]
+    columns = [chart_text(shorten(s, 16)) for s in stage]
+    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", showgrid=False)
+    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, side="bottom", showgrid=False)
+    lines = [sign(), axis_title(performance, unit)]
+    return style(figure, "Effect of each stage on each subgroup", lines, HEAD + CELL * len(rows), "heat")

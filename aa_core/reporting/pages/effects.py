@@ -1,0 +1,196 @@
+"""The results: by stage, by step, by subgroup, beside another run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from aa_core.reporting import glossary
+from aa_core.reporting.answer import Truth
+from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Paragraph, Table
+from aa_core.reporting.links import view
+from aa_core.reporting.model import GroupTable, Report, StageRow
+from aa_core.reporting.pages.basis import NOISE, basis, effect, evidence, scale_of_stages
+
+TOP_STEPS = 10
+WIDEST = 7
+"""Stages beside each other in a table that must fit on a page."""
+
+
+def results(report: Report, truths: dict[str, Truth]) -> Iterator[Block]:
+    """Everything that was estimated."""
+    yield Heading("Results")
+    yield from _stages(report, truths)
+    yield from _steps(report)
+    yield from _groups(report)
+    yield from _comparison(report)
+
+
+def _stages(report: Report, truths: dict[str, Truth]) -> Iterator[Block]:
+    unit, name = report.selection.unit, report.selection.performance
+    words = basis(report, "stage", report.reliability)
+    interval = report.stages[0].low is not None
+    yield Figure(
+        "stages",
+        "Effect of each stage",
+        {
+            "stage": [r.stage for r in report.stages],
+            "effect": [r.mean for r in report.stages],
+            "low": [r.low for r in report.stages],
+            "high": [r.high for r in report.stages],
+            "performance": name,
+            "unit": unit,
+        },
+        f"Estimated effect of each stage on the mean {name}. {words}"
+        + (f" Whiskers: {glossary.INTERVAL}" if interval else ""),
+        "The table below has the values.",
+        evidence(report),
+        view(report, "explore"),
+    )
+    said = [glossary.INTERVAL] if interval else []
+    said += [glossary.READOUT_RANGE] if report.stages[0].readouts else []
+    said += [_noise(report)]
+    yield Table(
+        f"Estimated {glossary.axis_title(name, unit)}.",
+        tuple(title for title, _ in _columns(report, report.stages[0], truths)),
+        tuple(tuple(cell for _, cell in _columns(report, row, truths)) for row in report.stages),
+        " ".join([words, *said]),
+    )
+
+
+def _columns(report: Report, row: StageRow, truths: dict[str, Truth]) -> Iterator[tuple[str, Cell]]:
+    """(title, cell) of a row; a column that no row has a value for is left out."""
+    scale, first = scale_of_stages(report), report.stages[0]
+    yield "Stage", Cell(row.stage, row.note)
+    yield "Mean effect", effect(row.mean, scale, NOISE if row.within_noise else "")
+    if first.low is not None:
+        yield "95 % interval", Cell(glossary.fmt_interval(row.low, row.high, scale))
+    if first.readouts:
+        ends = [v for v in row.readouts.values() if v is not None]
+        yield "Range of readouts", Cell(glossary.fmt_interval(min(ends, default=None), max(ends, default=None), scale))
+    if first.share_helped is not None:
+        yield "Helped", Cell(glossary.fmt_percent(row.share_helped))
+    if truths:
+        truth = truths.get(row.stage)
+        yield "Retrained", effect(truth.effect, scale, truth.source) if truth else Cell("–")
+    yield "n", Cell(f"{row.n:,}")
+
+
+def _noise(report: Report) -> str:
+    known = report.calibration
+    if known is None or not known.same_question:
+        return "No noise floor was measured for this question."
+    floor = f"{glossary.fmt_number(known.noise_of_mean)} {known.unit}"
+    return f"Effects of at most {floor} are marked “{NOISE}”: so far the truth itself moves with a start moved by 1e-6."
+
+
+def _steps(report: Report) -> Iterator[Block]:
+    steps = report.steps
+    if steps is None:
+        return
+    unit, name, width = report.selection.unit, report.selection.performance, steps.steps_per_row
+    words = basis(report, "step", steps.reliability)
+    how = f"step effects/{report.method.curvature}/linear"
+    yield Heading("Step by step", 3)
+    columns = steps.model_dump(include={"step", "stage", "effect"})
+    yield Figure(
+        "steps",
+        "Effect of each step",
+        {**columns, "performance": name, "unit": unit, "steps_per_row": width},
+        f"Estimated effect of each step on the mean {name}, read off linearly. {words}",
+        "The table below has the largest values, steps.csv all.",
+        evidence(report, estimator=how),
+        view(report, "explore", stage=report.stages[0].stage),
+    )
+    largest = sorted(range(len(steps.step)), key=lambda i: -abs(steps.effect[i] or 0.0))[:TOP_STEPS]
+    scale = steps.effect[largest[0]] if largest else None
+    of = "single steps" if width == 1 else f"{width} neighbouring steps"
+    yield Table(
+        f"The {len(largest)} largest effects of {of}. All are in steps.csv.",
+        ("Step", "Stage", "Mean effect"),
+        tuple((Cell(f"{steps.step[i]:,}"), Cell(steps.stage[i]), effect(steps.effect[i], scale)) for i in largest),
+        words,
+        texts=frozenset({1}),
+    )
+
+
+def _groups(report: Report) -> Iterator[Block]:
+    found = report.groups
+    if found is None:
+        return
+    name, unit = report.selection.performance, report.selection.unit
+    words = f"{basis(report, 'stage', report.reliability.words)} n of each group stands beside it."
+    many = f"{len(found.stage) * len(found.groups):,} effects are compared here, and no interval is corrected for that."
+    yield Heading("By subgroup", 3)
+    yield Paragraph(f"Subgroups are the classes, and the values of metadata that have at most twelve. {many}")
+    yield Figure(
+        "heat",
+        "Effect of each stage on each subgroup",
+        {
+            "stage": list(found.stage),
+            "group": [f"{g.column} {g.value}" for g in found.groups],
+            "n": [g.n for g in found.groups],
+            "effect": [list(row) for row in found.effect],
+            "performance": name,
+            "unit": unit,
+        },
+        f"Estimated effect of each stage on the mean {name} of each subgroup. {words}",
+        "The table below has the values, groups.csv the intervals.",
+        evidence(report, part="by subgroup"),
+        view(report, "subgroups"),
+    )
+    for start in range(0, len(found.stage), WIDEST):
+        part = slice(start, start + WIDEST)
+        yield Table(
+            f"Estimated {glossary.axis_title(name, unit)}, mean over each subgroup.",
+            ("Subgroup", "n", *found.stage[part]),
+            tuple(_group(found, j, part) for j in range(len(found.groups))),
+            f"{words} Below each effect: its 95 % interval over the examples of the group, from eight examples on.",
+        )
+
+
+def _group(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
+    group, scale = found.groups[j], glossary.scale_of(v for row in found.effect for v in row)
+    cells = []
+    for mean, low, high in zip(found.effect[part], found.low[part], found.high[part], strict=True):
+        interval = "" if low[j] is None else glossary.fmt_interval(low[j], high[j], scale)
+        cells.append(effect(mean[j], scale, interval)._replace(shade=(mean[j] or 0.0) / scale if scale else 0.0))
+    return (Cell(group.value, group.column), Cell(f"{group.n:,}"), *cells)
+
+
+def _comparison(report: Report) -> Iterator[Block]:
+    found = report.comparison
+    if found is None:
+        return
+    name, unit = report.selection.performance, report.selection.unit
+    words = f"{basis(report, 'stage', report.reliability.words)} The other run, n = {found.n:,}: {found.words}"
+    source = f"{evidence(report)}; other run {found.digest[:12]}"
+    yield Heading("Beside another run", 3)
+    yield Paragraph(f"The same question was put to “{found.title}”, on its own evaluation set.")
+    yield Figure(
+        "pairs",
+        "This run and the other",
+        {
+            "name": list(found.stage),
+            "first": list(found.here),
+            "second": list(found.there),
+            "words": ["this run", "the other run"],
+            "performance": name,
+            "unit": unit,
+        },
+        f"Estimated effect of each stage in this run (pale) and in the other (full), on the mean {name}. {words}",
+        "The table below has the values.",
+        source,
+        view(report, "compare"),
+    )
+    scale = glossary.scale_of([*found.here, *found.there])
+    rows = zip(found.stage, found.here, found.there, strict=True)
+    yield Table(
+        f"Estimated {glossary.axis_title(name, unit)}, in this run and in the other.",
+        ("Stage", "This run", "The other run", "Difference"),
+        tuple((Cell(s), effect(a, scale), effect(b, scale), _difference(a, b, scale)) for s, a, b in rows),
+        words,
+    )
+
+
+def _difference(here: float | None, there: float | None, scale: float) -> Cell:
+    return Cell("–") if here is None or there is None else effect(here - there, scale)
