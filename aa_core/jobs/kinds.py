@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import Field
@@ -150,7 +151,19 @@ KINDS: dict[str, Kind] = {"whatif": whatif, "effects": effects, "calibrate": cal
 def retrainings(run: Trajectory) -> tuple[dict[str, Any], ...]:
     """Every what-if job on this run that is over, newest first: its result, or what was asked and why there is none."""
     over = [j for j in all_jobs() if j.spec.kind == "whatif" and j.spec.digest == run.digest and not j.living]
-    return tuple(job.result() if job.status == "done" else _unanswered(job) for job in over)
+    return tuple({**_answer(job), "job": job.id, "asked": asked_at(job)} for job in over)
+
+
+def asked_at(job: Job) -> str:
+    """When a job was submitted, UTC."""
+    return datetime.fromtimestamp(job.created, UTC).isoformat(timespec="seconds")
+
+
+def _answer(job: Job) -> dict[str, Any]:
+    """The result with its pairs of estimate and truth, or why there is none."""
+    if job.status != "done":
+        return _unanswered(job)
+    return {**job.result(), "pairs": job.table("examples")[["example", "estimate", "truth"]].to_dict("list")}
 
 
 def _unanswered(job: Job) -> dict[str, Any]:

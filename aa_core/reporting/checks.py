@@ -7,6 +7,7 @@ from typing import Any
 
 from aa_core.attribution import Attribution
 from aa_core.calibration import RULE, Figures, find_calibration
+from aa_core.counterfactual import Counterfactual
 from aa_core.errors import RequestError
 from aa_core.records import RunLike
 from aa_core.reporting.model import CalibrationSection, Check, Estimator, Event, Points, Process, StageRow
@@ -26,10 +27,11 @@ def check_section(found: Mapping[str, Any], digest: str) -> Check:
         k: found.get(k) for k in ("mean_recorded", "mean_retrained", "mean_estimate", "mean_truth")
     }
     agreement = found.get("agreement") or {}
-    skipped = found.get("skip") or () if not found.get("scale") else ()
+    named = tuple(str(name) for name in found.get("skip") or ())
+    left_out = bool(named) and found["counterfactual"] == Counterfactual.skip(*named).name
     return Check(
         counterfactual=str(found["counterfactual"]),
-        skip=tuple(str(name) for name in skipped),
+        skip=named if left_out else (),
         semantics=str(found.get("semantics", "freeze")),
         status=status,
         job=str(found.get("job", "")),
@@ -40,7 +42,7 @@ def check_section(found: Mapping[str, Any], digest: str) -> Check:
         n=found.get("n"),
         agreement={str(k): v for k, v in dict(agreement).items()},
         seconds=found.get("seconds"),
-        points=_points(found.get("examples")),
+        points=_points(found.get("pairs")),
         **means,
     )
 

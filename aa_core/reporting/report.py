@@ -21,7 +21,17 @@ from aa_core.reporting.about import About
 from aa_core.reporting.answer import answer, limitations, truths_of
 from aa_core.reporting.bootstrap import SEED, bootstrap_interval
 from aa_core.reporting.checks import calibration_section, check_section, process_section
-from aa_core.reporting.model import Check, Comparison, Event, Ledger, Report, Selection, StageRow
+from aa_core.reporting.model import (
+    Check,
+    Comparison,
+    Event,
+    Ledger,
+    Report,
+    Selection,
+    StageRow,
+    read_report,
+    to_json,
+)
 from aa_core.reporting.results import example_table, group_table, stage_rows, step_table
 from aa_core.reporting.sections import (
     ReportedRun,
@@ -137,7 +147,7 @@ def report_from(
     table, groups = example_table(effects), group_table(run.evaluation, effects)
     per_step = None if steps is None else step_table(steps)
     number_of_groups = 0 if groups is None else len(groups.groups)
-    return Report(
+    made = Report(
         title=run.title or "Untitled run",
         date=context.date,
         dashboard=context.dashboard.rstrip("/"),
@@ -165,6 +175,7 @@ def report_from(
         },
         reproduce=_reproduce(run, rows, selection, asked, checks),
     )
+    return read_report(to_json(made).encode())  # as it will be read again, the order of keys included
 
 
 def _estimator(

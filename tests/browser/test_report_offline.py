@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from aa_core.reporting import build_report, write_report
+from aa_core.reporting import Context, build_report, write_report
 from tests.core.report_case import HOSTILE, make, whatif
 
 pytestmark = pytest.mark.browser
@@ -26,7 +26,8 @@ class Opened(NamedTuple):
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run, problem = make()
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(build_report(run, problem, whatifs=[whatif(name, 0.1) for name in HOSTILE]), path)
+    context = Context(whatifs=[whatif(name, 0.1) for name in HOSTILE])
+    write_report(build_report(run, problem, context=context), path)
     return path
 
 
@@ -49,7 +50,7 @@ def opened(request: pytest.FixtureRequest, browser, file: Path) -> Iterator[Open
     page.on("pageerror", lambda e: events.append(f"error {e}"))
     page.on("dialog", lambda d: (events.append(f"dialog {d.message}"), d.dismiss()))
     page.goto(file.as_uri())
-    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 4")
+    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 5")
     page.locator(".js-plotly-plot .bars .point path").first.wait_for()
     yield Opened(page, events)
     context.close()
@@ -57,7 +58,7 @@ def opened(request: pytest.FixtureRequest, browser, file: Path) -> Iterator[Open
 
 def test_charts_are_drawn_and_nothing_else_happens(opened: Opened) -> None:
     page, events = opened
-    assert page.locator(".plot.js-plotly-plot").count() == 4
+    assert page.locator(".plot.js-plotly-plot").count() == 5
     assert page.locator(".plot").nth(1).locator(".bars .point path").count() == len(HOSTILE)
     assert events == []
 

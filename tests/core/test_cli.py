@@ -64,7 +64,7 @@ def strict_json(text: str) -> Any:
 # ---- help, usage, versions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "report build", "report verify"])
+@pytest.mark.parametrize("command", [*COMMANDS, "report build", "report verify", "report schema"])
 def test_help_shows_two_examples(command: str) -> None:
     text = aa(*command.split(), "--help").stdout
     examples = text.partition("Examples:\n")[2].strip().splitlines()

@@ -118,7 +118,7 @@ def _groups(report: Report) -> Iterator[Block]:
     if found is None:
         return
     name, unit = report.selection.performance, report.selection.unit
-    words = f"{basis(report, 'stage', report.reliability.words)} n of each group stands beside it."
+    words = f"{basis(report, 'stage', report.reliability)} n of each group stands beside it."
     many = f"{len(found.stage) * len(found.groups):,} effects are compared here, and no interval is corrected for that."
     yield Heading("By subgroup", 3)
     yield Paragraph(f"Subgroups are the classes, and the values of metadata that have at most twelve. {many}")
@@ -162,7 +162,7 @@ def _comparison(report: Report) -> Iterator[Block]:
     if found is None:
         return
     name, unit = report.selection.performance, report.selection.unit
-    words = f"{basis(report, 'stage', report.reliability.words)} The other run, n = {found.n:,}: {found.words}"
+    words = f"{basis(report, 'stage', report.reliability)} The other run, n = {found.n:,}: {found.words}"
     source = f"{evidence(report)}; other run {found.digest[:12]}"
     yield Heading("Beside another run", 3)
     yield Paragraph(f"The same question was put to “{found.title}”, on its own evaluation set.")
