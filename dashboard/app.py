@@ -14,11 +14,12 @@ if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there,
     sys.path.insert(0, str(HERE.parent))
 
 from dashboard import feedback, session, shell  # noqa: E402
-from dashboard.views import explore, jobs, overview, reliability, report, whatif  # noqa: E402
+from dashboard.views import explore, jobs, overview, reliability, report, subgroups, whatif  # noqa: E402
 
 SCREENS = (
     (overview, "Overview", ":material/timeline:"),
     (explore, "Explore", ":material/grid_view:"),
+    (subgroups, "Subgroups", ":material/group_work:"),
     (whatif, "What-if", ":material/alt_route:"),
     (reliability, "Reliability", ":material/verified:"),
     (report, "Report", ":material/description:"),

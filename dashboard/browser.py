@@ -35,7 +35,7 @@ def browser(ctx: Context) -> None:
         _gallery(ctx, table)
     else:
         _table(ctx, table)
-    _picked(ctx)
+    picked_examples(ctx, "None picked: the charts are about all examples shown")
 
 
 def pages(table: pd.DataFrame) -> int:
@@ -114,11 +114,11 @@ def _places(table: pd.DataFrame, examples: tuple[int, ...]) -> list[int]:
     return table["example"].isin(examples).to_numpy().nonzero()[0].tolist()
 
 
-def _picked(ctx: Context) -> None:
+def picked_examples(ctx: Context, nothing: str) -> None:
     """The picked examples by number: the way to pick with the keyboard, and to see what is picked on other pages."""
     chosen = session.mirror("examples", read=lambda v: tuple(sorted(v)), show=list(ctx.selection.examples))
     every = range(ctx.desk.facts().examples)
     st.multiselect(
-        "Picked examples", every, placeholder="None picked: the charts are about all examples shown",
-        format_func=lambda i: f"#{i}", label_visibility="collapsed", select_all=False, **chosen,
+        "Picked examples", every, placeholder=nothing, format_func=lambda i: f"#{i}", label_visibility="collapsed",
+        select_all=False, **chosen,
     )  # fmt: skip

@@ -45,6 +45,7 @@ def _on_page(figure: go.Figure) -> go.Figure:
     ink = INK.get(st.context.theme.type or "")
     figure.update_xaxes(tickfont_color=ink, title_font_color=ink)
     figure.update_yaxes(tickfont_color=ink, title_font_color=ink, title_standoff=16)
+    figure.update_traces(textfont_color=ink, selector={"type": "heatmap"})
     return figure.update_layout(
         title=None,
         font={"family": FONT, "color": ink},

@@ -50,9 +50,13 @@ def _classes(name: str, label: str, classes: range, names: list[str]) -> None:
 
 
 def _more(ctx: Context, facts: Facts) -> None:
-    active = bool(ctx.selection.where) + (ctx.selection.confidence != NOTHING.confidence)
+    s = ctx.selection
+    active = bool(s.where) + (s.confidence != NOTHING.confidence) + bool(s.slice)
     with st.popover(f"More filters ({active})" if active else "More filters", icon=":material/tune:"):
         st.slider("Confidence of the prediction, %", 0, 100, **session.mirror("confidence", read=tuple))
+        if facts.slices:
+            names = {"": "any", **facts.slices}
+            st.selectbox("Saved subgroup", list(names), format_func=names.__getitem__, **session.mirror("slice"))
         for column, values in facts.columns.items():
             _metadata(ctx, column, list(values))
         if not facts.columns:

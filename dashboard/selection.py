@@ -24,7 +24,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "readout": get_args(Readout),
     "semantics": get_args(Semantics),
 }
-FILTERS = ("labels", "predictions", "wrong", "confidence", "where", "text")
+FILTERS = ("labels", "predictions", "wrong", "confidence", "where", "text", "slice")
+CHARTS = ("effects", "layers", "causes", "shares")
+MODES = ("runs", "groups", "stages")
+CONFOUNDER = "confounder:"
+"""A performance of this name judges by a metadata column: the likelihood of what it says, taken as the label."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,34 @@ class Selection:
     where: tuple[tuple[str, str], ...] = ()
     """(metadata column, value): the values of one column are alternatives."""
     text: str = ""
+    slice: str = ""
+    """A saved subgroup, by the digest of what defines it."""
     page: int = 1
     stage: str = ""
     """The stage that is zoomed into."""
     steps: tuple[int, int] | None = None
     """First and last step shown of it."""
+    chart: str = "effects"
+    """Explore: the effects themselves, split by layer or cause, or path shares."""
+    by: str = ""
+    """Subgroups: the column whose values are compared; empty for the saved subgroups."""
+    mode: str = "runs"
+    """Compare: two runs, two groups or two stages."""
+    other: str = ""
+    """Compare: the second run."""
+    first: str = ""
+    second: str = ""
+    """Compare: two groups or two stages, by name."""
     skip: tuple[str, ...] = ()
-    """Stages that the what-if leaves out."""
+    """Stages that the what-if leaves out, scales or changes."""
+    leave: tuple[int, int] | None = None
+    """First and last of a range of steps that it leaves out, scales or changes."""
+    without: tuple[int, ...] = ()
+    """Training examples that it leaves out."""
+    scale: int = 0
+    """Percent that is left of what is left out; 0: nothing."""
+    change: tuple[tuple[str, str], ...] = ()
+    """(hyperparameter, what it is instead) in those stages and steps, which are then not left out."""
     performance: str = "log-likelihood"
     method: Method = "boundary"
     curvature: Curvature = "exact"
@@ -80,6 +105,20 @@ class Facts:
     stages: tuple[str, ...]
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Metadata columns to filter by, and their values."""
+    slices: Mapping[str, str] = field(default_factory=dict)
+    """{digest: name} of the saved subgroups."""
+    confounders: tuple[str, ...] = ()
+    """Metadata columns that name a class for each example."""
+    steps: int = 0
+    trained_on: int = 0
+    """How many different training examples there are."""
+    hypers: tuple[str, ...] = ()
+    """Hyperparameters that a stage can be trained with otherwise."""
+
+    @property
+    def performances(self) -> tuple[str, ...]:
+        """What the model can be judged by."""
+        return (*OPTIONS["performance"], *(CONFOUNDER + c for c in self.confounders))
 
 
 class Codec(NamedTuple):
@@ -128,6 +167,12 @@ def fit(selection: Selection, facts: Facts) -> tuple[Selection, list[str]]:
 
     classes = range(facts.classes)
     (stage,) = keep("stage", [selection.stage], lambda s: not s or s in facts.stages, "stage") or ("",)
+    (kept,) = keep("slice", [selection.slice], lambda s: not s or s in facts.slices, "saved subgroup") or ("",)
+    (gamma,) = keep("performance", [selection.performance], facts.performances.__contains__, "performance") or (
+        NOTHING.performance,
+    )
+    steps = range(facts.steps)
+    within = keep("leave", selection.leave or (), steps.__contains__, "step")
     fitted = replace(
         selection,
         examples=keep("examples", selection.examples, range(facts.examples).__contains__, "evaluation example"),
@@ -135,6 +180,11 @@ def fit(selection: Selection, facts: Facts) -> tuple[Selection, list[str]]:
         predictions=keep("predictions", selection.predictions, classes.__contains__, "class"),
         where=keep("where", selection.where, lambda w: w[1] in facts.columns.get(w[0], ()), "metadata value"),
         skip=keep("skip", selection.skip, facts.stages.__contains__, "stage"),
+        without=keep("without", selection.without, range(facts.trained_on).__contains__, "training example"),
+        change=keep("change", selection.change, lambda c: c[0] in facts.hypers, "hyperparameter"),
+        leave=within if len(within) == 2 else None,
+        slice=kept,
+        performance=gamma,
         stage=stage,
         steps=selection.steps if stage else None,
     )
@@ -208,6 +258,12 @@ def _names(values: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def _percent(values: list[str]) -> int:
+    if not re.fullmatch(r"\d{1,3}", values[-1]) or int(values[-1]) == 100:
+        raise ValueError("a whole number of percent, not 100")
+    return int(values[-1])
+
+
 def _where(values: list[str]) -> tuple[tuple[str, str], ...]:
     pairs = [tuple(value.split(":", 1)) for value in values]
     if any(len(pair) != 2 for pair in pairs):
@@ -229,10 +285,25 @@ CODECS: dict[str, Codec] = {
     "confidence": Codec(_percentages, lambda pair: [f"{pair[0]}-{pair[1]}"]),
     "where": Codec(_where, lambda pairs: [f"{column}:{value}" for column, value in pairs]),
     "text": _printable(MAX_TEXT),
+    "slice": _matching(r"[0-9a-f]{12}", "12 hexadecimal digits"),
     "page": Codec(_page, lambda page: [str(page)]),
     "stage": _printable(MAX_TEXT),
     "steps": Codec(_pair, lambda pair: [f"{pair[0]}-{pair[1]}"]),
+    "chart": _one_of(CHARTS),
+    "by": _printable(MAX_TEXT),
+    "mode": _one_of(MODES),
+    "other": _printable(MAX_TEXT),
+    "first": _printable(MAX_TEXT),
+    "second": _printable(MAX_TEXT),
     "skip": Codec(_names, list),
+    "leave": Codec(_pair, lambda pair: [f"{pair[0]}-{pair[1]}"]),
+    "without": Codec(_numbers, lambda numbers: [compress(numbers)]),
+    "scale": Codec(_percent, lambda percent: [str(percent)]),
+    "change": Codec(_where, lambda pairs: [f"{hyper}:{how}" for hyper, how in pairs]),
     **{name: _one_of(options) for name, options in OPTIONS.items()},
+    "performance": _matching(
+        rf"{'|'.join(OPTIONS['performance'])}|{CONFOUNDER}[^\x00-\x1f\x7f]{{1,{MAX_TEXT}}}",
+        f"one of {', '.join(OPTIONS['performance'])}",
+    ),
 }
 assert set(CODECS) == {f.name for f in fields(Selection)}

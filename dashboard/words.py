@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dashboard.selection import Selection
@@ -50,6 +51,11 @@ def escaped(text: object) -> str:
     return html.escape(escape.visible(text))
 
 
+def chart_text(text: object) -> str:
+    """Text for a label of a chart."""
+    return escape.chart_text(text)
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """ "1 step", "1,400 steps"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
@@ -61,6 +67,8 @@ def subject(s: Selection, n: int, total: int) -> str:
         return f"example {s.examples[0]}"
     if s.examples:
         return f"{plural(n, 'picked example')}"
+    if s.slice and not replace(s, slice="").filtered:
+        return f"the {plural(n, 'example')} of a saved subgroup"
     return f"{plural(n, 'filtered example')} of {total:,}" if s.filtered else f"all {plural(n, 'evaluation example')}"
 
 

@@ -7,8 +7,8 @@ retraining  what-ifs as jobs                      reports      a selection as a 
 
 from aa_core.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find, submit
-from aa_core.reporting import Report, escape, figures, glossary, to_html, to_json, to_zip
-from dashboard.service import checking, estimates, retraining
+from aa_core.reporting import Report, escape, figures, glossary, marks, to_html, to_json, to_zip
+from dashboard.service import checking, estimates, groups, retraining, slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
@@ -34,9 +34,12 @@ __all__ = [
     "figures",
     "find",
     "glossary",
+    "groups",
     "list_runs",
+    "marks",
     "report_of",
     "retraining",
+    "slices",
     "submit",
     "to_html",
     "to_json",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,12 @@ from aa_core.evaluation import Evaluation
 from aa_core.problem import Problem
 from aa_core.reporting import glossary
 from aa_core.retrain import final_model
-from aa_core.run_performance import run_performance
+from aa_core.run_performance import confounders, run_performance
 from aa_core.trajectory import check_integrity
 from dashboard.examples import filter_columns, passing
 from dashboard.pictures import shown
 from dashboard.selection import FILTERS, Facts, Selection
+from dashboard.service import slices
 from dashboard.service.engine import compute, memo
 from dashboard.service.runs import RunEntry, opened, problem_of
 
@@ -27,6 +30,8 @@ MAX_TEXT = 240
 """Characters of a text that a tile of the gallery shows."""
 MAX_BATCH = 128
 """Training examples of a step that are shown."""
+CHANGEABLE = ("lr", "momentum", "weight_decay")
+"""Hyperparameters that a what-if offers to change."""
 
 
 class Desk:
@@ -71,15 +76,33 @@ class Desk:
 
     def facts(self) -> Facts:
         """What a selection of this run can refer to."""
-        stages = tuple(s.name for s in self.run.stages)
-        if self.run.evaluation is None:
-            return Facts(0, 0, stages)
-        return Facts(
-            len(self.evaluation),
-            len(self.class_names()),
-            stages,
-            self.remember("columns", lambda: filter_columns(self.metadata())),
+        run = self.run
+        about = Facts(0, 0, tuple(s.name for s in run.stages), steps=run.steps, hypers=self._hypers())
+        if run.evaluation is None:
+            return about
+        return replace(
+            about,
+            examples=len(self.evaluation),
+            classes=len(self.class_names()),
+            columns=self.remember("columns", lambda: filter_columns(self.metadata())),
+            confounders=self.remember("confounders", lambda: confounders(self.evaluation)),
+            slices=slices.saved(self.evaluation_digest),
+            trained_on=self.remember("trained on", self._trained_on),
         )
+
+    def _hypers(self) -> tuple[str, ...]:
+        """What a stage can be trained with otherwise."""
+        return tuple(name for name in CHANGEABLE if self.run.steps and name in self.run.record(0).hyper[0])
+
+    def _trained_on(self) -> int:
+        rows = [m.rows for k in range(self.run.steps) for m in self.run.record(k).micro_batches]
+        return 1 + max((int(r.max()) for r in rows if len(r)), default=-1)
+
+    @property
+    def evaluation_digest(self) -> str:
+        """Pins the evaluation set: runs that share it can be compared example by example."""
+        files = sorted((f.name, f.sha256) for f in self.run.chain.files("evaluation"))
+        return hashlib.sha256(repr(files).encode()).hexdigest()
 
     def stage_notes(self) -> pd.DataFrame:
         """One row a stage: stage, note, steps."""
@@ -149,7 +172,19 @@ class Desk:
         if not s.filtered:
             return self.predictions()
         key = ("filtered", *(getattr(s, name) for name in FILTERS))
-        return self.remember(key, lambda: passing(s, self.predictions(), self.metadata()))
+        return self.remember(key, lambda: self._passing(s))
+
+    def _passing(self, s: Selection) -> pd.DataFrame:
+        found = passing(s, self.predictions(), self.metadata())
+        if not s.slice:
+            return found
+        return found[found["example"].isin(self.members(slices.definition(s.slice)))]
+
+    def members(self, definition: Selection) -> np.ndarray:
+        """The examples of a subgroup: the hand-picked ones and, where it has filters, those that pass them."""
+        if not definition.filtered:
+            return np.array(definition.examples, dtype=int)
+        return np.union1d(definition.examples, self.filtered(definition)["example"]).astype(int)
 
     def shown(self, rows: list[int]) -> list[dict[str, str]]:
         """A picture or words for each of these evaluation examples."""

@@ -8,9 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.selection import CODECS, NOTHING, OPTIONS, Facts, Selection, compress, fit, from_query, to_query
+from dashboard.selection import (
+    CHARTS,
+    CODECS,
+    MODES,
+    NOTHING,
+    OPTIONS,
+    Facts,
+    Selection,
+    compress,
+    fit,
+    from_query,
+    to_query,
+)
 
-FACTS = Facts(50, 10, ("pretrain", "fine-tune, 45°"), {"rotation": ("0", "45")})
+FACTS = Facts(50, 10, ("pretrain", "fine-tune, 45°"), {"rotation": ("0", "45")}, steps=9, trained_on=5, hypers=("lr",))
 words = st.text(st.characters(exclude_categories=["C"]), max_size=20)
 numbers = st.frozensets(st.integers(0, 49), max_size=20).map(lambda s: tuple(sorted(s)))
 classes = st.frozensets(st.integers(0, 9)).map(lambda s: tuple(sorted(s)))
@@ -30,6 +42,17 @@ selections = st.builds(
     stage=words,
     steps=st.none() | ranges,
     skip=st.lists(words, unique=True, max_size=3).map(tuple),
+    slice=st.just("") | st.from_regex(r"[0-9a-f]{12}", fullmatch=True),
+    leave=st.none() | ranges,
+    without=numbers,
+    scale=st.integers(0, 200).filter(lambda n: n != 100),
+    change=st.frozensets(st.tuples(words.filter(lambda w: ":" not in w), words)).map(lambda s: tuple(sorted(s))),
+    chart=st.sampled_from(CHARTS),
+    mode=st.sampled_from(MODES),
+    by=words,
+    other=words,
+    first=words,
+    second=words,
     **{name: st.sampled_from(options) for name, options in OPTIONS.items()},
 )
 
@@ -66,6 +89,12 @@ def test_no_url_is_an_error(query: dict[str, list[str]]) -> None:
         ("stage", "a\nb"),
         ("steps", "9-1"),
         ("nonsense", "1"),
+        ("slice", "../etc"),
+        ("scale", "100"),
+        ("leave", "9-1"),
+        ("change", "lr"),
+        ("chart", "pie"),
+        ("performance", "confounder:"),
     ],
 )
 def test_a_bad_value_is_left_out_and_named(name: str, value: str) -> None:
@@ -83,10 +112,16 @@ def test_what_the_run_does_not_have_is_left_out_and_named() -> None:
         where=(("rotation", "0"), ("rotation", "7"), ("x", "0")),
         stage="no",
         skip=("pretrain", "no"),
+        slice="0" * 12,
+        performance="confounder:rotation",
+        leave=(4, 12),
+        without=(4, 5),
+        change=(("lr", "0.5x"), ("nonsense", "1")),
     )
     fitted, notes = fit(asked, FACTS)
-    assert fitted == replace(NOTHING, examples=(3,), where=(("rotation", "0"),), skip=("pretrain",))
-    assert len(notes) == 5
+    kept = {"examples": (3,), "where": (("rotation", "0"),), "skip": ("pretrain",), "without": (4,)}
+    assert fitted == replace(NOTHING, **kept, change=(("lr", "0.5x"),))
+    assert len(notes) == 10
 
 
 def test_numbers_are_written_as_ranges() -> None:

@@ -12,7 +12,7 @@ from dashboard.selection import OPTIONS
 from tests.core.job_run import wait
 from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
 
-VIEWS = ("overview", "explore", "whatif", "reliability", "report", "jobs")
+VIEWS = ("overview", "explore", "subgroups", "whatif", "reliability", "report", "jobs")
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -1,0 +1,67 @@
+"""Saved subgroups: what picks the examples, named by the digest of that, in the workspace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aa_core.store import write_atomic
+from aa_core.workspace import workspace
+from dashboard.selection import FILTERS, NOTHING, Selection, from_query, to_query
+
+
+def save(evaluation: str, s: Selection, name: str) -> str:
+    """Keep what picks the examples under a name; returns the digest of what defines it. The name is no part of that."""
+    content = {"evaluation": evaluation, "query": to_query(picks_of(s))}
+    digest = _digest(content)
+    _folder().mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"name": name, **content}, indent=1, ensure_ascii=False)
+    write_atomic(_folder() / f"{digest}.json", text.encode())
+    return digest
+
+
+def forget(digest: str) -> None:
+    """Delete a saved subgroup; for callbacks."""
+    if re.fullmatch(r"[0-9a-f]{12}", digest):
+        (_folder() / f"{digest}.json").unlink(missing_ok=True)
+
+
+def saved(evaluation: str) -> dict[str, str]:
+    """{digest: name} of the subgroups of an evaluation set, by name."""
+    found = {path.stem: content for path in _folder().glob("*.json") if (content := _read(path)) is not None}
+    mine = {k: c["name"] for k, c in found.items() if c["evaluation"] == evaluation}
+    return dict(sorted(mine.items(), key=lambda item: (item[1].casefold(), item[0])))
+
+
+def definition(digest: str) -> Selection:
+    """What picks the examples of a saved subgroup; nothing if there is none."""
+    content = _read(_folder() / f"{digest}.json")
+    return NOTHING if content is None else from_query(content["query"])[0]
+
+
+def picks_of(s: Selection) -> Selection:
+    """The part of a selection that picks examples."""
+    return replace(NOTHING, **{name: getattr(s, name) for name in ("examples", *FILTERS)})
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A saved subgroup; None unless it is what its name says."""
+    try:
+        content = json.loads(path.read_bytes())
+        defining = {"evaluation": content["evaluation"], "query": content["query"]}
+        return content if _digest(defining) == path.stem and isinstance(content["name"], str) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _folder() -> Path:
+    return workspace() / "subgroups"

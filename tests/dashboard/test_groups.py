@@ -1,0 +1,112 @@
+"""Subgroups: what defines them, who is in them, and what a stage did to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dashboard.selection import NOTHING, Selection
+from dashboard.service import Desk, estimates, groups, list_runs, slices
+from dashboard.service.groups import Group
+from tests.dashboard.conftest import Open, checked, said
+
+
+def silent(done: int, total: int) -> None: ...
+
+
+@pytest.fixture
+def desk(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setenv("AA_RUNS_DIRS", str(runs))
+    yield Desk(list_runs()["good"])
+
+
+@pytest.fixture(autouse=True)
+def own_subgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "_folder", lambda: tmp_path / "subgroups")
+
+
+def test_a_subgroup_is_named_by_what_defines_it_not_by_its_name() -> None:
+    picks = Selection(run="r", digest="0" * 12, labels=(3,), readout="link")
+    first = slices.save("e", picks, "threes")
+    assert slices.save("e", replace(picks, run="other", readout="linear"), "other name") == first
+    assert slices.save("e", replace(picks, labels=(4,)), "fours") != first
+    assert slices.save("another evaluation set", picks, "threes") != first
+    assert list(slices.saved("e").values()) == ["fours", "other name"]
+    assert slices.definition(first) == replace(NOTHING, labels=(3,))
+
+
+def test_a_subgroup_that_was_tampered_with_is_not_read(tmp_path: Path) -> None:
+    digest = slices.save("e", replace(NOTHING, labels=(3,)), "threes")
+    path = tmp_path / "subgroups" / f"{digest}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "query": {"labels": ["4"]}}))
+    assert slices.saved("e") == {}
+    assert slices.definition(digest) == NOTHING
+    slices.forget("../../outside")
+    slices.forget(digest)
+    assert not path.exists()
+
+
+def test_members_are_who_passes_the_filters_and_who_was_picked(desk: Desk) -> None:
+    labels = desk.predictions()["label"].to_numpy()
+    outsider = int((labels != 3).nonzero()[0][0])
+    digest = slices.save(desk.evaluation_digest, replace(NOTHING, labels=(3,), examples=(outsider,)), "x")
+    expected = sorted({*(labels == 3).nonzero()[0].tolist(), outsider})
+    assert desk.rows(replace(NOTHING, slice=digest)).tolist() == expected
+    assert desk.rows(replace(NOTHING, slice=digest, labels=(3,))).tolist() == (labels == 3).nonzero()[0].tolist()
+
+
+def test_the_groups_of_a_column_part_the_examples(desk: Desk) -> None:
+    for by in (groups.LABEL, groups.PREDICTION, "rotation"):
+        found = groups.groups_by(desk, by)
+        members = np.concatenate([groups.rows_of(desk, g.picks) for g in found])
+        assert sorted(members.tolist()) == list(range(1191))
+        assert all(g.size == len(groups.rows_of(desk, g.picks)) for g in found)
+
+
+def test_cells_are_means_over_the_group_and_gaps_their_differences(desk: Desk) -> None:
+    s = Selection(run="good")
+    one, two = groups.groups_by(desk, "rotation")[:2]
+    cells = groups.cells(desk, s, (one, two), silent)
+    values = estimates.every_stage(desk, s, silent).effects.numpy()
+    rows = groups.rows_of(desk, one.picks)
+    mine = cells.frame[cells.frame["group"] == one.name]
+    np.testing.assert_allclose(mine["effect"], values[:, rows].mean(1))
+    assert ((mine["low"] < mine["effect"]) & (mine["effect"] < mine["high"])).all()
+    gap = groups.gap(desk, s, one, two, silent).frame
+    other = values[:, groups.rows_of(desk, two.picks)].mean(1)
+    np.testing.assert_allclose(gap["effect"], values[:, rows].mean(1) - other)
+    assert 0 < cells.apart_corrected <= cells.apart <= cells.counted == 6
+
+
+def test_a_small_group_has_no_interval(desk: Desk) -> None:
+    few = Group("few", {"examples": (1, 2, 3)}, 3)
+    found = groups.cells(desk, Selection(run="good"), (few,), silent)
+    assert found.frame["low"].isna().all()
+    assert found.counted == found.apart == found.apart_corrected == 0
+
+
+def test_a_subgroup_is_built_saved_and_reopened_by_its_link(screen: Open) -> None:
+    app = screen("subgroups", run="good", by="rotation")
+    assert "1,191 of 1,191" in said(app)
+    checked(app.multiselect("pick:labels").select(3).run())
+    assert "129 of 1,191" in said(app)
+    app.text_input("subgroup:name").input("all threes")
+    checked(next(b for b in app.button if b.label == "Save subgroup").click().run())
+    digest = app.query_params["slice"]
+    assert "all threes" in said(app) and app.query_params.get("labels") is None
+    again = screen("explore", run="good", slice=digest)
+    assert "the 129 examples of a saved subgroup" in said(again)
+    gone = screen("explore", run="good", slice="0" * 12)
+    assert "is no saved subgroup of this run" in said(gone)
+
+
+def test_the_map_states_what_it_shows(screen: Open) -> None:
+    words = said(screen("subgroups", run="good", by="rotation", first="rotation 90"))
+    assert "positive = the stage helped" in words
+    assert "9 intervals are compared here" in words and "Bonferroni" in words
+    assert "Positive = the stage helped the first more" in words
