@@ -7,6 +7,7 @@ from aa_core.calibration import Calibration, find_calibration
 from aa_core.checkpoint_builder import Checkpoint, SegmentStage, from_checkpoints
 from aa_core.checkpoints import CheckpointRun, check_checkpoints, open_checkpoints
 from aa_core.counterfactual import Counterfactual
+from aa_core.disagreement import with_disagreement
 from aa_core.embedding import StageEmbedding, embed_stages
 from aa_core.evaluation import Evaluation
 from aa_core.example_effects import example_effects, example_effects_by_step, ranked
@@ -28,6 +29,7 @@ from aa_core.performance import (
 )
 from aa_core.problem import Problem
 from aa_core.recorder import Recorder
+from aa_core.remainder import Remainder, remainders, with_remainders
 from aa_core.replay import replay_drift
 from aa_core.retrain import TrainedModel, final_model, retrain
 from aa_core.rules import UpdateRule, register_rule
@@ -59,6 +61,7 @@ __all__ = [
     "Performance",
     "Problem",
     "Recorder",
+    "Remainder",
     "SegmentStage",
     "StageEmbedding",
     "TrainedModel",
@@ -96,6 +99,7 @@ __all__ = [
     "probability",
     "ranked",
     "register_rule",
+    "remainders",
     "replay_drift",
     "retrain",
     "retrain_all",
@@ -110,4 +114,6 @@ __all__ = [
     "subgroups",
     "token_log_likelihood",
     "what_if",
+    "with_disagreement",
+    "with_remainders",
 ]

@@ -105,7 +105,7 @@ def stage_effects(
         assess(run, training, growth, semantics, curvature, readings),
         estimator=(method, curvature, readout),
         calibration=find_calibration(run, performance.digest, semantics),
-        moved=_moved([(e.params, e.growth) for e in embeddings], final.state.params) if method == "boundary" else None,
+        **(_distances([(e.params, e.growth) for e in embeddings], final.state.params) if method == "boundary" else {}),
     )
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
@@ -226,7 +226,7 @@ def estimate(
             assumptions=(f"{what.manner}: {what.meaning}", *found.assumptions[1:]),
             estimator=None if what.examples else ("boundary", curvature, readout),
             calibration=find_calibration(run, performance.digest, what.semantics) if what.skips_stages else None,
-            moved=_moved(changes, final.state.params),
+            **_distances(changes, final.state.params),
         ),
         readings=readings,
         provenance={
@@ -240,13 +240,13 @@ def _method(what: Counterfactual) -> str:
     return "examples" if what.examples else "boundary"
 
 
-def _moved(changes: Sequence[tuple[Params, float]], final: Params) -> float:
-    """The largest distance that a change moved the parameters, over the norm of the final ones.
+def _distances(changes: Sequence[tuple[Params, float]], final: Params) -> dict[str, Any]:
+    """`displacements` of the changes, and `moved`, the largest over the norm of the final parameters.
 
     changes: (what arrived at the end, how much it grew on its way).
     """
-    size = _length(final)
-    return max((_length(params) / growth / size for params, growth in changes if growth > 0), default=0.0)
+    sizes = tuple(_length(params) / growth if growth > 0 else 0.0 for params, growth in changes)
+    return {"displacements": sizes, "moved": max(sizes, default=0.0) / _length(final)}
 
 
 def _length(params: Params) -> float:

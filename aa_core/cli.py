@@ -31,6 +31,7 @@ from aa_core.options import (
     open_told,
     problem_of,
 )
+from aa_core.remainder import with_remainders
 from aa_core.report_commands import reports
 from aa_core.reporting.escape import shorten, visible
 from aa_core.run_performance import run_performance
@@ -140,6 +141,9 @@ def effects(
     curvature: CurvatureOption = "exact",
     readout: ReadoutOption = "linear",
     semantics: SemanticsOption = "freeze",
+    bounds: Annotated[
+        bool, typer.Option("--bounds", help="Also bound the error of every stage's mean effect: some more replays.")
+    ] = False,
     problem: ProblemOption = None,
     format: FormatOption = None,
     output: Output = None,
@@ -154,12 +158,16 @@ def effects(
         "semantics": semantics,
         "progress": lambda done, total: meter("attributing", done, total),
     }
+    if bounds and (by, method, readout, semantics) != ("stage", "boundary", "linear", "freeze"):
+        raise typer.BadParameter("only for stages, boundary, linear, freeze", param_hint="--bounds")
     if by == "step":
         if (method, readout) != ("boundary", "linear"):
             raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
         found = step_effects(opened, problem_of(opened, problem), judged, **common)
     else:
         found = stage_effects(opened, problem_of(opened, problem), judged, method=method, readout=readout, **common)
+    if bounds:
+        found = with_remainders(found, opened, problem_of(opened, problem), judged, common["progress"])
     _write_effects(found, format, output)
 
 
@@ -169,6 +177,8 @@ def _write_effects(found: Attribution, format: Format | None, output: Path | Non
     asked = found.provenance
     note(f"{asked['performance']} in {found.unit}, n = {asked['n']}; {asked['sign']}; {asked['semantics']}")
     note(found.reliability.words)
+    for bound in found.reliability.remainders:
+        note(bound.words)
 
 
 @app.command(

@@ -86,3 +86,25 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def _divided(vectors: Tensor, by: Tensor) -> Tensor:
     """Each row by its number; zero where that is zero."""
     return torch.where(by > 0, 1 / by, 0.0)[:, None].to(vectors) * vectors
+
+
+def extremes(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 15) -> tuple[float, float]:
+    """(smallest, largest) eigenvalue of A as far as `iterations` products from `start`, [n], tell; both lie inside A's.
+
+    product: [n] -> [n]; A symmetric.
+    """
+    basis, diagonal, beside = [start / start.norm()], list[Tensor](), list[Tensor]()
+    for _ in range(min(iterations, len(start))):
+        pushed = product(basis[-1])
+        diagonal.append(pushed @ basis[-1])
+        for _ in range(2):
+            for vector in basis:
+                pushed = pushed - (pushed @ vector) * vector
+        rest = pushed.norm()
+        if rest <= len(start) * torch.finfo(pushed.dtype).eps * torch.stack(diagonal).abs().max():
+            break
+        beside.append(rest)
+        basis.append(pushed / rest)
+    edge = torch.stack(beside[: len(diagonal) - 1]) if len(diagonal) > 1 else diagonal[0].new_zeros(0)
+    values = torch.linalg.eigvalsh(torch.diag(torch.stack(diagonal)) + torch.diag(edge, 1) + torch.diag(edge, -1))
+    return float(values[0]), float(values[-1])

@@ -75,6 +75,8 @@ class Problem:
         self.loss_fn = loss_fn
         self.verified: set[str] = set()
         """Digests of runs that this problem was seen to replay."""
+        self.drifts: dict[str, float] = {}
+        """By the digest of a run: the largest relative drift of a replay from a checkpoint that was met."""
         self.twice_differentiable = False
         """Whether the graph of its gradient was looked through for operators without a second derivative."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from aa_core.agreement import Agreement
 from aa_core.calibration import Calibration
 from aa_core.counterfactual import SEMANTICS, WALL_CLOCK, Semantics
 from aa_core.curvature import Curvature
@@ -17,6 +19,58 @@ from aa_core.records import RunLike
 from aa_core.replay import load
 from aa_core.state import Params
 from aa_core.verdict import SEGMENTS, Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
+
+
+class Remainder(NamedTuple):
+    """The constants of the bound on a stage's effect, and the bound; see `aa_core.remainder.remainders`."""
+
+    stage: str
+    displacement: float
+    """D_S: the lengths of all its steps, summed, in units of the parameters."""
+    net: float
+    """How far it moved the parameters in the end (each block on its own)."""
+    lr_after: float
+    """Effective learning rate of the steps after it, summed."""
+    largest: float
+    """Lambda: the largest |eigenvalue| of the curvature in the optimizer's metric, a unit of learning rate."""
+    unstable: float
+    """The same of the directions that really grow: downhill curvature, and what a step overshoots."""
+    bend: float
+    """rho: how fast the curvature changes along what the stage did."""
+    slope: float
+    """G: norm of the gradient of the mean performance."""
+    curvature: float
+    """Lambda_gamma: largest |eigenvalue| of its Hessian."""
+    samples: int
+    """Steps at which the constants were estimated."""
+
+    @property
+    def log10_bound(self) -> float:
+        """log10 of the theorem's form: quadratic in D_S, exponential in Lambda x total learning rate."""
+        return self._log10(self.displacement, self.largest)
+
+    @property
+    def log10_sharp(self) -> float:
+        """The same with the net move, and the directions that grow alone: exact reasoning for gradient descent."""
+        return self._log10(self.net, self.unstable)
+
+    @property
+    def words(self) -> str:
+        """The bounds in a sentence."""
+        return (
+            f"{self.stage}: off by at most 10^{self.log10_bound:.1f} by the theorem's form (displacement "
+            f"{self.displacement:.3g}, Lambda {self.largest:.3g}, learning rate after it {self.lr_after:.3g}), by 10^"
+            f"{self.log10_sharp:.1f} if only what grows is counted; constants estimated at {self.samples} steps."
+        )
+
+    def _log10(self, size: float, rate: float) -> float:
+        factor = 0.5 * size**2 * (self.slope * self.bend * self.lr_after + self.curvature)
+        return math.log10(factor) + 2 * rate * self.lr_after / math.log(10) if factor > 0 else -math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Constants and bounds; None for the logarithm of zero."""
+        bounds = {"log10_bound": self.log10_bound, "log10_sharp": self.log10_sharp}
+        return self._asdict() | {n: b if math.isfinite(b) else None for n, b in bounds.items()}
 
 
 @dataclass(frozen=True)
@@ -43,6 +97,15 @@ class Reliability:
     """Stages, boundary: the largest distance that one moved the parameters, over the norm of the final parameters."""
     blind: str = ""
     """Why the derivative of the optimizer's update does not see the gradient, where it does not."""
+    displacements: tuple[float, ...] | None = None
+    """Stages, boundary: how far each moved the parameters, in their own unit."""
+    replay_drift: float | None = None
+    """Largest drift of a replay from the checkpoints of this run that were met so far, relative to the change between
+    two of them; None where none was. `aa check` meets all."""
+    others: Mapping[str, Agreement] = field(default_factory=dict)
+    """Stages: how well each estimator agrees with this one, once `aa_core.disagreement.with_disagreement` has asked."""
+    remainders: tuple[Remainder, ...] = ()
+    """Stages: a bound on the error, once `aa_core.remainder.with_remainders` has spent the gradients that it costs."""
 
     @property
     def verdict(self) -> Verdict:
@@ -67,6 +130,8 @@ class Reliability:
         known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
         return {
             **{f.name: getattr(self, f.name) for f in fields(self)},
+            "others": {name: found._asdict() for name, found in self.others.items()},
+            "remainders": [r.to_dict() for r in self.remainders],
             "calibration": None if known is None else known.model_dump(mode="json"),
             "verdict": self.verdict._asdict(),
             "words": self.words,
@@ -92,6 +157,7 @@ def assess(
         signs,
         _assumptions(training, semantics, curvature),
         blind=training.rule.blind,
+        replay_drift=training.problem.drifts.get(run.digest),
     )
 
 

@@ -191,6 +191,7 @@ def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
             "architecture and loss"
         )
     training.problem.verified.add(run.digest)
+    training.problem.drifts[run.digest] = max(drift.relative, training.problem.drifts.get(run.digest, 0.0))
     return drift
 
 

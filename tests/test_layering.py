@@ -57,7 +57,7 @@ LAYERS = (
     ("embedding",),
     ("attribution",),
     ("question", "path_shares", "segments", "segment_effects"),
-    ("splits", "example_effects"),
+    ("splits", "example_effects", "remainder", "disagreement"),
     ("retrain",),
     ("fleet",),
     ("whatif", "noise"),

@@ -189,6 +189,15 @@ def test_formats_agree(run: str, problem: str, tmp_path: Path) -> None:
     assert len(shown) == 10 and all(line.split()[-2][0] in "+-" for line in shown[1:]), "signs are always shown"
 
 
+def test_bounds_are_said_with_their_constants(run: str, problem: str) -> None:
+    printed = aa("effects", run, problem, "--mean", "--bounds", "--format", "json")
+    found = strict_json(printed.stdout)["reliability"]["remainders"]
+    assert [r["stage"] for r in found] == list(STAGES) and all(r["displacement"] > 0 for r in found)
+    for r in found:
+        assert f"{r['stage']}: off by at most 10^{r['log10_bound']:.1f} by the theorem's form" in printed.stderr
+    assert "--bounds" in aa("effects", run, problem, "--by", "step", "--bounds", code=2).stderr
+
+
 def test_steps_come_with_their_stage(run: str, problem: str) -> None:
     found = strict_json(aa("effects", run, problem, "--by", "step", "--mean", "--format", "json").stdout)["rows"]
     assert [(r["step"], r["stage"]) for r in found] == [(k, STAGES[k // STEPS]) for k in range(3 * STEPS)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aa_core.lanczos import apply_function
+from aa_core.lanczos import apply_function, extremes
 
 FUNCTIONS = {
     "exp": lambda x: torch.exp(-x),
@@ -67,3 +67,16 @@ def test_single_precision_stays_single() -> None:
     torch.testing.assert_close(
         found.vectors.double(), dense(matrix, vectors.double(), FUNCTIONS["exp"]), rtol=0, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("values", [[-3.0, -1.0, 0.0, 0.5, 2.0], [0.0] * 4, [1.0] * 6, [-2.0]])
+def test_the_ends_of_a_small_spectrum_are_exact(values: list[float]) -> None:
+    matrix = symmetric(torch.tensor(values, dtype=torch.float64))
+    low, high = extremes(lambda v: matrix @ v, torch.randn(len(values), dtype=torch.float64))
+    assert low == pytest.approx(min(values), abs=1e-12) and high == pytest.approx(max(values), abs=1e-12)
+
+
+def test_the_ends_of_a_large_spectrum_are_approached_from_inside() -> None:
+    matrix = symmetric(torch.cat([torch.tensor([-2.0, 9.0]), torch.linspace(0, 1, 200)]).double())
+    low, high = extremes(lambda v: matrix @ v, torch.randn(202, dtype=torch.float64), 12)
+    assert -2.0 - 1e-9 <= low < -1.99 and 8.99 < high <= 9.0 + 1e-9
