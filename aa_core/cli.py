@@ -13,6 +13,7 @@ import typer
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
 from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
+from aa_core.findings_commands import ledger
 from aa_core.jobs import all_jobs, perform, whatif_spec
 from aa_core.launcher import become, prepare
 from aa_core.options import (
@@ -268,6 +269,7 @@ def _share(progress: Any) -> str:
 
 
 app.add_typer(reports, name="report")
+app.add_typer(ledger, name="findings")
 
 
 @app.command(epilog=epilog("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))

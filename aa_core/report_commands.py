@@ -23,6 +23,7 @@ from aa_core.options import (
     problem_of,
 )
 from aa_core.reporting import About, Context, build_report, json_schema, read_about, verify_file, write_report
+from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.reporting.report import DASHBOARD
 from aa_core.run_performance import run_performance
 
@@ -81,6 +82,8 @@ def build(
     opened, other = open_told(run), None if against is None else open_told(against)
     context = Context(
         whatifs=retrainings(opened),
+        ledger=ledger_section(opened),
+        events=ledger_events(opened),
         about=About() if about is None else read_about(about),
         date=date,
         dashboard=dashboard,

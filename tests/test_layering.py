@@ -64,6 +64,7 @@ LAYERS = (
     ("calibrate",),
     ("registry", "plain", "run_performance", "check"),
     ("jobs", "jobs.*"),
+    ("findings", "findings.*"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
     ("cli", "*_commands", "options", "whatif_options", "console", "launcher", "__init__", "__main__"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aa_core.errors import RequestError
+from aa_core.findings import Signature
 from aa_core.header import listed
 
 NOT_STATED = "Not stated."
@@ -18,15 +19,6 @@ class Section(BaseModel):
     """A JSON object with exactly these fields, of exactly these types."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class Signature(Section):
-    """Who answers for the report, or for a finding. A name is no proof: a key is (aa report sign)."""
-
-    name: str
-    role: str
-    date: str
-    statement: str = ""
 
 
 class About(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aa_core.jobs import retrainings
 from aa_core.reporting import Context, Report, build_report
+from aa_core.reporting.ledger import ledger_events, ledger_section
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
@@ -13,8 +14,10 @@ from dashboard.service.estimates import request_of
 def report_of(desk: Desk, s: Selection, with_steps: bool, date: str, progress: Progress) -> Report:
     """All of this selection as a report, with every retraining of the run."""
     rows = desk.rows(s)
-    found = retrainings(desk.run)
-    key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, date, repr(found))
+    context = Context(
+        whatifs=retrainings(desk.run), ledger=ledger_section(desk.run), events=ledger_events(desk.run), date=date
+    )
+    key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, repr(context))
 
     def work() -> Report:
         return build_report(
@@ -26,7 +29,7 @@ def report_of(desk: Desk, s: Selection, with_steps: bool, date: str, progress: P
             curvature=s.curvature,
             readout=s.readout,
             semantics=s.semantics,
-            context=Context(whatifs=found, date=date),
+            context=context,
             with_steps=with_steps,
             progress=progress,
         )

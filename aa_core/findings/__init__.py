@@ -1,0 +1,27 @@
+"""The ledger of findings: what an auditor claims of a run, what each claim rests on, and who answers for it."""
+
+from aa_core.findings.entries import Added, Checked, Evidence, Signature
+from aa_core.findings.finding import Finding, add, changes, check, evidence_of, find_finding, findings, question, sign
+from aa_core.findings.ledger import Ledger, ledger_path, read_ledger
+from aa_core.findings.rule import RULES, judge
+
+__all__ = [
+    "RULES",
+    "Added",
+    "Checked",
+    "Evidence",
+    "Finding",
+    "Ledger",
+    "Signature",
+    "add",
+    "changes",
+    "check",
+    "evidence_of",
+    "find_finding",
+    "findings",
+    "judge",
+    "ledger_path",
+    "question",
+    "read_ledger",
+    "sign",
+]

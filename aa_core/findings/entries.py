@@ -1,0 +1,109 @@
+"""What the ledger of findings holds: one act an entry, each pinned to the one before by its digest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.curvature import Curvature
+from aa_core.embedding import Method, Readout
+from aa_core.header import Count, Digest, Model, StageName
+
+Severity = Literal["low", "medium", "high", "critical"]
+Extent = Literal["sign", "size"]
+"""How far a claim goes: that stages helped or hurt, or also by how much."""
+Standing = Literal["estimate only", "confirmed by retraining", "refuted by retraining"]
+ShortText = Annotated[str, Field(max_length=200)]
+LongText = Annotated[str, Field(max_length=5_000)]
+
+
+class Signature(Model):
+    """Who answers for a finding or a report. A name is no proof: a signature with a key is."""
+
+    name: ShortText
+    role: ShortText
+    date: ShortText
+    statement: LongText = ""
+
+
+class Evidence(Model):
+    """An estimated effect with all that it was computed from, so that it can be computed again."""
+
+    run: Digest
+    stages: tuple[StageName, ...]
+    """What was left out; the effect is that of all of them together."""
+    semantics: Semantics
+    performance: ShortText
+    examples: tuple[Count, ...] | None
+    """Rows of the evaluation set; None for all."""
+    n: Count
+    evaluation: Digest
+    """Digest of performance and examples."""
+    method: Method
+    curvature: Curvature
+    readout: Readout
+    effect: float
+    """Mean over the examples; positive = it helped."""
+    unit: ShortText
+    reliability: LongText
+    """The verdict on the estimate, in words."""
+    query: LongText = ""
+    """The dashboard's view that it was pinned from, as a query string."""
+    code: ShortText
+
+    @property
+    def counterfactual(self) -> Counterfactual:
+        return Counterfactual.skip(*self.stages, semantics=self.semantics)
+
+
+class Added(Model):
+    """A claim is entered, as an estimate."""
+
+    kind: Literal["added"] = "added"
+    claim: Annotated[str, Field(min_length=1, max_length=1_000)]
+    severity: Severity
+    extent: Extent
+    evidence: Evidence
+    recommendation: LongText = ""
+
+
+class Checked(Model):
+    """A stored retraining confirms or refutes the claim."""
+
+    kind: Literal["confirmed", "refuted"]
+    job: ShortText
+    result: Digest
+    """sha256 of the job's result, as it is stored."""
+    effect: float
+    """The true mean effect."""
+    noise: float | None
+    """The noise floor of that effect; None where none is stored."""
+
+
+class Signed(Model):
+    """Somebody answers for the finding, as it stands at this entry."""
+
+    kind: Literal["signed off"] = "signed off"
+    signature: Signature
+
+
+Act = Annotated[Added | Checked | Signed, Field(discriminator="kind")]
+
+
+class Entry(Model):
+    """One line of the ledger."""
+
+    number: Count
+    previous: Digest
+    """sha256 of the line before; of nothing for the first."""
+    at: ShortText
+    by: ShortText
+    finding: Count
+    """Findings are counted from 1: F1, F2, ..."""
+    act: Act
+
+    @property
+    def line(self) -> bytes:
+        return (self.model_dump_json() + "\n").encode()
