@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboard.selection import Selection
 from dashboard.service import Job, glossary, retraining
-from dashboard.words import plural
+from dashboard.words import performance_words, plural
 
 ESTIMATES = {
     "stages": "Effects of the stages",
@@ -26,7 +26,7 @@ def describe(job: Job) -> tuple[str, str]:
         case "whatif":
             return f"Without {glossary.listed(request['skip'])}", _whatif(job)
         case "calibrate":
-            return "Verify all stages by retraining", f"{request['performance']} on all examples"
+            return "Verify all stages by retraining", f"{performance_words(request['performance'])} on all examples"
         case "replay":
             return "Replay of the whole run", job.result()["words"] if job.status == "done" else job.status
         case "effects":
@@ -61,4 +61,4 @@ def _whatif(job: Job) -> str:
 
 def _subject(request: Mapping[str, Any]) -> str:
     examples = plural(len(request["examples"]), "example") if request["examples"] else "all examples"
-    return f"{request['performance']} on {examples}"
+    return f"{performance_words(request['performance'])} on {examples}"

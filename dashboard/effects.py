@@ -1,4 +1,4 @@
-"""The charts of Explore: what each stage did to the examples, and inside a stage each step."""
+"""The charts of Explore: what each stage did to the examples, its parts, and inside a stage each step."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, feedback, session
-from dashboard.gallery import still_gallery
-from dashboard.selection import OPTIONS
+from dashboard import charts, feedback, plots, session
+from dashboard.batch import batch
+from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS
 from dashboard.service import Effects, estimates, figures, glossary
 from dashboard.shell import Context
-from dashboard.words import CONTROLS, help_of, measure, plural, subject
-from dashboard.words import OPTIONS as WORDS
+from dashboard.words import CHART_WORDS, CONTROLS, chart_text, help_of, judged, literal, measure, option, subject
 
 ALL = ""
 
@@ -23,71 +22,135 @@ def effects(ctx: Context) -> None:
     rows = ctx.desk.rows(s)
     if not len(rows):
         return
-    st.markdown(f"**Effect on {subject(s, len(rows), ctx.desk.facts().examples)}**")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**Effect on {subject(s, len(rows), ctx.desk.facts().examples)}**", width="stretch")
+        _settings(ctx)
     _zoom(ctx)
     with feedback.refusals():
         if s.stage:
             _steps(ctx)
         else:
-            _stages(ctx)
+            {"effects": _stages, "shares": _shares}.get(s.chart, _parts)(ctx)
 
 
 def _zoom(ctx: Context) -> None:
-    """Which stage is zoomed into: the keyboard's way, and the way back."""
+    """Which stage and step are zoomed into: the keyboard's way, and the way back."""
+    s = ctx.selection
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if ctx.selection.stage:
-            st.button(
-                "All stages",
-                icon=":material/arrow_back:",
-                on_click=session.update,
-                kwargs={"stage": ALL, "steps": None},
-            )
-        options = [ALL, *ctx.desk.facts().stages]
+        if s.stage:
+            st.button("All stages", icon=":material/arrow_back:", on_click=_into, args=(ALL,))
         st.selectbox(
             "Stage",
-            options,
+            [ALL, *ctx.desk.facts().stages],
             format_func=lambda n: n or "All stages",
             label_visibility="collapsed",
-            **session.mirror("stage"),
+            **session.mirror("stage", read=_zoomed),
         )
+        if s.stage:
+            _step_by_number(ctx)
+    if not s.stage:
+        st.segmented_control(
+            "Show",
+            CHARTS,
+            format_func=CHART_WORDS.__getitem__,
+            required=True,
+            label_visibility="collapsed",
+            **session.mirror("chart"),
+        )
+
+
+def _zoomed(stage: str) -> str:
+    session.update(steps=None)
+    return stage
+
+
+def _step_by_number(ctx: Context) -> None:
+    steps = next(stage.steps for stage in ctx.desk.run.stages if stage.name == ctx.selection.stage)
+    chosen = ctx.selection.steps
+    st.number_input(
+        "Step",
+        min(steps),
+        max(steps),
+        placeholder="Step",
+        label_visibility="collapsed",
+        width=130,
+        **session.mirror("steps", read=_one, show=chosen[0] if chosen and chosen[0] == chosen[1] else None),
+    )
+
+
+def _one(step: int | None) -> tuple[int, int] | None:
+    return None if step is None else (step, step)
+
+
+# ---- stages ----------------------------------------------------------------------------------------------------------
 
 
 def _stages(ctx: Context) -> None:
     with feedback.working("Replaying the training to embed its stages") as progress:
         found = estimates.stages(ctx.desk, ctx.selection, progress)
-    figure = figures.stage_bars(found.frame, found.unit, performance=ctx.selection.performance)
+    figure = figures.stage_bars(found.frame, found.unit, performance=chart_text(judged(ctx.selection)))
     alt = "Effect of each stage: " + "; ".join(f"{r.stage} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.clickable(figure, "stages", alt, _into)
     _beside(ctx, found, "Click a bar to see its steps.")
 
 
-def _steps(ctx: Context) -> None:
+def _parts(ctx: Context) -> None:
+    """The effects of the stages, split by layer or by cause."""
+    s = ctx.selection
     with feedback.working("Walking back through the training") as progress:
-        found = estimates.steps(ctx.desk, ctx.selection, progress)
-    figure = figures.step_bars(found.frame, found.unit, performance=ctx.selection.performance)
-    chosen = found.frame[found.frame["step"].isin(ctx.selection.steps or ())]
-    for step in chosen["step"]:
-        figure.add_vline(step, line_dash="dot", line_width=1.5, line_color=figures.NEUTRAL)
-    charts.clickable(figure, "steps", f"Effect of each step of stage {ctx.selection.stage}", _step)
-    _beside(ctx, found, "Their sum need not equal the effect of the stage. Click a bar to see its training examples.")
-    for row in chosen.to_dict("records"):
-        _batch(ctx, row, found.unit)
+        found = estimates.parts(ctx.desk, s, "layers" if s.chart == "layers" else "causes", progress)
+    part = "layer" if s.chart == "layers" else "cause"
+    figure = plots.split_bars(found.frame, part, found.unit, chart_text(judged(s)))
+    words = "; ".join(f"{r.stage}, {getattr(r, part)} {r.effect:+.3g}" for r in found.frame.itertuples())
+    charts.show(figure, f"split-{part}", f"Effect of each stage by {part}: {words}")
+    adds_up = {
+        "layer": "The parts of a stage add up to its effect by the boundary method, read linearly.",
+        "cause": "The parts of a stage add up to the sum of the effects of its steps. Momentum is what the optimizer "
+        "would have done by itself; data is what this stage’s own examples added.",
+    }
+    _beside(ctx, found, adds_up[part])
 
 
-def _batch(ctx: Context, row: dict[str, Any], unit: str) -> None:
-    """What a step trained on."""
-    step = row["step"]
-    frame, looks = ctx.desk.batch(step)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**Step {step:,}: {glossary.fmt_effect(row['effect'])} {unit}**", width="stretch")
-        st.button("Close", icon=":material/close:", type="tertiary", on_click=session.update, kwargs={"steps": None})
-    st.caption(f"It trained on these {plural(len(frame), 'example')}; the labels are those of the training.")
-    items = [
-        look | {"id": r["example"], "lines": [["as", r["label"], ""]], "title": f"{r['id']}, trained as {r['label']}"}
-        for r, look in zip(frame.to_dict("records"), looks, strict=True)
-    ]
-    with st.container(height=330, border=False):
-        still_gallery(items, f"Training examples of step {step}", "batch")
+def _shares(ctx: Context) -> None:
+    """What the performance gained meanwhile: exact, and another question."""
+    s = ctx.selection
+    with feedback.working("Replaying the training") as progress:
+        table, start, unit = estimates.shares(ctx.desk, s, progress)
+    words = "; ".join(f"{r.stage} {r.share:+.3g}" for r in table.itertuples())
+    figure = plots.waterfall(table, start, unit, chart_text(judged(s)))
+    charts.show(figure, "path", f"Start {start:.3g}; {words}")
+    st.caption(
+        f"How the {literal(judged(s))} rose or fell while each stage was trained, {literal(unit)}, mean over "
+        f"{len(ctx.desk.rows(s)):,} examples. Exact, and no effect: what a stage taught and a later one erased is in "
+        "its share; what it only prepared is not."
+    )
+
+
+# ---- steps -----------------------------------------------------------------------------------------------------------
+
+
+def _steps(ctx: Context) -> None:
+    s = ctx.selection
+    with feedback.working("Walking back through the training") as progress:
+        found = estimates.steps(ctx.desk, s, progress)
+    zoomed = s.steps if s.steps and s.steps[0] < s.steps[1] else None
+    frame = found.frame[found.frame["step"].between(*zoomed)] if zoomed else found.frame
+    figure = figures.step_bars(frame, found.unit, performance=chart_text(judged(s)))
+    chosen = None if zoomed or s.steps is None else s.steps[0]
+    if chosen in set(frame["step"]):
+        figure.add_vline(chosen, line_dash="dot", line_width=1.5, line_color=figures.NEUTRAL)
+    width = estimates.bar_width(frame)
+
+    def picked(step: Any) -> None:
+        session.update(steps=(int(step), min(int(step) + width - 1, int(frame["step"].max()))))
+
+    charts.clickable(figure, "steps", f"Effect of each step of stage {s.stage}", picked)
+    hint = "its training examples" if width == 1 else f"the {width} steps that it sums"
+    _beside(ctx, found, f"Their sum need not equal the effect of the stage. Click a bar to see {hint}.")
+    if zoomed:
+        st.button("All steps of the stage", icon=":material/zoom_out:", on_click=_into, args=(s.stage,))
+    for row in frame[frame["step"] == chosen].to_dict("records"):
+        batch(ctx, int(row["step"]), float(row["effect"]), found.unit)
 
 
 def _beside(ctx: Context, found: Effects, hint: str) -> None:
@@ -98,7 +161,7 @@ def _beside(ctx: Context, found: Effects, hint: str) -> None:
         else ""
     )
     thing = "step" if ctx.selection.stage else "stage"
-    words = f"{measure(ctx.selection, found.unit, found.n)} **{glossary.sign(thing).capitalize()}.**"
+    words = f"{literal(measure(ctx.selection, found.unit, found.n))} **{glossary.sign(thing).capitalize()}.**"
     st.caption(f"{words}{interval} {hint}")
     feedback.reliability(found)
 
@@ -107,16 +170,14 @@ def _into(stage: Any) -> None:
     session.update(stage=str(stage), steps=None)
 
 
-def _step(step: Any) -> None:
-    session.update(steps=(int(step), int(step)))
+# ---- settings --------------------------------------------------------------------------------------------------------
 
 
-def controls() -> None:
-    """How the effects are estimated, each setting with its meaning."""
-    with st.expander("Estimator", icon=":material/tune:"):
-        columns = st.columns(2)
-        for place, (name, options) in enumerate(OPTIONS.items()):
+def _settings(ctx: Context) -> None:
+    """By what the model is judged and how effects are estimated, each setting with its meaning."""
+    confounders = tuple(CONFOUNDER + c for c in ctx.desk.facts().confounders)
+    with st.popover("Performance, estimator", icon=":material/tune:"):
+        for name, options in OPTIONS.items():
             label, _, _ = CONTROLS[name]
-            columns[place % 2].selectbox(
-                label, options, format_func=WORDS.__getitem__, help=help_of(name), **session.mirror(name)
-            )
+            offered = (*options, *confounders) if name == "performance" else options
+            st.selectbox(label, offered, format_func=option, help=help_of(name), **session.mirror(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -20,9 +20,16 @@ _grid = st.components.v2.component(
 
 
 def gallery(
-    items: list[dict[str, Any]], label: str, key: str, picked: Callable[[tuple[int, ...], bool, bool], None]
+    items: list[dict[str, Any]],
+    label: str,
+    key: str,
+    picked: Callable[[tuple[int, ...], bool, bool], None],
+    click: Literal["replaces", "adds"] = "replaces",
 ) -> None:
-    """A grid; `picked(ids, add, on)` is called with what was clicked: add to the selection or replace it, on or off."""
+    """A grid; `picked(ids, add, on)` is called with what was clicked: add to the selection or replace it, on or off.
+
+    A plain click replaces what is picked, unless it `adds`; Ctrl, Cmd, Shift and the corner always add.
+    """
 
     def clicked() -> None:
         value = _clean(st.session_state[key].get("picked"), {item["id"] for item in items})
@@ -30,12 +37,11 @@ def gallery(
             picked(*value)
 
     count = sum(item["picked"] for item in items)
-    _grid(key=key, data={"items": items, "label": label, "still": False, "picked": count}, on_picked_change=clicked)
-
-
-def still_gallery(items: list[dict[str, Any]], label: str, key: str) -> None:
-    """A grid to look at."""
-    _grid(key=key, data={"items": items, "label": label, "still": True, "picked": 0})
+    _grid(
+        key=key,
+        data={"items": items, "label": label, "picked": count, "adding": click == "adds"},
+        on_picked_change=clicked,
+    )
 
 
 def _clean(value: Any, known: set[int]) -> tuple[tuple[int, ...], bool, bool] | None:

@@ -12,6 +12,8 @@ from dashboard.selection import FILTERS, NOTHING, Selection, from_query, to_quer
 
 _SELECTION, _CHANGED, _PUBLISHED, _NOTES = "aa:selection", "aa:changed", "aa:published", "aa:notes"
 
+_AS_IT_IS = object()
+
 
 def begin() -> None:
     """Adopt the URL in a new session and after the browser's back button; else what was picked here stands."""
@@ -61,14 +63,14 @@ def publish() -> None:
 
 
 def mirror(
-    name: str, key: str | None = None, read: Callable[[Any], Any] = lambda v: v, show: Any = None
+    name: str, key: str | None = None, read: Callable[[Any], Any] = lambda v: v, show: Any = _AS_IT_IS
 ) -> dict[str, Any]:
     """Arguments that make a widget show one field of the selection, and change it.
 
     `show` is the widget's value for the field as it is now, `read` turns the widget's value back into the field's.
     """
     key = key or f"pick:{name}"
-    st.session_state[key] = getattr(current(), name) if show is None else show
+    st.session_state[key] = getattr(current(), name) if show is _AS_IT_IS else show
 
     def changed() -> None:
         update(**{name: read(st.session_state[key])})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dashboard.selection import Selection
+from dashboard.selection import CONFOUNDER, Selection
 from dashboard.service import escape, glossary
 
 OPTIONS = {
@@ -33,6 +33,26 @@ CONTROLS = {
     "readout": ("Readout", "How the change of the weights becomes a change of the performance.", glossary.READOUTS),
     "semantics": ("Without a stage", "What is compared with the training as recorded.", glossary.SEMANTICS),
 }
+
+
+CHART_WORDS = {"effects": "Effect", "layers": "By layer", "causes": "By cause", "shares": "Path shares"}
+
+
+def option(value: str) -> str:
+    """What a setting's option is called."""
+    return OPTIONS.get(value) or performance_words(value).capitalize()
+
+
+def performance_words(name: str) -> str:
+    """What the model is judged by, in the middle of a sentence."""
+    if not name.startswith(CONFOUNDER):
+        return name
+    return f"log-likelihood of “{name.removeprefix(CONFOUNDER)}” as the label"
+
+
+def judged(s: Selection) -> str:
+    """What the model is judged by."""
+    return performance_words(s.performance)
 
 
 def help_of(control: str) -> str:
@@ -75,7 +95,8 @@ def subject(s: Selection, n: int, total: int) -> str:
 def measure(s: Selection, unit: str, n: int) -> str:
     """What one bar is: performance, unit and number of examples."""
     mean = "mean over " + plural(n, "example") if n > 1 else "1 example"
-    return f"Effect on the {s.performance}, {unit}; {mean}."
+    follows = " Positive: it made the model follow that more." if s.performance.startswith(CONFOUNDER) else ""
+    return f"Effect on the {judged(s)}, {unit}; {mean}.{follows}"
 
 
 def effect_words(effect: float, unit: str, s: Selection) -> str:
@@ -84,7 +105,7 @@ def effect_words(effect: float, unit: str, s: Selection) -> str:
         return "Leaving this out would change nothing."
     better, what = ("worse", "helped") if effect > 0 else ("better", "hurt")
     size = glossary.fmt_effect(abs(effect)).lstrip("+")
-    by = f"{size} {glossary.unit_words(unit)} in {s.performance}"
+    by = f"{size} {glossary.unit_words(unit)} in {judged(s)}"
     return f"The model would be {better} by {by}: what is left out {what}."
 
 

@@ -15,13 +15,12 @@ function line(key, name, end) {
   return made;
 }
 
-function tile(item, still) {
-  const made = element("button", "tile" + (item.wrong ? " wrong" : ""));
+function tile(item) {
+  const made = element("button", "tile" + (item.wrong ? " wrong" : "") + (item.tone ? " " + item.tone : ""));
   made.type = "button";
   made.title = item.title;
   made.setAttribute("aria-label", item.title);
   made.setAttribute("aria-pressed", String(Boolean(item.picked)));
-  if (still) made.tabIndex = -1;
   if (item.src) {
     const picture = element("img", "");
     picture.src = item.src;
@@ -38,18 +37,16 @@ function tile(item, still) {
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
   const grid = parentElement.querySelector(".grid");
-  grid.classList.toggle("still", data.still);
   grid.setAttribute("aria-label", data.label);
-  const tiles = data.items.map((item) => tile(item, data.still));
+  const tiles = data.items.map((item) => tile(item));
   grid.replaceChildren(...tiles);
   const focused = tiles[data.items.findIndex((item) => item.id === grid.lastPicked)];
   if (focused && grid.hadFocus) focused.focus({ preventScroll: true });
   grid.hadFocus = false;
-  if (data.still) return;
   tiles.forEach((made, place) => {
     made.onclick = (event) => {
       const item = data.items[place];
-      const add = event.ctrlKey || event.metaKey || event.target.classList.contains("add");
+      const add = data.adding || event.ctrlKey || event.metaKey || event.target.classList.contains("add");
       const from = data.items.findIndex((other) => other.id === grid.lastPicked);
       const [low, high] = event.shiftKey && from >= 0 ? [Math.min(from, place), Math.max(from, place)] : [place, place];
       if (!add && !event.shiftKey) tiles.forEach((other) => other.setAttribute("aria-pressed", "false"));

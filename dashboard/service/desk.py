@@ -28,8 +28,6 @@ from dashboard.service.runs import RunEntry, opened, problem_of
 
 MAX_TEXT = 240
 """Characters of a text that a tile of the gallery shows."""
-MAX_BATCH = 128
-"""Training examples of a step that are shown."""
 CHANGEABLE = ("lr", "momentum", "weight_decay")
 """Hyperparameters that a what-if offers to change."""
 
@@ -195,15 +193,24 @@ class Desk:
 
     # ---- the training set --------------------------------------------------------------------------------------------
 
-    def batch(self, step: int) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-        """The training examples of a step: (place, id, label), and what they look like."""
+    def batch(self, step: int) -> pd.DataFrame:
+        """The training examples of a step, as often as it used them: row in the run's table, id, label."""
         return self.remember(("batch", step), lambda: self._batch(step))
 
-    def _batch(self, step: int) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-        rows = torch.cat([micro.rows for micro in self.run.record(step).micro_batches])[:MAX_BATCH]
-        examples, ids = self.run.examples(rows), self.run.example_ids(rows)
-        names = self.class_names()
-        known = [names[y] if 0 <= y < len(names) else str(y) for y in examples.targets.tolist()]
-        frame = pd.DataFrame({"example": range(len(rows)), "id": ids or rows.tolist(), "label": known})
+    def _batch(self, step: int) -> pd.DataFrame:
+        rows = torch.cat([micro.rows for micro in self.run.record(step).micro_batches])
+        names, ids = self.class_names(), self.run.example_ids(rows)
+        known = [_named(names, y) for y in self.run.examples(rows).targets.tolist()]
+        return pd.DataFrame({"row": rows.tolist(), "id": ids or rows.tolist(), "label": known})
+
+    def training_shown(self, rows: tuple[int, ...]) -> list[dict[str, str]]:
+        """A picture or words for each of these training examples."""
+        return self.remember(("training", rows), lambda: self._training_shown(rows))
+
+    def _training_shown(self, rows: tuple[int, ...]) -> list[dict[str, str]]:
         display = None if self.run.evaluation is None else self.run.evaluation.display
-        return frame, shown(examples.inputs, list(range(len(rows))), display)
+        return shown(self.run.examples(torch.tensor(rows)).inputs, list(range(len(rows))), display)
+
+
+def _named(names: list[str], label: Any) -> str:
+    return names[label] if isinstance(label, int) and 0 <= label < len(names) else str(label)

@@ -17,10 +17,11 @@ from aa_core.calibration import find_calibration
 from aa_core.counterfactual import Counterfactual
 from aa_core.jobs import EffectsRequest
 from aa_core.reliability import Reliability, disagreement
+from aa_core.reporting.bins import BARS
 from aa_core.reporting.bootstrap import bootstrap_interval
 from aa_core.retrain import final_model
 from aa_core.run_performance import run_performance
-from aa_core.verdict import Trust
+from aa_core.verdict import Trust, judge_calibrated
 from dashboard.selection import Readout, Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress, memo
@@ -153,13 +154,30 @@ def training_examples(desk: Desk, s: Selection, step: int, progress: Progress) -
 def parts(desk: Desk, s: Selection, by: Literal["layers", "causes"], progress: Progress) -> Effects:
     """The effect of each stage on the mean of the selected examples, split; `frame` has the column layer or cause."""
     result, table = ask(desk, request_for(s, by=by, examples=picked(desk, s)), progress)
-    return Effects(table, result["unit"], result["n"], Belief.read(result["reliability"]))
+    method = "boundary" if by == "layers" else "additive"
+    return Effects(table, result["unit"], result["n"], _of_parts(desk, s, method, result["reliability"]))
+
+
+def _of_parts(desk: Desk, s: Selection, method: str, found: Mapping[str, Any]) -> Belief:
+    """What retraining said of the sum of the parts, which is read linearly; else what was seen on the way back."""
+    known = find_calibration(desk.run, run_performance(desk.run, s.performance).digest, s.semantics)
+    figures = known.find(method, s.curvature, "linear") if known else None
+    if figures is None:
+        return Belief.read(found)
+    verdict = judge_calibrated(figures)
+    words = f"Of the parts together, on the whole evaluation set: {verdict.words}"
+    return Belief(words, verdict.trust, True, tuple(found["assumptions"]))
 
 
 def shares(desk: Desk, s: Selection, progress: Progress) -> tuple[pd.DataFrame, float, str]:
     """What the performance gained while each stage was trained: (stage, share), where it began, and the unit."""
     result, table = ask(desk, request_for(s, by="shares", examples=picked(desk, s)), progress)
     return table, result["start"], result["unit"]
+
+
+def bar_width(frame: pd.DataFrame) -> int:
+    """How many neighbouring steps a bar of the step chart sums."""
+    return max(1, -(-len(frame) // BARS))
 
 
 def picked(desk: Desk, s: Selection) -> tuple[int, ...] | None:

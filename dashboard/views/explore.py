@@ -20,4 +20,3 @@ def render(ctx: Context) -> None:
         browser.browser(ctx)
     with right:
         effects.effects(ctx)
-        effects.controls()

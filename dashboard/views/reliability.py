@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import charts, feedback, session, tables
 from dashboard.service import Calibration, checking, figures, glossary, retraining
 from dashboard.shell import Context
-from dashboard.words import OPTIONS, literal, plural, subject
+from dashboard.words import OPTIONS, chart_text, judged, literal, performance_words, plural, subject
 
 MEANING = (
     ("sign", "Signs", "Did a stage help or hurt, on average?"),
@@ -40,7 +40,7 @@ def _verdict(ctx: Context) -> None:
     s = ctx.selection
     estimator = ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout))
     about = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
-    st.caption(f"Effects of the stages on the {literal(s.performance)} of {about}, estimated by: {estimator}.")
+    st.caption(f"Effects of the stages on the {literal(judged(s))} of {about}, estimated by: {estimator}.")
     with feedback.working("Replaying the training to embed its stages") as progress:
         found = checking.known(ctx.desk, s, progress)
     verdict = found.verdict
@@ -116,7 +116,7 @@ def _means(ctx: Context, found: Calibration) -> None:
     mine, best = found.find(s.method, s.curvature, s.readout), found.default
     if mine is not None and None not in mine.means:
         frame = checking.against_truth(found, mine)
-        figure = figures.compare_bars(frame, found.unit, performance=found.performance)
+        figure = figures.compare_bars(frame, found.unit, performance=chart_text(performance_words(found.performance)))
         words = [f"{r.stage}: estimated {r.estimate:+.3g}, retrained {r.truth:+.3g}" for r in frame.itertuples()]
         charts.show(figure, "calibration", f"Estimated and retrained effect of each stage. {'; '.join(words)}")
         st.caption(

@@ -12,7 +12,7 @@ from dashboard import feedback, tables
 from dashboard.activity import describe
 from dashboard.service import Report, glossary, report_of, retraining, to_html, to_json, to_zip
 from dashboard.shell import Context
-from dashboard.words import OPTIONS, subject
+from dashboard.words import OPTIONS, performance_words, subject
 
 FORMATS: tuple[tuple[str, str, str, str, Callable[[Report], str | bytes]], ...] = (
     ("HTML report", "html", "text/html", "One page, opens offline in any browser.", to_html),
@@ -47,7 +47,7 @@ def _contents(ctx: Context) -> bool:
     rows = [
         ("Run", desk.run.title or desk.entry.id),
         ("Examples", subject(s, len(desk.rows(s)), desk.facts().examples)),
-        ("Performance", s.performance),
+        ("Performance", performance_words(s.performance)),
         ("Estimator", ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))),
         *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],
     ]

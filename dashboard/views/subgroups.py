@@ -12,7 +12,7 @@ from dashboard.selection import FILTERS, NOTHING
 from dashboard.service import figures, glossary, groups, slices
 from dashboard.service.groups import Group
 from dashboard.shell import Context
-from dashboard.words import literal, plural
+from dashboard.words import chart_text, judged, literal, plural
 
 NAME = "subgroup:name"
 LONGEST = 60
@@ -133,7 +133,7 @@ def _compared(ctx: Context) -> None:
     charts.show(figure, "map", f"Mean effect of each stage on each group. {words}")
     few = any(g.size < groups.FEWEST for g in found)
     st.caption(
-        f"Mean effect on the {literal(ctx.selection.performance)}, {literal(cells.unit)}; {glossary.sign()}. "
+        f"Mean effect on the {literal(judged(ctx.selection))}, {literal(cells.unit)}; {glossary.sign()}. "
         "In brackets: the 95 % bootstrap interval over the group’s examples includes zero."
         + (f" Groups of fewer than {groups.FEWEST} have no interval." if few else "")
     )
@@ -163,7 +163,7 @@ def _gap(ctx: Context, found: list[Group]) -> None:
     one, two = (next(g for g in found if g.name == n) for n in (first, second))
     with feedback.working("Comparing") as progress:
         gap = groups.gap(ctx.desk, s, one, two, progress)
-    figure = figures.stage_bars(gap.frame, gap.unit, performance=f"{s.performance}, first minus second")
+    figure = figures.stage_bars(gap.frame, gap.unit, performance=f"{chart_text(judged(s))}, first minus second")
     words = "; ".join(f"{r.stage} {r.effect:+.3g}" for r in gap.frame.itertuples())
     charts.show(figure, "gap", f"Effect on {first} minus effect on {second}, by stage: {words}")
     st.caption(

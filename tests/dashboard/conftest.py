@@ -22,7 +22,14 @@ CLASSES = [f"{HOSTILE} {i}" for i in range(10)]
 Open = Callable[..., AppTest]
 
 
-def record(path: Path, *, evaluation: bool = True, title: str = HOSTILE, words: str = HOSTILE) -> None:
+def record(
+    path: Path,
+    *,
+    evaluation: bool = True,
+    title: str = HOSTILE,
+    words: str = HOSTILE,
+    confounder: list[int] | None = None,
+) -> None:
     """Twelve steps in two stages; every string of the run is `words`."""
     torch.manual_seed(0)
     model, loss_fn = DigitsMLP(hidden=8), nn.functional.cross_entropy
@@ -31,6 +38,8 @@ def record(path: Path, *, evaluation: bool = True, title: str = HOSTILE, words: 
     metadata = pd.DataFrame(
         {f"column {words.strip()}"[:40].rstrip("\u202e"): [words, "plain"] * 20, "confidence": range(40)}
     )
+    if confounder:
+        metadata["site"] = confounder
     judged = aa.Evaluation(
         x,
         y,
@@ -63,6 +72,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     shutil.copytree(SAMPLES / "digits-adamw" / "run", root / "good")
     record(root / "hostile")
+    record(root / "confounded", words="plain", title="Confounded", confounder=[i % 3 for i in range(40)])
     record(root / "unjudged", evaluation=False, title="No evaluation", words="plain")
     shutil.copytree(SAMPLES / "digits-adamw" / "run", root / "broken")
     (root / "broken" / "log" / "0000000001.json").write_text("{")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,51 @@ def test_zoom_into_a_stage_and_a_step_and_back(screen: Open) -> None:
     checked(next(b for b in app.button if b.label == "All stages").click().run())
     assert "stage" not in app.query_params
     assert "Click a bar to see its steps" in said(app)
+
+
+@pytest.mark.parametrize(
+    ("chart", "words"),
+    [("layers", "add up to its effect"), ("causes", "Momentum is what"), ("shares", "Exact, and no effect")],
+)
+def test_effects_are_split_and_path_shares_stand_beside_them(screen: Open, chart: str, words: str) -> None:
+    app = screen("explore", run="hostile", chart=chart)
+    assert words in said(app)
+    assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_step_shows_its_training_examples_ranked_and_hands_them_to_what_if(screen: Open) -> None:
+    app = screen("explore", run="good", stage="fine-tune 90°", steps="200-200", examples="3", without="5")
+    assert "They add up to" in said(app)
+    (tiles,) = (e for e in app.get("bidi_component") if "batch" in str(e.proto))
+    effects = [float(item["lines"][1][1].replace("\u2212", "-")) for item in json.loads(tiles.proto.json)["items"]]
+    assert effects == sorted(effects, reverse=True) and effects[0] > 0 > effects[-1]
+    checked(next(b for b in app.button if b.label == "Forget them").click().run())
+    assert "without" not in app.query_params
+
+
+def test_a_step_can_be_chosen_with_the_keyboard(screen: Open) -> None:
+    app = screen("explore", run="good", stage="fine-tune 90°")
+    checked(app.number_input("pick:steps").set_value(201).run())
+    assert app.query_params["steps"] == "201-201"
+    assert "Step 201" in said(app)
+
+
+def test_a_long_stage_is_drawn_in_bins_that_open(screen: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboard.service.estimates.BARS", 20)
+    app = screen("explore", run="good", stage="fine-tune 90°")
+    assert "the 3 steps that it sums" in said(app)
+    zoomed = screen("explore", run="good", stage="fine-tune 90°", steps="183-185")
+    assert "Click a bar to see its training examples" in said(zoomed)
+    checked(next(b for b in zoomed.button if b.label == "All steps of the stage").click().run())
+    assert "steps" not in zoomed.query_params
+
+
+def test_the_likelihood_of_a_confounder_is_a_performance(screen: Open) -> None:
+    app = screen("explore", run="confounded", performance="confounder:site")
+    assert "it made the model follow that more" in said(app)
+    assert "confounder:rotation is no performance of this run" in said(
+        screen("explore", run="good", performance="confounder:rotation")
+    )
 
 
 def test_what_if_predicts_what_is_ticked(screen: Open) -> None:
