@@ -22,6 +22,10 @@ class Agreement(NamedTuple):
     """Mean |estimate - truth| over mean |truth|."""
 
 
+NO_AGREEMENT = Agreement(0, *[float("nan")] * 5)
+"""Of an estimate that there is not."""
+
+
 def agreement(estimate: np.ndarray, truth: np.ndarray) -> Agreement:
     """Compare two arrays of effects of the same shape."""
     frame = pd.DataFrame({"estimate": np.ravel(estimate), "truth": np.ravel(truth)}).astype(float)

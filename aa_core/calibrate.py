@@ -58,6 +58,7 @@ def calibrate(
 
     Cost: one retraining a stage and six trainings for the noise floor, batched where that is faster; six sweeps.
     """
+    performance.check_differentiable()
     names = [s.name for s in run.stages if len(s)]
     if not names:
         raise RequestError("the run has no stages to calibrate on")

@@ -235,7 +235,8 @@ def whatif(
         typer.echo(_whatif_text(result), nl=False)
     else:
         write_rows(found.tables["examples"], format, output, result)
-    note(result["reliability"]["words"])
+    if result["reliability"]:
+        note(result["reliability"]["words"])
 
 
 def _whatif_text(found: dict[str, Any]) -> str:
@@ -247,9 +248,11 @@ def _whatif_text(found: dict[str, Any]) -> str:
             "performance": f"{found['performance']}, {found['unit']}, mean over n = {found['n']}",
             "recorded": f"{found['mean_recorded']:.6g}",
             "retrained": f"{found['mean_retrained']:.6g}  ({found['steps_replayed']} steps, {found['seconds']:.1f} s)",
-            "effect, estimated": f"{found['mean_estimate']:+.6g}",
+            "effect, estimated": f"{found['mean_estimate']:+.6g}"
+            if found["reliability"]
+            else "none: it changes in steps",
             "effect, retrained": f"{found['mean_truth']:+.6g}  (positive = training as recorded did better)",
-            "agreement": agreed or "not defined for fewer than 3 examples",
+            "agreement": agreed or "not defined (no estimate, or fewer than 3 examples)",
         }.items()
     )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import product
 from typing import get_args
 
-from aa_core.agreement import Agreement, agreement
+from aa_core.agreement import NO_AGREEMENT, Agreement, agreement
 from aa_core.attribution import Attribution, stage_effects
 from aa_core.cache import EmbeddingCache
 from aa_core.curvature import Curvature
@@ -17,8 +16,6 @@ from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.records import RunLike
 from aa_core.replay import Progress, silent
-
-NO_AGREEMENT = Agreement(0, *[math.nan] * 5)
 
 
 def with_disagreement(

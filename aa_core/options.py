@@ -47,7 +47,13 @@ ProblemOption = Annotated[
 ]
 FormatOption = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, else table.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
-PerformanceOption = Annotated[str, typer.Option(help=f"What to judge by: {', '.join(PERFORMANCES)}.")]
+PerformanceOption = Annotated[
+    str,
+    typer.Option(
+        help=f"What to judge by: {', '.join(PERFORMANCES)}, confounder:COLUMN; 'negative squared error' for numbers; "
+        "with whatif accuracy, too."
+    ),
+]
 ExamplesOption = Annotated[str | None, typer.Option(help="Rows of the evaluation set, such as 0,1,5-9; else all.")]
 MethodOption = Annotated[Method, typer.Option(help="boundary: a stage as a whole; additive: the sum of its steps.")]
 CurvatureOption = Annotated[Curvature, typer.Option(help="How a change is propagated through later steps.")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,10 +11,22 @@ from torch import Tensor
 
 from aa_core.errors import RequestError
 from aa_core.evaluation import Evaluation
-from aa_core.performance import PERFORMANCES, Performance, confounder_log_likelihood
+from aa_core.performance import PERFORMANCES, Performance, accuracy, confounder_log_likelihood
+from aa_core.records import Inputs
+from aa_core.scores import negative_squared_error, sequence_log_likelihood
 
 CONFOUNDER = "confounder:"
 """Before the name of a metadata column: the likelihood of the class that it names, taken as the label."""
+
+Build = Callable[[Inputs, Tensor], Performance]
+CLASSES: dict[str, Build] = {
+    **{name: lambda x, y, build=build: build(x, y.long()) for name, build in PERFORMANCES.items()},  # type: ignore[misc]
+    "accuracy": lambda x, y: accuracy(x, y.long()),
+}
+SEQUENCES: dict[str, Build] = {"log-likelihood": lambda x, y: sequence_log_likelihood(x, y.long())}
+NUMBERS: dict[str, Build] = {
+    "negative squared error": lambda x, y: negative_squared_error(x, y, unit="squared units of the target")
+}
 
 
 class Judged(Protocol):
@@ -25,33 +37,41 @@ class Judged(Protocol):
 
 
 def run_performance(run: Judged, name: str, examples: Sequence[int] | None = None) -> Performance:
-    """PERFORMANCES[name] on some rows of the run's evaluation set (all by default); values are labelled by their row.
+    """The performance of that name on some rows of the run's evaluation set (all by default), labelled by row.
 
-    "confounder:COLUMN" is `confounder_log_likelihood` of the class that a metadata column names.
+    Class labels: those of PERFORMANCES, "accuracy" (for retraining only), and "confounder:COLUMN", which is
+    `confounder_log_likelihood` of the class that a metadata column names. Sequences of tokens: "log-likelihood" of the
+    whole sequence. Numbers: "negative squared error".
 
     Raises:
-        RequestError: no such performance or row, no evaluation set, or targets that are not class labels.
+        RequestError: no evaluation set, no such row, or no such performance for targets of this kind.
     """
-    if name not in PERFORMANCES and not name.startswith(CONFOUNDER):
-        raise RequestError(f"performance={name!r}; expected one of {', '.join(PERFORMANCES)}, {CONFOUNDER}COLUMN")
     evaluation = run.evaluation
     if evaluation is None:
         raise RequestError(
             "the run has no evaluation set to judge the model on; record one with Recorder(evaluation=...), or call "
             "the engine from Python with a performance of your own"
         )
-    y = evaluation.y
-    if y.dim() != 1 or y.is_floating_point() or y.is_complex():
-        raise RequestError(
-            f"{name!r} needs one class label per example; the evaluation set has targets of shape {list(y.shape)} and "
-            f"type {str(y.dtype).removeprefix('torch.')}. Call the engine from Python with a performance of your own"
-        )
-    if name.startswith(CONFOUNDER):
+    known = offered(evaluation)
+    if name.startswith(CONFOUNDER) and evaluation.y.dim() == 1:
         suggested = _suggested(evaluation, name.removeprefix(CONFOUNDER))
         judged = replace(confounder_log_likelihood(evaluation.x, suggested), name=name)
+    elif name in known:
+        judged = known[name](evaluation.x, evaluation.y)
     else:
-        judged = PERFORMANCES[name](evaluation.x, y.long())
+        y, names = evaluation.y, [*known, *([f"{CONFOUNDER}COLUMN"] if known is CLASSES else [])]
+        raise RequestError(
+            f"performance={name!r}; expected one of {', '.join(names)}, for targets of shape {list(y.shape)} and type "
+            f"{str(y.dtype).removeprefix('torch.')}. Or call the engine from Python with a performance of your own"
+        )
     return judged if examples is None else judged[_checked(examples, len(evaluation))]
+
+
+def offered(evaluation: Evaluation) -> dict[str, Build]:
+    """What targets of this kind can be judged by, by name: one class label, a row of tokens, or numbers an example."""
+    if evaluation.y.is_floating_point():
+        return NUMBERS
+    return SEQUENCES if evaluation.y.dim() > 1 else CLASSES
 
 
 def confounders(evaluation: Evaluation) -> tuple[str, ...]:

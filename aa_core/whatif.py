@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
-from aa_core.agreement import Agreement, agreement
-from aa_core.attribution import estimate
+from aa_core.agreement import NO_AGREEMENT, Agreement, agreement
+from aa_core.attribution import estimate, provenance
 from aa_core.counterfactual import Counterfactual
 from aa_core.curvature import Curvature
 from aa_core.embedding import Readout
@@ -28,7 +29,7 @@ class WhatIf:
     counterfactual: Counterfactual
     labels: tuple[Any, ...]
     estimate: Tensor
-    """[values], float64, CPU."""
+    """[values], float64, CPU; NaN for a performance that has no derivative."""
     truth: Tensor
     """[values], float64, CPU."""
     recorded: Tensor
@@ -36,8 +37,8 @@ class WhatIf:
     unit: str
     agreement: Agreement
     model: TrainedModel
-    reliability: Reliability
-    """Of the estimate, as it was known before retraining."""
+    reliability: Reliability | None
+    """Of the estimate, as it was known before retraining; None where there is none."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
@@ -67,13 +68,20 @@ def what_if(
 ) -> WhatIf:
     """Estimate the effect of `what`, then retrain and measure it.
 
+    A performance that changes in steps, such as accuracy, is measured only: its estimate is NaN.
     progress counts the steps of the retraining, estimating those of the estimate before it.
     """
-    estimated = estimate(run, problem, what, performance, readout=readout, curvature=curvature, progress=estimating)
+    asked = {"readout": readout, "curvature": curvature}
     recorded = final_model(run, problem).performance(performance).double().cpu()
+    if performance.differentiable:
+        found = estimate(run, problem, what, performance, progress=estimating, **asked)  # type: ignore[arg-type]
+        predicted, reliability, origin = found.effects[0], found.reliability, found.provenance
+    else:
+        predicted, reliability = torch.full_like(recorded, torch.nan), None
+        origin = provenance(run, problem, performance, what.manner, curvature, method="none", readout="none")
+        origin["counterfactual"] = what.name
     model = retrain(run, problem, what, progress)
     truth = recorded - model.performance(performance).double().cpu()
-    predicted = estimated.effects[0]
     return WhatIf(
         counterfactual=what,
         labels=performance.labels,
@@ -81,8 +89,8 @@ def what_if(
         truth=truth,
         recorded=recorded,
         unit=performance.unit,
-        agreement=agreement(predicted.numpy(), truth.numpy()),
+        agreement=agreement(predicted.numpy(), truth.numpy()) if performance.differentiable else NO_AGREEMENT,
         model=model,
-        reliability=estimated.reliability,
-        provenance=estimated.provenance,
+        reliability=reliability,
+        provenance=origin,
     )

@@ -139,7 +139,7 @@ def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
         "mean_estimate": float(found.estimate.mean()),
         "mean_truth": float(found.truth.mean()),
         "agreement": found.agreement._asdict(),
-        "reliability": found.reliability.to_dict(),
+        "reliability": None if found.reliability is None else found.reliability.to_dict(),
         "steps_replayed": found.model.steps_replayed,
         "provenance": {**found.provenance, "code": __version__},
     }

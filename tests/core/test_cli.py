@@ -110,7 +110,7 @@ def test_our_errors_are_one_message_on_stderr_and_exit_code_1(run: str, problem:
     for arguments, said in [
         (["info", str(tmp_path)], "no run at"),
         (["effects", run], "this run names no problem"),
-        (["effects", run, problem, "--performance", "accuracy"], "expected one of log-likelihood"),
+        (["effects", run, problem, "--performance", "f1"], "expected one of log-likelihood"),
         (["effects", run, problem, "--examples", "12"], "examples 0 to 11"),
         (["whatif", run, problem, "--skip", "fisrt"], "unknown stage 'fisrt'; this run has: 'first', '=1+1', 'last'"),
         (["report", run, problem, "-o", str(tmp_path / "r.docx")], "r.docx"),
@@ -246,6 +246,18 @@ def test_whatif_changes_whatever_a_counterfactual_can(run: str, problem: str, op
     first, *rest = aa("whatif", run, problem, *options).stdout.splitlines()
     assert first.split("  ", 1)[1].strip() == name
     assert any(line.startswith("effect, retrained") for line in rest)
+
+
+def test_accuracy_is_retrained_and_not_estimated(run: str, problem: str) -> None:
+    printed = aa("whatif", run, problem, "--skip", "first", "--performance", "accuracy").stdout
+    assert "none: it changes in steps" in printed and "share correct" in printed
+    found = strict_json(
+        aa("whatif", run, problem, "--skip", "first", "--performance", "accuracy", "--format", "json").stdout
+    )
+    assert found["mean_estimate"] is None and found["reliability"] is None
+    retrained, truth = found["mean_retrained"], found["mean_truth"]
+    assert 0 <= retrained <= 1 and found["mean_recorded"] - retrained == pytest.approx(truth)
+    assert "changes in steps" in aa("effects", run, problem, "--performance", "accuracy", code=1).stderr
 
 
 @pytest.mark.parametrize(

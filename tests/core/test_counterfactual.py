@@ -236,6 +236,19 @@ def test_a_what_if_carries_the_reliability_of_its_estimate() -> None:
     assert found.agreement.pearson > 0.9
 
 
+def test_a_performance_without_derivative_is_retrained_and_its_estimate_is_not_a_number() -> None:
+    case, what = recorded("mlp", "momentum"), aa.Counterfactual.skip("b")
+    gamma = aa.accuracy(*zoo.examples(40, seed=9))
+    found = aa.what_if(case.run, case.problem, what, gamma)
+    assert bool(found.estimate.isnan().all()) and found.reliability is None and found.agreement.n == 0
+    assert torch.equal(found.truth, effect(case, what, gamma).double())
+    assert found.provenance["method"] == "none" and found.provenance["counterfactual"] == "skip b"
+    with pytest.raises(RequestError, match="accuracy changes in steps"):
+        aa.estimate(case.run, case.problem, what, gamma)
+    with pytest.raises(RequestError, match="accuracy changes in steps"):
+        aa.calibrate(case.run, case.problem, gamma)
+
+
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 

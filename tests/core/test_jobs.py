@@ -170,7 +170,7 @@ def test_wrong_questions_start_nothing(run: Trajectory, ask: Ask) -> None:
     with pytest.raises(UnknownStageError, match=r"unknown stage 'fisrt'; this run has: 'first', '=1\+1', 'last'"):
         ask("fisrt")
     with pytest.raises(RequestError, match="expected one of log-likelihood"):
-        whatif_spec(run, skip, "accuracy")
+        whatif_spec(run, skip, "f1")
     with pytest.raises(RequestError, match="example 12 does not exist; the evaluation set has examples 0 to 11"):
         ask(examples=[12])
     with pytest.raises(RequestError, match="readout='x'"):
