@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from aa_core.checkpoint_writer import Contents, checked, copied, described, write_checkpoints
+from aa_core.checkpoint_writer import Contents, check_segmented, checked, copied, described, write_checkpoints
 from aa_core.checkpoints import CheckpointRun, SegmentEntry
-from aa_core.errors import ProblemError, RequestError, RunFormatError, UnsupportedError
+from aa_core.errors import ProblemError, RequestError, RunFormatError
 from aa_core.evaluation import Evaluation
 from aa_core.examples import DatasetReference, Examples, check_ids, fetch, to_fields
 from aa_core.header import ProblemEntry
@@ -43,7 +43,7 @@ class SegmentStage:
     checkpoints: Mapping[int, Checkpoint | StateDict | str | Path]
     """{steps of the stage that were done: state}; the largest number is the length of the stage."""
     optimizer: str
-    """Name of a class in torch.optim that can be attributed: SGD, Adam, AdamW."""
+    """SGD, Adam or AdamW, as torch.optim calls it."""
     hyper: Mapping[str, Any]
     """The optimizer's arguments, such as {"lr": 0.01, "momentum": 0.9}; of a schedule, the mean over the stage."""
     data: tuple[Inputs, Tensor] | DatasetReference
@@ -113,19 +113,16 @@ def from_checkpoints(
 
 def _rule(stage: SegmentStage) -> tuple[UpdateRule, dict[str, float]]:
     """The rule of a stage's optimizer and all its hyperparameters, as torch.optim itself completes and checks them."""
-    cls = getattr(torch.optim, stage.optimizer, None)
-    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise RequestError(f"stage {stage.name!r}: there is no torch.optim.{stage.optimizer}")
+    check_segmented(f"stage {stage.name!r}", stage.optimizer)
     try:
-        optimizer = cls([nn.Parameter(torch.zeros(1))], **stage.hyper)
+        optimizer = getattr(torch.optim, stage.optimizer)([nn.Parameter(torch.zeros(1))], **stage.hyper)
     except (TypeError, ValueError) as error:
         raise RequestError(
             f"stage {stage.name!r}: torch.optim.{stage.optimizer} refuses {stage.hyper}: {error}"
         ) from None
     rule = rule_for(optimizer)
     hyper = rule.read_hyper(optimizer.param_groups[0])
-    if hyper.get("maximize") or hyper.get("momentum", 0.0) >= 1:
-        raise UnsupportedError(f"stage {stage.name!r}: maximize, or a momentum of 1 or more, has no segment-wise form")
+    check_segmented(f"stage {stage.name!r}", rule.name, hyper)
     return rule, hyper
 
 

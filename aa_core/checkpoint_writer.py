@@ -13,8 +13,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from aa_core.checkpoints import EVALUATION, CheckpointHeader, CheckpointRun, SegmentEntry, StateEntry, open_checkpoints
-from aa_core.errors import NonFiniteError, RequestError, RunExistsError
+from aa_core.checkpoints import (
+    EVALUATION,
+    SEGMENTED,
+    CheckpointHeader,
+    CheckpointRun,
+    SegmentEntry,
+    StateEntry,
+    open_checkpoints,
+)
+from aa_core.errors import NonFiniteError, RequestError, RunExistsError, UnsupportedError
 from aa_core.evaluation import Evaluation, encode_evaluation
 from aa_core.examples import Examples, Fields, Ids, digest_rows, encode_examples
 from aa_core.header import FileEntry, Model, ProblemEntry, Role, listed, parse
@@ -80,6 +88,19 @@ def checked(model: type[M], what: str, **fields: Any) -> M:
     except ValidationError as error:
         found = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors())
         raise RequestError(f"{what}: {listed(found)}") from None
+
+
+def check_segmented(where: str, optimizer: str, hyper: Mapping[str, float] | None = None) -> None:
+    """Raise UnsupportedError for an optimizer, or a setting of one, that no segment-wise form is known of."""
+    if optimizer not in SEGMENTED:
+        raise UnsupportedError(
+            f"{where}: no segment-wise form for optimizer {optimizer!r}; there is one for {', '.join(SEGMENTED)}"
+        )
+    asked = hyper or {}
+    refused = ["maximize"] if asked.get("maximize") else []
+    refused += ["momentum of 1 or more"] if asked.get("momentum", 0.0) >= 1 else []
+    if refused:
+        raise UnsupportedError(f"{where}: no segment-wise form for {optimizer} with {', '.join(refused)}")
 
 
 def _check_finite(states: Sequence[Snapshot]) -> None:

@@ -44,6 +44,8 @@ from aa_core.store import Spec, decode, read_verified, sha256
 from aa_core.trajectory import Trajectory, open_run
 
 VERSION = 1
+SEGMENTED = ("SGD", "Adam", "AdamW")
+"""Optimizers that have a segment-wise form."""
 EVALUATION = ("data/evaluation.safetensors", "data/evaluation.json")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Steps = Annotated[int, Field(gt=0, le=2**53)]
@@ -67,7 +69,7 @@ class SegmentEntry(Model):
     name: StageName
     note: str
     metadata: dict[str, JsonValue]
-    optimizer: str
+    optimizer: Literal["SGD", "Adam", "AdamW"]
     hyper: dict[str, Finite]
     """In force over the whole stage; where they followed a schedule, their means."""
     resumes: bool
@@ -166,7 +168,11 @@ class CheckpointRun:
         self.refuse(f"the batch of step {step} was not recorded")
 
     def example_ids(self, rows: Tensor) -> None:
-        """Stages have data of their own here: see `examples`."""
+        """Stages have data of their own here: see `stage_examples`."""
+        self.refuse("which examples a step used was not recorded")
+
+    def examples(self, rows: Tensor) -> Batch:
+        """As `example_ids`."""
         self.refuse("which examples a step used was not recorded")
 
     def refuse(self, found: str) -> NoReturn:
@@ -177,6 +183,9 @@ class CheckpointRun:
             "from the checkpoints; to ask for more, train with an aa.Recorder"
         )
 
+    def files(self, role: str) -> tuple[FileEntry, ...]:
+        return tuple(f for f in self.header.files if f.role == role)
+
     def load(self, step: int) -> Snapshot:
         """The stored state before `step`, on the CPU, with the slots that are known; IntegrityError if it changed."""
         found = next((s for s in self.header.states if s.step == step), None)
@@ -184,14 +193,14 @@ class CheckpointRun:
             raise RequestError(f"no checkpoint before step {step}; there are checkpoints at {list(self.checkpoints)}")
         return _decode_state(read_verified(self.path, self._file(found.file)), found, self.header)
 
-    def examples(self, stage: str) -> Examples:
+    def stage_examples(self, stage: str) -> Examples:
         """The training examples of a stage, or their ids and digests where they are only referenced."""
         entry = next(s for s in self.header.stages if s.name == stage)
         return self._examples(entry.data)
 
-    def batch(self, stage: str, rows: Tensor) -> Batch:
+    def stage_batch(self, stage: str, rows: Tensor) -> Batch:
         """Some training examples of a stage; MissingDataError if they are only referenced, and not at hand."""
-        found = self.examples(stage)
+        found = self.stage_examples(stage)
         if found.dataset is not None:
             return to_batch(fetch_verified(found, rows, self.datasets))
         return to_batch({n: t[rows] for n, t in found.fields.items()})

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
 
+from aa_core import checkpoint_commands
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
+from aa_core.checkpoints import CheckpointRun
 from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
+from aa_core.curvature import Curvature
 from aa_core.findings_commands import ledger
 from aa_core.jobs import all_jobs, perform, whatif_spec
 from aa_core.launcher import become, prepare
@@ -29,6 +33,7 @@ from aa_core.options import (
     Run,
     SemanticsOption,
     epilog,
+    open_any_told,
     open_told,
     problem_of,
 )
@@ -72,7 +77,7 @@ def root(
 @app.command(epilog=epilog("aa info sample_runs/digits-shift/run", "aa info my_run"))
 def info(run: Run) -> None:
     """What was recorded: stages, data, checkpoints. Runs no code of the run's model."""
-    opened = open_told(run)
+    opened = open_any_told(run)
     stages = pd.DataFrame(
         {
             "stage": [s.name for s in opened.stages],
@@ -82,7 +87,8 @@ def info(run: Run) -> None:
             "note": [shorten(s.note, 60) for s in opened.stages],
         }
     )
-    typer.echo("".join(f"{name:<12} {visible(value)}\n" for name, value in _facts(opened).items()))
+    facts = checkpoint_commands.facts(opened) if isinstance(opened, CheckpointRun) else _facts(opened)
+    typer.echo("".join(f"{name:<12} {visible(value)}\n" for name, value in facts.items()))
     write_rows(stages, "table", None, {})
 
 
@@ -110,7 +116,10 @@ def check(
     no_replay: Annotated[bool, typer.Option("--no-replay", help="Verify files only, run no model code.")] = False,
 ) -> None:
     """Is the run intact, and does it replay? Exits with 1 if not."""
-    opened = open_told(run)
+    opened = open_any_told(run)
+    if isinstance(opened, CheckpointRun):
+        checkpoint_commands.check(opened)
+        return
     meter = Meter()
     found = (
         check_files(opened)
@@ -139,7 +148,13 @@ def effects(
     examples: ExamplesOption = None,
     mean: Annotated[bool, typer.Option("--mean", help="The mean over the examples, as one value.")] = False,
     method: MethodOption = "boundary",
-    curvature: CurvatureOption = "exact",
+    curvature: Annotated[
+        Curvature | None,
+        typer.Option(
+            help="How a change is propagated through later steps.",
+            show_default="exact; ggn where only checkpoints are known",
+        ),
+    ] = None,
     readout: ReadoutOption = "linear",
     semantics: SemanticsOption = "freeze",
     bounds: Annotated[
@@ -150,23 +165,23 @@ def effects(
     output: Output = None,
 ) -> None:
     """How much each stage or step of the training helped: estimates. Steps cost one sweep per value: use --mean."""
-    opened = open_told(run)
+    opened = open_any_told(run)
     judged = run_performance(opened, performance, rows(examples))
     judged = judged.mean() if mean else judged
     meter = Meter()
-    common: dict[str, Any] = {
-        "curvature": curvature,
-        "semantics": semantics,
-        "progress": lambda done, total: meter("attributing", done, total),
-    }
+    common: dict[str, Any] = {"semantics": semantics, "progress": partial(meter, "attributing")}
     if bounds and (by, method, readout, semantics) != ("stage", "boundary", "linear", "freeze"):
         raise typer.BadParameter("only for stages, boundary, linear, freeze", param_hint="--bounds")
-    if by == "step":
-        if (method, readout) != ("boundary", "linear"):
-            raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
-        found = step_effects(opened, problem_of(opened, problem), judged, **common)
+    if by == "step" and (method, readout) != ("boundary", "linear"):
+        raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
+    if isinstance(opened, CheckpointRun):
+        common |= {"by": by, "method": method, "curvature": curvature, "readout": readout}
+        found = checkpoint_commands.effects(opened, problem_of(opened, problem), judged, **common)
+    elif by == "step":
+        found = step_effects(opened, problem_of(opened, problem), judged, curvature=curvature or "exact", **common)
     else:
-        found = stage_effects(opened, problem_of(opened, problem), judged, method=method, readout=readout, **common)
+        common |= {"method": method, "curvature": curvature or "exact", "readout": readout}
+        found = stage_effects(opened, problem_of(opened, problem), judged, **common)
     if bounds:
         found = with_remainders(found, opened, problem_of(opened, problem), judged, common["progress"])
     _write_effects(found, format, output)

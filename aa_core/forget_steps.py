@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from aa_core.checkpoint_writer import Contents, described, write_checkpoints
+from aa_core.checkpoint_writer import Contents, check_segmented, checked, described, write_checkpoints
 from aa_core.checkpoints import CheckpointRun, SegmentEntry
 from aa_core.errors import RequestError, UnsupportedError
 from aa_core.examples import Examples, to_fields
@@ -21,7 +21,7 @@ def forget_steps(run: Trajectory, path: str | Path) -> CheckpointRun:
 
     Raises:
         RequestError: a stage was trained in several blocks, or the state at its end is not stored.
-        UnsupportedError: the run has several parameter groups.
+        UnsupportedError: the run has several parameter groups, or an optimizer without a segment-wise form.
     """
     if len(run.groups) != 1:
         raise UnsupportedError(f"the run has {len(run.groups)} parameter groups; a run of checkpoints has one")
@@ -49,12 +49,16 @@ def forget_steps(run: Trajectory, path: str | Path) -> CheckpointRun:
 
 def _forgotten(run: Trajectory, index: int) -> SegmentEntry:
     stage, of_each = run.stages[index], [run.record(k).hyper[0] for k in run.stages[index].steps]
-    return SegmentEntry(
+    hyper = {n: sum(h[n] for h in of_each) / len(of_each) for n in of_each[0]}
+    check_segmented(f"stage {stage.name!r}", run.optimizer, hyper)
+    return checked(
+        SegmentEntry,
+        f"stage {stage.name!r}",
         name=stage.name,
         note=stage.note,
         metadata=stage.metadata,
         optimizer=run.optimizer,
-        hyper={n: sum(h[n] for h in of_each) / len(of_each) for n in of_each[0]},
+        hyper=hyper,
         resumes=index > 0,
         batch_size=sum(len(m.rows) for m in run.record(stage.start).micro_batches),
         checkpoints=(stage.stop,),

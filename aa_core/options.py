@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 import typer.core
 
+from aa_core.checkpoints import AnyRun, open_any
 from aa_core.console import Format, note
 from aa_core.counterfactual import Semantics
 from aa_core.curvature import Curvature
@@ -17,6 +18,8 @@ from aa_core.performance import PERFORMANCES
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from aa_core.trajectory import Trajectory, open_run
+
+R = TypeVar("R", bound=AnyRun)
 
 
 class Commands(typer.core.TyperGroup):
@@ -63,12 +66,20 @@ SemanticsOption = Annotated[Semantics, typer.Option(help="What skipping means: n
 
 def open_told(path: Path) -> Trajectory:
     """The run, its warnings said on stderr."""
-    run = open_run(path)
+    return _told(open_run(path))
+
+
+def open_any_told(path: Path) -> AnyRun:
+    """The same for a run of which only checkpoints may be known."""
+    return _told(open_any(path))
+
+
+def _told(run: R) -> R:
     for warning in run.warnings:
         note(f"warning: {warning}")
     return run
 
 
-def problem_of(run: Trajectory, chosen: str | None) -> Problem:
+def problem_of(run: AnyRun, chosen: str | None) -> Problem:
     """Model and loss: those that the auditor chose, else what the run asks for, if it is registered here."""
     return load_problem(run.header.problem.name, run.header.problem.config, chosen)

@@ -117,13 +117,13 @@ class Reliability:
             return Verdict("nothing", f"For this optimizer, {self.blind}")
         if self.estimator is None or self.readout_spread is None or self.signs_agree is None:
             return judge_growth(self.growth)
-        return judge_readouts(self.estimator, self.readout_spread, self.signs_agree, self.moved)
+        judged = judge_readouts(self.estimator, self.readout_spread, self.signs_agree, self.moved)
+        return judged._replace(approximated=self.estimator[0] == SEGMENTS)
 
     @property
     def words(self) -> str:
         """The verdict in a sentence or two."""
-        opening = "Approximated from checkpoints only. " if self.estimator and self.estimator[0] == SEGMENTS else ""
-        return opening + self.verdict.words
+        return self.verdict.words
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; of the calibration, only the figures of this estimator."""

@@ -16,7 +16,6 @@ from aa_core.attribution import Attribution, finite, provenance
 from aa_core.cache import EmbeddingCache, default_cache
 from aa_core.checkpoints import CheckpointRun
 from aa_core.counterfactual import SEMANTICS
-from aa_core.curvature import Curvature
 from aa_core.embedding import READOUTS, Readout, check_request, read
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -24,7 +23,9 @@ from aa_core.reliability import Reliability, disagreement
 from aa_core.replay import Progress, silent
 from aa_core.segments import (
     EXAMPLES,
+    SegmentCurvature,
     check_mean_loss,
+    check_segment_curvature,
     flat,
     flow_between,
     momentum,
@@ -57,7 +58,7 @@ def segment_effects(
     performance: Performance,
     *,
     stages: Sequence[str] | None = None,
-    curvature: Curvature = "ggn",
+    curvature: SegmentCurvature = "ggn",
     readout: Readout = "linear",
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
@@ -68,12 +69,13 @@ def segment_effects(
     is approximated by the stationary flows of `aa_core.segments`. Semantics: "freeze".
 
     Args:
-        curvature: "ggn", the mean Gauss-Newton matrix of each piece; "exact", the Hessian; "none".
+        curvature: "ggn", the mean Gauss-Newton matrix of each piece, or "none".
         readout: as for `stage_effects`.
 
     Returns:
         Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
     """
+    check_segment_curvature(curvature)
     check_request("boundary", curvature, readout, "freeze")
     performance.check_differentiable()
     embeddings = embed_segments(run, problem, stages, curvature, cache, progress)
@@ -104,7 +106,7 @@ def embed_segments(
     run: CheckpointRun,
     problem: Problem,
     stages: Sequence[str] | None,
-    curvature: Curvature,
+    curvature: SegmentCurvature,
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> dict[str, SegmentEmbedding]:
@@ -125,7 +127,7 @@ def embed_segments(
 
 
 def _propagate(
-    run: CheckpointRun, problem: Problem, names: Sequence[str], curvature: Curvature, progress: Progress
+    run: CheckpointRun, problem: Problem, names: Sequence[str], curvature: SegmentCurvature, progress: Progress
 ) -> dict[str, SegmentEmbedding]:
     """Every named stage's displacement, carried through the pieces of all later stages side by side."""
     like = state_at(run, problem, 0).state.params
@@ -148,7 +150,7 @@ def _propagate(
     return {name: SegmentEmbedding(dict(zip(like, row, strict=True)), growth) for name, row, growth in by_name}
 
 
-def _through(run: CheckpointRun, problem: Problem, index: int, front: Tensor, curvature: Curvature) -> Tensor:
+def _through(run: CheckpointRun, problem: Problem, index: int, front: Tensor, curvature: SegmentCurvature) -> Tensor:
     for piece in pieces(run, index):
         front = flow_between(run, problem, index, piece, curvature).push(front).vectors
     return front
@@ -166,7 +168,7 @@ def _assess(
     run: CheckpointRun,
     problem: Problem,
     embeddings: dict[str, SegmentEmbedding],
-    curvature: Curvature,
+    curvature: SegmentCurvature,
     readout: Readout,
     readings: dict[Readout, Tensor],
 ) -> Reliability:
@@ -192,10 +194,10 @@ def _moved(run: CheckpointRun, problem: Problem, start: int, stop: int) -> float
     return float((b - a).norm() / final.norm())
 
 
-def _assumptions(run: CheckpointRun, curvature: Curvature) -> tuple[str, ...]:
-    kinds = {"ggn": "generalised Gauss-Newton", "exact": "exact Hessian", "none": "curvature neglected"}
+def _assumptions(run: CheckpointRun, curvature: SegmentCurvature) -> tuple[str, ...]:
+    kinds = {"ggn": "generalised Gauss-Newton", "none": "neglected"}
     slots, stages = {s.step: s.slots for s in run.header.states}, run.header.stages
-    sampled = [s.name for s in stages if len(run.examples(s.name).digests) > EXAMPLES]
+    sampled = [s.name for s in stages if len(run.stage_examples(s.name).digests) > EXAMPLES]
     guessed = [s.name for s in stages if "beta2" in s.hyper and "exp_avg_sq" not in slots[s.checkpoints[-1]]]
     unknown = [
         s.name

@@ -17,20 +17,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from aa_core.checkpoints import CheckpointRun, SegmentEntry
-from aa_core.curvature import Curvature, Product, gradient, gradient_and_curvature
-from aa_core.errors import ProblemError
+from aa_core.curvature import Product, gradient, gradient_and_curvature
+from aa_core.errors import ProblemError, RequestError
 from aa_core.lanczos import Applied, apply_function
 from aa_core.problem import Problem
 from aa_core.records import Batch, StepInput, map_inputs
 from aa_core.replay import MEMORY
 from aa_core.state import Params, Snapshot, to_device
 
-EXAMPLES = 2048
+SegmentCurvature = Literal["ggn", "none"]
+"""No Hessian: held over a whole segment, its negative curvature lets changes grow without bound."""
+TOLERANCE = 1e-5
+"""Of the matrix function, relative to the change that it is applied to."""
+EXAMPLES = 1024
 """Training examples of a stage that its curvature is taken over, at most; evenly spaced."""
 CHUNK = 512
 """Examples of one graph."""
@@ -73,11 +78,18 @@ class Flow:
         return found._replace(vectors=found.vectors * self.root * self.reach)
 
     def _apply(self, vectors: Tensor, function: Callable[[Tensor], Tensor]) -> Applied:
-        return apply_function(self.product, vectors, function, tolerance=torch.finfo(vectors.dtype).eps ** 0.5)
+        return apply_function(self.product, vectors, function, tolerance=TOLERANCE)
 
 
 def _mean_of_flow(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 1e-8, 1 - x / 2, -torch.expm1(-x) / x)
+
+
+def check_segment_curvature(kind: str) -> None:
+    """Raise RequestError for a curvature that no segment can hold."""
+    if kind not in get_args(SegmentCurvature):
+        known = ", ".join(get_args(SegmentCurvature))
+        raise RequestError(f"curvature={kind!r}; where only checkpoints are known, expected one of {known}")
 
 
 def pieces(run: CheckpointRun, index: int) -> list[tuple[int, int]]:
@@ -86,7 +98,7 @@ def pieces(run: CheckpointRun, index: int) -> list[tuple[int, int]]:
 
 
 def flow_between(
-    run: CheckpointRun, problem: Problem, index: int, piece: tuple[int, int], curvature: Curvature
+    run: CheckpointRun, problem: Problem, index: int, piece: tuple[int, int], curvature: SegmentCurvature
 ) -> Flow:
     """The flow over a piece of a stage. Its products cost one forward and two backward passes per stored state."""
     entry, batches = run.header.stages[index], stage_batches(run, problem, run.header.stages[index].name)
@@ -140,9 +152,9 @@ def state_at(run: CheckpointRun, problem: Problem, step: int) -> Snapshot:
 
 def stage_batches(run: CheckpointRun, problem: Problem, stage: str, most: int = EXAMPLES) -> list[Weighted]:
     """The stage's examples, `most` at most, in chunks on the device; the weights are their shares."""
-    count = len(run.examples(stage).digests)
+    count = len(run.stage_examples(stage).digests)
     rows = torch.linspace(0, count - 1, min(count, most)).round().long()
-    return [(_on_device(run.batch(stage, part), problem), len(part) / len(rows)) for part in rows.split(CHUNK)]
+    return [(_on_device(run.stage_batch(stage, part), problem), len(part) / len(rows)) for part in rows.split(CHUNK)]
 
 
 def check_mean_loss(problem: Problem, at: Snapshot, batch: Batch) -> None:
@@ -180,7 +192,7 @@ def as_step(batches: Sequence[Weighted]) -> StepInput:
 
 
 def _curvature(
-    problem: Problem, states: Sequence[Snapshot], batches: Sequence[Weighted], curvature: Curvature
+    problem: Problem, states: Sequence[Snapshot], batches: Sequence[Weighted], curvature: SegmentCurvature
 ) -> Callable[[Tensor], Tensor]:
     """The mean over states of the curvature of the mean loss; its graphs are kept where they fit into MEMORY."""
     like = states[0].state.params
@@ -198,7 +210,7 @@ def _curvature(
     return product
 
 
-def _product(problem: Problem, at: Snapshot, batch: Weighted, curvature: Curvature) -> Product:
+def _product(problem: Problem, at: Snapshot, batch: Weighted, curvature: SegmentCurvature) -> Product:
     return gradient_and_curvature(problem, at, as_step([batch]), curvature)[2]
 
 
@@ -232,10 +244,10 @@ def _preconditioner(run: CheckpointRun, problem: Problem, index: int, states: Se
 
 def _mean_square(run: CheckpointRun, problem: Problem, entry: SegmentEntry, at: Snapshot) -> Tensor:
     """The mean square of the gradients of some batches, each spread over the stage's examples, [n]."""
-    count, size = len(run.examples(entry.name).digests), entry.batch_size or 1
+    count, size = len(run.stage_examples(entry.name).digests), entry.batch_size or 1
     spread = torch.arange(min(size, count)) * max(count // size, 1)
     total = torch.zeros_like(flat(at.state.params)[0])
     for j in range(SAMPLED_BATCHES):
-        batch = _on_device(run.batch(entry.name, (spread + j) % count), problem)
+        batch = _on_device(run.stage_batch(entry.name, (spread + j) % count), problem)
         total += flat(gradient(problem, at, as_step([(batch, 1.0)]))[0])[0] ** 2 / SAMPLED_BATCHES
     return total

@@ -66,6 +66,9 @@ class Trajectory:
     def checkpoints(self) -> tuple[int, ...]:
         return tuple(sorted(self._states))
 
+    def files(self, role: str) -> tuple[FileEntry, ...]:
+        return self.chain.files(role)
+
     def record(self, step: int) -> StepRecord:
         """What was in force at `step`."""
         if not 0 <= step < self.steps:

@@ -78,6 +78,12 @@ MEANING: dict[Trust, str] = {
     "sign": "trust the signs of the stages' means, neither ranks nor sizes",
     "nothing": "trust nothing, not even signs",
 }
+OPENINGS: dict[Trust, str] = {
+    "size": "No warning sign",
+    "rank": "Treat with care",
+    "sign": "Treat with care",
+    "nothing": "Do not trust this estimate",
+}
 
 
 class Verdict(NamedTuple):
@@ -87,16 +93,17 @@ class Verdict(NamedTuple):
     reason: str
     verified: bool = False
     """Whether real retraining of this very run says so."""
+    approximated: bool = False
+    """Whether it is about an approximation from checkpoints, which no retraining can check."""
 
     @property
     def words(self) -> str:
         """The verdict as a sentence or two."""
         if self.verified:
             return f"Checked by retraining: {MEANING[self.trust]}. {self.reason}."
-        if self.trust == "size":
-            return f"No warning sign: {MEANING['size']}. {self.reason}. Retrain to confirm."
-        opening = "Do not trust this estimate" if self.trust == "nothing" else "Treat with care"
-        return f"{opening}: {MEANING[self.trust]}. {self.reason}. Retrain to know."
+        source = "Approximated from checkpoints only. " if self.approximated else ""
+        way_out = "" if self.approximated else f" Retrain to {'confirm' if self.trust == 'size' else 'know'}."
+        return f"{source}{OPENINGS[self.trust]}: {MEANING[self.trust]}. {self.reason}.{way_out}"
 
 
 def earned(pairs: Agreement | Scores, stages: Agreement | Scores) -> Trust:

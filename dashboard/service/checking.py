@@ -44,12 +44,12 @@ def against_truth(found: Calibration, figures: Figures) -> pd.DataFrame:
 def calibration_job(desk: Desk, s: Selection) -> JobSpec:
     """Retrain without each stage, and compare every estimator with it."""
     asked = CalibrationRequest(performance=s.performance, semantics=s.semantics)
-    return spec_of("calibrate", desk.run, asked, CHOSEN)
+    return spec_of("calibrate", desk.recorded, asked, CHOSEN)
 
 
 def replay_job(desk: Desk) -> JobSpec:
     """Replay every segment of the run and compare it with its checkpoint."""
-    return spec_of("replay", desk.run, {}, CHOSEN)
+    return spec_of("replay", desk.recorded, {}, CHOSEN)
 
 
 def jobs() -> list[Job]:

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from aa_core.checkpoints import AnyRun, CheckpointRun, check_checkpoints
 from aa_core.errors import RequestError
 from aa_core.evaluation import Evaluation
 from aa_core.problem import Problem
 from aa_core.reporting import glossary
 from aa_core.retrain import final_model
 from aa_core.run_performance import confounders, run_performance
-from aa_core.trajectory import check_integrity
+from aa_core.trajectory import Trajectory, check_integrity
 from dashboard.examples import filter_columns, passing
 from dashboard.pictures import shown
 from dashboard.selection import FILTERS, Facts, Selection
@@ -38,6 +39,22 @@ class Desk:
     def __init__(self, entry: RunEntry) -> None:
         self.entry = entry
         self.run = opened(entry.folder)
+
+    @property
+    def recorded(self) -> Trajectory:
+        """The run with its steps; MissingStepsError where only checkpoints are known."""
+        if isinstance(self.run, CheckpointRun):
+            self.run.refuse("its steps are needed here")
+        return self.run
+
+    @property
+    def what(self) -> str:
+        """What kind of run this is, in words."""
+        return (
+            "A training of which only checkpoints are known"
+            if isinstance(self.run, CheckpointRun)
+            else "A recorded training"
+        )
 
     @property
     def problem(self) -> Problem:
@@ -89,17 +106,21 @@ class Desk:
         )
 
     def _hypers(self) -> tuple[str, ...]:
-        """What a stage can be trained with otherwise."""
+        """What a stage can be trained with otherwise; nothing where it cannot be trained again."""
+        if isinstance(self.run, CheckpointRun):
+            return ()
         return tuple(name for name in CHANGEABLE if self.run.steps and name in self.run.record(0).hyper[0])
 
     def _trained_on(self) -> int:
+        if isinstance(self.run, CheckpointRun):
+            return 0
         rows = [m.rows for k in range(self.run.steps) for m in self.run.record(k).micro_batches]
         return 1 + max((int(r.max()) for r in rows if len(r)), default=-1)
 
     @property
     def evaluation_digest(self) -> str:
         """Pins the evaluation set: runs that share it can be compared example by example."""
-        files = sorted((f.name, f.sha256) for f in self.run.chain.files("evaluation"))
+        files = sorted((f.name, f.sha256) for f in self.run.files("evaluation"))
         return hashlib.sha256(repr(files).encode()).hexdigest()
 
     def stage_notes(self) -> pd.DataFrame:
@@ -127,7 +148,7 @@ class Desk:
 
     def integrity(self) -> tuple[str, ...]:
         """What is wrong with the files, in words; empty if every digest matches."""
-        return self.remember("integrity", lambda: (check_integrity(self.run),))[0]
+        return self.remember("integrity", lambda: (_integrity(self.run),))[0]
 
     def log(self) -> pd.DataFrame:
         """One row a step."""
@@ -214,3 +235,7 @@ class Desk:
 
 def _named(names: list[str], label: Any) -> str:
     return names[label] if isinstance(label, int) and 0 <= label < len(names) else str(label)
+
+
+def _integrity(run: AnyRun) -> tuple[str, ...]:
+    return check_checkpoints(run) if isinstance(run, CheckpointRun) else check_integrity(run)

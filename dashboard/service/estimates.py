@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,13 +15,17 @@ from torch import Tensor
 from aa_core.attribution import Attribution, predict
 from aa_core.attribution import stage_effects as attribute_stages
 from aa_core.calibration import find_calibration
+from aa_core.checkpoints import CheckpointRun
 from aa_core.counterfactual import Counterfactual
 from aa_core.jobs import EffectsRequest
+from aa_core.problem import Problem
 from aa_core.reliability import Reliability, disagreement
 from aa_core.reporting.bins import BARS
 from aa_core.reporting.bootstrap import bootstrap_interval
 from aa_core.retrain import final_model
 from aa_core.run_performance import run_performance
+from aa_core.segment_effects import segment_effects
+from aa_core.segments import SegmentCurvature
 from aa_core.verdict import Trust, judge_calibrated
 from dashboard.selection import Readout, Selection
 from dashboard.service.desk import Desk
@@ -96,17 +101,21 @@ def stages(desk: Desk, s: Selection, progress: Progress) -> Effects:
 def known_of(desk: Desk, every: Attribution, rows: np.ndarray, s: Selection) -> Reliability:
     """What is known of the estimates on some of the examples, with the latest calibration."""
     spread, signs = disagreement(_of_rows(every, rows))
+    method, curvature, _ = every.reliability.estimator or (s.method, s.curvature, s.readout)
     return replace(
         every.reliability,
         readout_spread=spread,
         signs_agree=signs,
-        estimator=(s.method, s.curvature, s.readout),
+        estimator=(method, curvature, s.readout),
         calibration=find_calibration(desk.run, every.provenance["evaluation"], s.semantics),
     )
 
 
 def every_stage(desk: Desk, s: Selection, progress: Progress) -> Attribution:
     """All stages on all examples, in all readouts: whatever is selected later is a mean over this."""
+
+    if isinstance(desk.run, CheckpointRun):
+        return desk.ask(request_of(s), partial(_from_checkpoints, desk.run, desk.problem, s, progress))
 
     def work() -> Attribution:
         return attribute_stages(
@@ -122,6 +131,14 @@ def every_stage(desk: Desk, s: Selection, progress: Progress) -> Attribution:
     if desk.key(request_of(s)) not in memo():
         wait_for(desk, request_for(s, by="stages"))
     return desk.ask(request_of(s), work)
+
+
+def _from_checkpoints(run: CheckpointRun, problem: Problem, s: Selection, progress: Progress) -> Attribution:
+    """The segment-wise approximation: Gauss-Newton stands in for the exact curvature, which has no such form."""
+    if (s.method, s.semantics) != ("boundary", "freeze"):
+        run.refuse("this method or meaning of leaving out needs its steps; choose a stage as a whole, and frozen")
+    curvature: SegmentCurvature = "none" if s.curvature == "none" else "ggn"
+    return segment_effects(run, problem, run_performance(run, s.performance), curvature=curvature, progress=progress)
 
 
 def steps(desk: Desk, s: Selection, progress: Progress) -> Effects:

@@ -13,15 +13,13 @@ from dashboard.service.estimates import request_of
 
 def report_of(desk: Desk, s: Selection, with_steps: bool, date: str, progress: Progress) -> Report:
     """All of this selection as a report, with every retraining of the run."""
-    rows = desk.rows(s)
-    context = Context(
-        whatifs=retrainings(desk.run), ledger=ledger_section(desk.run), events=ledger_events(desk.run), date=date
-    )
+    rows, run = desk.rows(s), desk.recorded
+    context = Context(whatifs=retrainings(run), ledger=ledger_section(run), events=ledger_events(run), date=date)
     key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, repr(context))
 
     def work() -> Report:
         return build_report(
-            desk.run,
+            run,
             desk.problem,
             performance=s.performance,
             examples=None if len(rows) == len(desk.evaluation) else rows.tolist(),

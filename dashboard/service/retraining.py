@@ -20,7 +20,7 @@ def question(desk: Desk, s: Selection) -> JobSpec:
     """The what-if that is picked, as a job."""
     rows = desk.rows(s).tolist()
     return whatif_spec(
-        desk.run,
+        desk.recorded,
         Counterfactual.skip(*s.skip, semantics=s.semantics),
         s.performance,
         None if len(rows) == len(desk.evaluation) else rows,

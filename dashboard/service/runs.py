@@ -8,10 +8,10 @@ from typing import Any
 
 import streamlit as st
 
+from aa_core.checkpoints import AnyRun, open_any
 from aa_core.errors import AuditError
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
-from aa_core.trajectory import Trajectory, open_run
 from dashboard.catalog import find_runs, stamp
 from dashboard.service.engine import CHOSEN, memo
 
@@ -32,12 +32,12 @@ def list_runs() -> dict[str, RunEntry]:
     return {name: _listed(name, folder) for name, folder in find_runs().items()}
 
 
-def opened(folder: Path) -> Trajectory:
+def opened(folder: Path) -> AnyRun:
     """The run in this folder, as it is now."""
     return _open(folder, stamp(folder))
 
 
-def problem_of(run: Trajectory) -> Problem:
+def problem_of(run: AnyRun) -> Problem:
     """The run's model and loss, rebuilt by the problem that the auditor or the run names."""
     return _problem(run.digest, run.header.problem.name, run.header.problem.config)
 
@@ -55,8 +55,8 @@ def _entry(name: str, folder: Path) -> RunEntry:
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def _open(folder: Path, written: tuple[int, ...]) -> Trajectory:
-    return open_run(folder)
+def _open(folder: Path, written: tuple[int, ...]) -> AnyRun:
+    return open_any(folder)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

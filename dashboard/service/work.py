@@ -44,8 +44,10 @@ def ask(desk: Desk, request: EffectsRequest, progress: Progress) -> Answer:
     """The effects that are asked for; raises Waiting while a job computes them."""
     key = _key(request)
     if is_light(desk):
-        return desk.ask(key, lambda: _answer(effects(desk.run, desk.problem, request.model_dump(), _told(progress))))
-    job = submit(spec_of("effects", desk.run, request, CHOSEN))
+        return desk.ask(
+            key, lambda: _answer(effects(desk.recorded, desk.problem, request.model_dump(), _told(progress)))
+        )
+    job = submit(spec_of("effects", desk.recorded, request, CHOSEN))
     if job.status != "done":
         raise Waiting(job)
     return desk.remember(key, lambda: Answer(job.result(), job.table("effects")))
@@ -58,7 +60,7 @@ def is_known(desk: Desk, request: EffectsRequest) -> bool:
 
 def wait_for(desk: Desk, request: EffectsRequest) -> None:
     """Have a job fill the cache that the page reads; raises Waiting until it has."""
-    if not is_light(desk) and (job := submit(spec_of("effects", desk.run, request, CHOSEN))).status != "done":
+    if not is_light(desk) and (job := submit(spec_of("effects", desk.recorded, request, CHOSEN))).status != "done":
         raise Waiting(job)
 
 
@@ -82,7 +84,7 @@ def _told(progress: Progress) -> Any:
 
 def _weight(desk: Desk) -> float:
     """Steps, each counted as often as its arithmetic asks for."""
-    run, problem = desk.run, desk.problem
+    run, problem = desk.recorded, desk.problem
     if not run.steps:
         return 0.0
     start = to_device(run.load(0), problem.device)

@@ -15,7 +15,7 @@ def render(ctx: Context) -> None:
     run = ctx.desk.run
     st.title(literal(run.title or ctx.desk.entry.id), anchor=False)
     st.caption(
-        f"A recorded training in {plural(len(run.stages), 'stage')}. "
+        f"{ctx.desk.what} in {plural(len(run.stages), 'stage')}. "
         "Which of them made the model better, and which made it worse?"
     )
     facts = st.empty()

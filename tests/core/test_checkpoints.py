@@ -70,7 +70,7 @@ def test_a_run_is_what_was_said_of_it(tmp_path: Path) -> None:
     assert float(again.load(10).state.count) == 10 and again.header.states[0].slots == ()
     assert set(again.load(24).state.slots) == {"exp_avg", "exp_avg_sq"}
     assert again.evaluation is not None and torch.equal(again.evaluation.x, data(9, 5)[0])
-    assert torch.equal(again.examples("b").fields["x"], data(1)[0])
+    assert torch.equal(again.stage_examples("b").fields["x"], data(1)[0])
     assert list(again.log_frame().groupby("stage")["lr"].count()) == list(LENGTHS.values())
 
 
@@ -116,7 +116,7 @@ def test_a_recorded_run_is_forgotten_with_all_that_stages_and_examples_say(tmp_p
         (s.name, s.blocks, s.note, s.metadata) for s in run.stages
     ]
     assert known.checkpoints == (0, 7, 12) and known.header.stages[1].resumes
-    assert known.header.stages[0].batch_size == 8 and len(known.examples("first").digests) == 32
+    assert known.header.stages[0].batch_size == 8 and len(known.stage_examples("first").digests) == 32
     for k in known.checkpoints:
         ours, theirs = known.load(k), run.load(k)
         assert all(
@@ -155,7 +155,7 @@ def test_a_changed_file_is_found(tmp_path: Path) -> None:
 
 
 def build_examples(run: aa.CheckpointRun) -> Any:
-    return aa.open_checkpoints(run.path).examples("b")
+    return aa.open_checkpoints(run.path).stage_examples("b")
 
 
 @pytest.mark.parametrize(
@@ -206,15 +206,14 @@ REFUSED: list[tuple[dict[str, Any], type[AuditError], str]] = [
     ({"checkpoints": {3: zoo.linear().state_dict()}}, ProblemError, "found .* float32, the model has .* float64"),
     ({"checkpoints": {3: {}}}, ProblemError, "found nothing"),
     ({"checkpoints": {3: with_nan()}}, NonFiniteError, "before step 3 holds NaN"),
-    ({"optimizer": "Nope"}, RequestError, r"no torch\.optim\.Nope"),
-    ({"optimizer": "RMSprop"}, UnsupportedError, "RMSprop is not supported"),
+    ({"optimizer": "RMSprop"}, UnsupportedError, "no segment-wise form for optimizer 'RMSprop'"),
     ({"hyper": {"lr": 0.1, "speed": 1}}, RequestError, "speed"),
     ({"hyper": {"lr": -1.0}}, RequestError, "learning rate"),
     ({"hyper": {"lr": float("inf")}}, RequestError, "stage 'a': hyper.lr"),
-    ({"hyper": {"lr": 0.1, "momentum": 1.0}}, UnsupportedError, "momentum of 1 or more"),
+    ({"hyper": {"lr": 0.1, "momentum": 1.0}}, UnsupportedError, "SGD with momentum of 1"),
     ({"hyper": {"lr": 0.1, "maximize": True}}, UnsupportedError, "maximize"),
     (ADAM, RequestError, "divides by its second moment"),
-    (ADAM | {"hyper": {"lr": 0.1, "amsgrad": True}, "batch_size": 4}, UnsupportedError, "amsgrad"),
+    (ADAM | {"hyper": {"lr": 0.1, "amsgrad": True}, "batch_size": 4}, UnsupportedError, "(?i)amsgrad"),
     ({"name": "a\nb"}, RequestError, "printable"),
     ({"metadata": {"x": object()}}, RequestError, "metadata"),
     ({"ids": [1, 2]}, AuditError, "2 ids for 12 examples"),

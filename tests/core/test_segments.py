@@ -253,6 +253,11 @@ def test_what_needs_no_steps_is_as_for_any_run(tmp_path: Path) -> None:
     torch.testing.assert_close(aa.final_model(run, asked).performance(gamma()), shares.end)
 
 
+def test_a_hessian_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="curvature='exact'; where only checkpoints are known, expected one of ggn"):
+        effects(build(tmp_path / "run", lr=0.1), curvature="exact")
+
+
 def test_a_loss_that_is_no_mean_is_refused(tmp_path: Path) -> None:
     def total(outputs: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(outputs, targets, reduction="sum")
