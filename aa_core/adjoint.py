@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aa_core.curvature import Curvature
+from aa_core.curvature import Curvature, pull_back
 from aa_core.performance import Performance
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
@@ -30,10 +30,10 @@ def final_cotangent(training: Training, performance: Performance, final: Snapsho
     params = {n: p.detach().requires_grad_() for n, p in final.state.params.items()}
     values = performance(training.problem, params, final.buffers)
     seeds = torch.eye(len(values), dtype=values.dtype, device=values.device)
-    found = torch.autograd.grad(values, list(params.values()), seeds, is_grads_batched=True, materialize_grads=True)
+    found = pull_back([values], list(params.values()), [seeds])
     zeros = zeros_like(final.state)
     slots = {s: {n: t.expand(len(values), *t.shape) for n, t in leaves.items()} for s, leaves in zeros.slots.items()}
-    return State(dict(zip(params, found, strict=True)), slots, zeros.count.expand(len(values)))
+    return State(dict(zip(params, found, strict=True)), slots, zeros.count.expand(len(values), -1))
 
 
 def adjoint_sweep(

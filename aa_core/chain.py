@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aa_core.errors import IntegrityError, RunFormatError, RunNotFoundError
-from aa_core.header import Commit, FileEntry, Header, listed, parse, parse_header, repeated
+from aa_core.header import Commit, FileEntry, Header, PhaseEntry, first_phase, listed, parse, parse_header, repeated
 from aa_core.journal import Journal, decode_journal
 from aa_core.store import read_file, sha256
 
@@ -42,6 +42,11 @@ class Chain:
         """How many steps are committed."""
         return self.commits[-1].stop if self.commits else 0
 
+    @property
+    def phases(self) -> tuple[tuple[int, PhaseEntry], ...]:
+        """(first step, what begins there): one for the header, one for each commit that announces one."""
+        return ((0, first_phase(self.header)), *((c.stop, c.phase) for c in self.commits if c.phase is not None))
+
     def files(self, role: str) -> tuple[FileEntry, ...]:
         return tuple(f for c in self.commits for f in c.files if f.role == role)
 
@@ -54,7 +59,7 @@ def read_chain(root: Path) -> Chain:
     text = header_bytes(root)
     header = parse_header(text)
     commits, head = _read_commits(root, sha256(text))
-    problems = _commit_problems(commits)
+    problems = _commit_problems(commits) + _phase_problems(header, commits)
     if problems:
         raise RunFormatError(f"{root}/log: " + listed(problems))
     sealed, start = bool(commits) and commits[-1].sealed, commits[-1].stop if commits else 0
@@ -125,6 +130,27 @@ def _commit_problems(commits: Sequence[Commit]) -> list[str]:
     problems += [f"commit {c.number} is sealed, but commits follow it" for c in commits[:-1] if c.sealed]
     if commits and "states/0.safetensors" not in names:
         problems.append("no commit names the state before step 0, states/0.safetensors")
+    return problems
+
+
+def _phase_problems(header: Header, commits: Sequence[Commit]) -> list[str]:
+    """Phases that do not continue the one before."""
+    problems, last = [], first_phase(header)
+    for commit in (c for c in commits if c.phase is not None):
+        phase, where = commit.phase, f"commit {commit.number}, phase"
+        assert phase is not None
+        if f"states/{commit.stop}.safetensors" not in [f.name for f in commit.files]:
+            problems.append(f"{where}: the state that it begins with is missing")
+        if phase.problem not in (last.problem, last.problem + 1):
+            problems.append(f"{where}: problem {phase.problem}, expected {last.problem} or {last.problem + 1}")
+        if not phase.fresh and (phase.optimizer, phase.slots) != (last.optimizer, last.slots):
+            problems.append(f"{where}: goes on with {phase.optimizer}, but {last.optimizer} came before")
+        before = {t.name: (t.shape, t.dtype) for t in (*last.parameters, *last.buffers)}
+        for tensor in (*phase.parameters, *phase.buffers):
+            source = phase.sources.get(tensor.name, tensor.name)
+            if source is not None and before.get(source) != (tensor.shape, tensor.dtype):
+                problems.append(f"{where}: {tensor.name} continues {source}, which did not exist in this shape")
+        last = phase
     return problems
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.header import listed
-from aa_core.records import Clip, MicroBatch, StepRecord
+from aa_core.records import Clip, Groups, MicroBatch, StepRecord
 from aa_core.store import Spec, decode, layout
 
 Columns = dict[str, Tensor]
@@ -33,9 +33,10 @@ _PER_MICRO: dict[str, torch.dtype] = {
 }
 
 
-def encode_columns(records: Sequence[StepRecord]) -> Columns:
-    """The columns of consecutive steps; at least one step."""
+def encode_columns(records: Sequence[StepRecord], groups: Groups) -> Columns:
+    """The columns of consecutive steps of one phase; at least one step."""
     micro = [m for r in records for m in r.micro_batches]
+    place = {name: i for i, name in enumerate(n for names in groups for n in names)}
     columns = {
         "loss": _f64([r.loss for r in records]),
         "grad_norm": _f64([r.grad_norm for r in records]),
@@ -48,6 +49,8 @@ def encode_columns(records: Sequence[StepRecord]) -> Columns:
         "rng": torch.cat([torch.zeros(0, dtype=torch.uint8), *(m.rng for m in micro if m.rng is not None)]),
         "clip.norm": _f64([_limit(r.clip, "norm") for r in records]),
         "clip.value": _f64([_limit(r.clip, "value") for r in records]),
+        "idle.count": torch.tensor([len(r.idle) for r in records], dtype=torch.int64),
+        "idle": torch.tensor([place[n] for r in records for n in r.idle], dtype=torch.int64),
     }
     for group, hyper in enumerate(records[0].hyper):
         columns |= {f"hyper.{group}.{name}": _f64([r.hyper[group][name] for r in records]) for name in hyper}
@@ -67,28 +70,32 @@ def _f64(values: Sequence[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def decode_columns(data: bytes, start: int, stop: int, groups: int, where: str) -> Columns:
-    """The columns of the steps [start, stop), checked; RunFormatError lists all that is wrong."""
+def decode_columns(data: bytes, start: int, stop: int, groups: Groups, where: str) -> Columns:
+    """The columns of the steps [start, stop) of one phase, checked; RunFormatError lists all that is wrong."""
     found = layout(data, where).tensors
+    idle: dict[str, Spec] = {"idle.count": (torch.int64, (stop - start,)), "idle": (torch.int64, (None,))}
     hyper = [n for n in found if n.startswith("hyper.")]
     expected: dict[str, Spec] = {n: (dtype, (stop - start,)) for n, dtype in _PER_STEP.items()}
     expected |= {n: (torch.float64, (stop - start,)) for n in hyper}
     micro = (*found.get("micro.step", (None, ()))[1], 0)[0]
     expected |= {n: (dtype, (micro,)) for n, dtype in _PER_MICRO.items()}
-    columns = decode(data, where, expected | {"rows": (torch.int64, (None,)), "rng": (torch.uint8, (None,))})
+    expected |= {"rows": (torch.int64, (None,)), "rng": (torch.uint8, (None,))}
+    expected |= idle if set(idle) & set(found) else {}  # not in runs recorded before parameters could rest
+    columns = {n: torch.zeros(shape[0] or 0, dtype=dtype) for n, (dtype, shape) in idle.items()}
+    columns |= decode(data, where, expected)
     if problems := column_problems(columns, start, stop, groups):
         raise RunFormatError(f"{where}: " + listed(problems))
     return columns
 
 
-def column_problems(columns: Columns, start: int, stop: int, groups: int) -> list[str]:
+def column_problems(columns: Columns, start: int, stop: int, groups: Groups) -> list[str]:
     """What makes columns of the right shapes impossible to replay."""
     problems = []
-    names = [[n.split(".", 2)[2] for n in columns if n.startswith(f"hyper.{g}.")] for g in range(groups)]
+    names = [[n.split(".", 2)[2] for n in columns if n.startswith(f"hyper.{g}.")] for g in range(len(groups))]
     if sum(map(len, names)) != sum(n.startswith("hyper.") for n in columns) or not all(
         sorted(n) == sorted(names[0]) for n in names
     ):
-        problems.append(f"the hyperparameters are not the same ones for each of {groups} parameter groups")
+        problems.append(f"the hyperparameters are not the same ones for each of {len(groups)} parameter groups")
     for name in (n for n in columns if n.startswith("hyper.") or n == "micro.weight"):
         if not bool(torch.isfinite(columns[name]).all()):
             problems.append(f"{name} is not finite everywhere")
@@ -106,6 +113,11 @@ def column_problems(columns: Columns, start: int, stop: int, groups: int) -> lis
         problems.append("clip.norm and clip.value must be positive and not both in force at a step")
     if bool((columns["rows"] < 0).any()) or bool((columns["training"] > 1).any()):
         problems.append("rows must not be negative, training must be 0 or 1")
+    idle = columns["idle"]
+    if bool((columns["idle.count"] < 0).any()) or int(columns["idle.count"].sum()) != len(idle):
+        problems.append("idle.count does not divide idle")
+    if len(idle) and not 0 <= int(idle.min()) <= int(idle.max()) < sum(map(len, groups)):
+        problems.append(f"idle names parameters {int(idle.min())} to {int(idle.max())} of {sum(map(len, groups))}")
     return problems
 
 
@@ -119,12 +131,13 @@ def concat_columns(parts: Sequence[Columns], where: str) -> Columns:
 
 @dataclass(frozen=True, eq=False)
 class StepTable:
-    """Random access to the steps 0..n-1 of a run."""
+    """Random access to the steps of one phase, numbered from its first."""
 
     columns: Columns
-    owner: Sequence[str]
-    """The name of the stage of each step."""
-    groups: int
+    groups: Groups
+
+    def __len__(self) -> int:
+        return len(self.columns["loss"]) if self.columns else 0
 
     @cached_property
     def hyper_names(self) -> tuple[str, ...]:
@@ -133,9 +146,15 @@ class StepTable:
         return tuple(sorted(names, key=lambda n: (n != "lr", n)))
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The trained parameters, in the order of their groups."""
+        return tuple(n for names in self.groups for n in names)
+
+    @cached_property
     def _micro_of_step(self) -> list[int]:
         """Where the micro-batches of each step begin, and the end."""
-        return torch.searchsorted(self.columns["micro.step"], torch.arange(len(self.owner) + 1)).tolist()
+        steps = self.columns["micro.step"]
+        return torch.searchsorted(steps, torch.arange(len(self) + 1) + steps[0]).tolist()
 
     @cached_property
     def _row_of_micro(self) -> list[int]:
@@ -147,19 +166,30 @@ class StepTable:
         """Where the generator's state of each micro-batch begins, and the end."""
         return [0, *self.columns["micro.rng"].cumsum(0).tolist()]
 
-    def record(self, step: int) -> StepRecord:
-        get = {n: float(self.columns[n][step]) for n in ("loss", "grad_norm", "training")}
+    @cached_property
+    def _idle_of_step(self) -> list[int]:
+        """Where the idle parameters of each step begin, and the end."""
+        return [0, *self.columns["idle.count"].cumsum(0).tolist()]
+
+    def record(self, index: int, step: int, stage: str) -> StepRecord:
+        """The record at `index`, which is step `step` of the run."""
+        get = {n: float(self.columns[n][index]) for n in ("loss", "grad_norm", "training")}
         hyper = tuple(
-            {n: float(self.columns[f"hyper.{g}.{n}"][step]) for n in self.hyper_names} for g in range(self.groups)
+            {n: float(self.columns[f"hyper.{g}.{n}"][index]) for n in self.hyper_names} for g in range(len(self.groups))
         )
-        micro = range(self._micro_of_step[step], self._micro_of_step[step + 1])
+        micro = range(self._micro_of_step[index], self._micro_of_step[index + 1])
         batches = tuple(self._micro_batch(m) for m in micro)
         loss, training, norm = get["loss"], bool(get["training"]), get["grad_norm"]
-        return StepRecord(step, self.owner[step], hyper, batches, training, loss, norm, self._clip(step))
+        return StepRecord(step, stage, hyper, batches, training, loss, norm, self._clip(index), self.idle(index))
 
-    def _clip(self, step: int) -> Clip | None:
+    def idle(self, index: int) -> tuple[str, ...]:
+        """The parameters that the optimizer passed over."""
+        first, last = self._idle_of_step[index], self._idle_of_step[index + 1]
+        return tuple(self.names[i] for i in self.columns["idle"][first:last].tolist()) if last > first else ()
+
+    def _clip(self, index: int) -> Clip | None:
         for kind in CLIPS:
-            if not math.isnan(limit := float(self.columns[f"clip.{kind}"][step])):
+            if not math.isnan(limit := float(self.columns[f"clip.{kind}"][index])):
                 return Clip(kind, limit)
         return None
 

@@ -6,7 +6,7 @@ operator that has a double backward (LSTM and plain attention included), and tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,18 +27,21 @@ def check_curvature(kind: str) -> None:
         raise RequestError(f"curvature={kind!r}; expected one of {', '.join(get_args(Curvature))}")
 
 
-def gradient(problem: Problem, at: Snapshot, step: StepInput) -> tuple[Params, Buffers]:
+def gradient(
+    problem: Problem, at: Snapshot, step: StepInput, names: Collection[str] | None = None
+) -> tuple[Params, Buffers]:
     """(gradient of the recorded loss, buffers after the forward passes), with the kernels that training itself used.
 
-    One forward and one backward per micro-batch.
+    In the named parameters, all of them by default. One forward and one backward per micro-batch.
     """
-    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    wanted = at.state.params.keys() if names is None else names
+    params = {n: p.detach().requires_grad_(n in wanted) for n, p in at.state.params.items()}
     buffers, total = at.buffers, None
     for batch, weight in step.batches:
         loss, buffers = problem.batch_loss(params, buffers, batch, training=step.training)
-        part = _grad([_weighted(loss, weight)], list(params.values()))
+        part = _grad([_weighted(loss, weight)], [params[n] for n in wanted])
         total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-    grads = problem.in_order(dict(zip(params, total or (), strict=True)))
+    grads = problem.in_order(dict(zip(wanted, total or (), strict=True)))
     return grads, {n: b.detach() for n, b in buffers.items()}
 
 
@@ -138,7 +141,7 @@ def _sum(parts: Sequence[list[Tensor]]) -> list[Tensor]:
 
 
 def _hessian(grads: list[Tensor], params: Params) -> Product:
-    return lambda vectors: _pullback(grads, list(params.values()), vectors)
+    return lambda vectors: pull_back(grads, list(params.values()), vectors)
 
 
 def _jacobian(problem: Problem, outputs: Tensor, params: Params) -> Product:
@@ -146,7 +149,7 @@ def _jacobian(problem: Problem, outputs: Tensor, params: Params) -> Product:
     seed = torch.zeros_like(outputs, requires_grad=True)
     transposed = _grad([outputs], list(params.values()), grad_outputs=[seed], create_graph=True)
     check_twice_differentiable(problem, transposed)
-    return lambda vectors: _pullback(transposed, [seed], vectors)
+    return lambda vectors: pull_back(transposed, [seed], vectors)
 
 
 def _gauss_newton(problem: Problem, outputs: Tensor, loss: Tensor, params: Params) -> Product:
@@ -155,33 +158,32 @@ def _gauss_newton(problem: Problem, outputs: Tensor, loss: Tensor, params: Param
     (slope,) = _grad([loss], [outputs], create_graph=True)
 
     def product(vectors: list[Tensor]) -> list[Tensor]:
-        curved = _pullback([slope], [outputs], push(vectors))
-        return _pullback([outputs], list(params.values()), curved)
+        curved = pull_back([slope], [outputs], push(vectors))
+        return pull_back([outputs], list(params.values()), curved)
 
     return product
 
 
-def _pullback(outputs: list[Tensor], inputs: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
-    """vectors^T d outputs / d inputs for [R, ...] vectors; zeros where nothing depends."""
+def pull_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+    """vectors^T d outputs / d inputs for [R, ...] vectors, in one batched pass; zeros where nothing depends."""
     used = [(o, v) for o, v in zip(outputs, vectors, strict=True) if o.requires_grad]
     count = vectors[0].shape[0]
     if not used:
         return [i.new_zeros((count, *i.shape)) for i in inputs]
     outs = [o for o, _ in used]
-    if count == 1:
-        found = _grad(outs, inputs, grad_outputs=[v[0] for _, v in used], retain_graph=True)
-        return [f.unsqueeze(0) for f in found]
-    try:
-        return _grad(outs, inputs, grad_outputs=[v for _, v in used], retain_graph=True, is_grads_batched=True)
-    except RuntimeError:  # some double backwards (GroupNorm) cannot be batched
-        single = [_grad(outs, inputs, grad_outputs=[v[r] for _, v in used], retain_graph=True) for r in range(count)]
-        return [torch.stack(parts) for parts in zip(*single, strict=True)]
+    if count > 1:
+        try:
+            return _grad(outs, inputs, grad_outputs=[v for _, v in used], retain_graph=True, is_grads_batched=True)
+        except RuntimeError:  # some double backwards (GroupNorm) cannot be batched
+            pass
+    single = [_grad(outs, inputs, grad_outputs=[v[r] for _, v in used], retain_graph=True) for r in range(count)]
+    return [torch.stack(parts) for parts in zip(*single, strict=True)]
 
 
 def _grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], **options: Any) -> list[Tensor]:
     """torch.autograd.grad with zeros for unused inputs and our error for operators without a second derivative."""
     try:
-        return list(torch.autograd.grad(outputs, inputs, materialize_grads=True, **options))
+        found = torch.autograd.grad(outputs, inputs, allow_unused=True, **options)
     except (RuntimeError, NotImplementedError) as error:
         if (
             "not implemented" in str(error)
@@ -190,3 +192,5 @@ def _grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], **options: Any) -
         ):
             raise UnsupportedError(f"the model uses an operator without a second derivative: {error}") from error
         raise
+    lead = options["grad_outputs"][0].shape[:1] if options.get("is_grads_batched") else ()
+    return [i.new_zeros((*lead, *i.shape)) if f is None else f for f, i in zip(found, inputs, strict=True)]

@@ -85,7 +85,9 @@ def embed_stages(
             found[name] = (tangent.params, growth[name])
             cache.put(keys[name], *found[name])
     verify_once(run, training, progress)
-    ordered = {name: {n: params[n] for n in training.packing.shapes} for name, (params, _) in found.items()}
+    ordered = {
+        name: {n: params[n] for n in training.stretches[-1].packing.shapes} for name, (params, _) in found.items()
+    }
     return tuple(
         StageEmbedding(s.name, ordered[s.name], found[s.name][1], method, curvature, semantics, keys[s.name])
         for s in wanted

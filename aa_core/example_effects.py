@@ -131,7 +131,7 @@ def _answer(
         step, before = at.transition.step, at.transition.before
         if step in wanted:
             data = asked.run.step_input(step, asked.problem.device)
-            mixed = mixed or (step == steps[-1] and _check_parts(asked.problem, before, data))
+            mixed = mixed or (step == steps[-1] and _check_parts(training.stretch(step).problem, before, data))
             take(step, _slopes(training, at, data).T.double().cpu())
     units, effects = result()
     notes = (EXAMPLES, MIXED) if mixed else (EXAMPLES,)
@@ -142,7 +142,10 @@ def _slopes(training: Training, at: AdjointStep, data: StepInput) -> Tensor:
     """The effect of each example of a step on each value, [values, n]."""
     _, propagator = training.linearize(at.transition.before, data, "none")
     worth = propagator.pull_to_gradient(at.cotangent)
-    return torch.cat(example_slopes(training.problem, at.transition.before, data)(list(worth.values())), 1)
+    return torch.cat(
+        example_slopes(training.stretch(at.transition.step).problem, at.transition.before, data)(list(worth.values())),
+        1,
+    )
 
 
 def _rows(run: RunLike, step: int) -> Tensor:

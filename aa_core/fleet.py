@@ -127,8 +127,9 @@ def step_together(training: Training, stacked: Stack, step: StepInput) -> Stack:
 
     No ray's loss depends on another ray. Random numbers are drawn once, for all.
     """
-    at, problem = stacked.at, training.problem
-    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    at, stretch = stacked.at, training.stretch(step.step)
+    problem, wanted = stretch.problem, [n for n in stretch.phase.trained if n not in step.idle]
+    params = {n: p.detach().requires_grad_(n in wanted) for n, p in at.state.params.items()}
     buffers, total = at.buffers, None
     with twice_differentiable_kernels():  # fused attention cannot be batched
         for batch, weight in step.batches:
@@ -139,11 +140,11 @@ def step_together(training: Training, stacked: Stack, step: StepInput) -> Stack:
 
             losses, buffers = vmap(loss, randomness="same")(params, buffers)
             seed = torch.full_like(losses, weight)
-            parts = torch.autograd.grad(losses, list(params.values()), seed, materialize_grads=True)
+            parts = torch.autograd.grad(losses, [params[n] for n in wanted], seed, materialize_grads=True)
             total = parts if total is None else tuple(a + b for a, b in zip(total, parts, strict=True))
     with torch.no_grad():
-        grads = dict(zip(params, total or (), strict=True))
-        state = vmap(lambda state, grads: training.update(state, grads, step))(at.state, grads)
+        grads = dict(zip(wanted, total or (), strict=True))
+        state = vmap(lambda state, grads: stretch.update(state, grads, step))(at.state, grads)
     return Stack(Snapshot(at.step + 1, state, {n: b.detach() for n, b in buffers.items()}), stacked.shared)
 
 
@@ -211,9 +212,10 @@ class _Trial:
 
 def _advance(training: Training, fleet: _Fleet, lanes: tuple[int, ...], step: StepInput, trial: _Trial) -> None:
     """The recorded step for these lanes, in the way that is faster."""
-    way = trial.way(len(lanes))
+    stretch = training.stretch(step.step)
+    way = "loop" if training.crossing(step.step) else trial.way(len(lanes))
     if way == "batch":
-        fleet.put(step_together(training, fleet.stacked(training.problem, lanes), step))
+        fleet.put(step_together(training, fleet.stacked(stretch.problem, lanes), step))
         return
     before = [fleet[i] for i in lanes]
     began = time.perf_counter()
@@ -229,7 +231,7 @@ def _try_batch(
 ) -> None:
     """The step that was just taken one by one in `loop` seconds, once more in a batch."""
     try:
-        stacked = stack(training.problem, before)
+        stacked = stack(training.stretch(step.step).problem, before)
         began = time.perf_counter()
         stepped = step_together(training, stacked, step)
         seconds = time.perf_counter() - began

@@ -23,8 +23,10 @@ def forget_steps(run: Trajectory, path: str | Path) -> CheckpointRun:
         RequestError: a stage was trained in several blocks, or the state at its end is not stored.
         UnsupportedError: the run has several parameter groups, or an optimizer without a segment-wise form.
     """
-    if len(run.groups) != 1:
-        raise UnsupportedError(f"the run has {len(run.groups)} parameter groups; a run of checkpoints has one")
+    if len(run.phases) != 1:
+        raise UnsupportedError("the run changes its optimizer or its parameters; a run of checkpoints does not")
+    if (groups := len(run.phases[0].groups)) != 1:
+        raise UnsupportedError(f"the run has {groups} parameter groups; a run of checkpoints has one")
     edges = [0, *(s.stop for s in run.stages)]
     for stage in run.stages:
         if len(stage.blocks) != 1 or stage.stop not in run.checkpoints:

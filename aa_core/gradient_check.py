@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,9 +32,11 @@ class Evidence(NamedTuple):
 def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, training: bool, step: int) -> None:
     """Raise RecordingError unless || recomputed - recorded || <= tolerance * || recorded || over all parameters.
 
+    A parameter without a gradient counts as zero, unless it is frozen.
+
     Leaves p.grad, buffers, modes, the RNG and the autograd state as they are. Costs one more gradient.
     """
-    recomputed = _recompute(live, evidence, training)
+    recomputed = _recompute(live, recorded, evidence, training)
     difference = _relative_difference(recorded, recomputed)
     tolerance = max(TOLERANCE.get(g.dtype, _COARSE) for g in recorded.values())
     if difference > tolerance:
@@ -43,14 +45,15 @@ def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, 
             f"(relative difference {difference:.1e}, at most {tolerance:.0e} expected). Likely causes: "
             "recorder.batch was called with other data than the forward pass; weight= is missing although the loss is "
             "divided for accumulation; the gradient was clipped (announce it: Recorder(clip_norm=...) or clip_value=) "
-            "or changed after backward; zero_grad is missing; the loss draws random numbers; autocast is on; "
+            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers; autocast is on; "
             "a submodule is in another mode than the model; the loss has terms that loss_fn(model(x), y) does not"
         )
 
 
-def _recompute(live: Live, evidence: Evidence, training: bool) -> dict[str, Tensor]:
-    """Gradient of sum_m weight_m loss_fn(model(x_m), y_m), with copies of parameters and buffers."""
-    params = {n: p.detach().clone().requires_grad_() for n, p in live.trained.items()}
+def _recompute(live: Live, names: Collection[str], evidence: Evidence, training: bool) -> dict[str, Tensor]:
+    """Gradient of sum_m weight_m loss_fn(model(x_m), y_m) in what has a gradient or should have one, with copies of it."""
+    wanted = [n for n, p in live.trained.items() if p.requires_grad or n in names]
+    params = {n: live.trained[n].detach().clone().requires_grad_() for n in wanted}
     buffers = {n: b.clone() for n, b in evidence.buffers.items()}
     devices = [live.device] if live.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Mode(live.model, training):
@@ -79,9 +82,10 @@ def _shown(loss: object) -> str:
 def _relative_difference(recorded: dict[str, Tensor], recomputed: dict[str, Tensor]) -> float:
     """|| a - b || / || a ||; 0 where both are not finite, for then there is nothing to compare."""
     scale, distance = 0.0, 0.0
-    for name, gradient in recorded.items():
-        scale += float(gradient.double().square().sum())
-        distance += float((gradient.double() - recomputed[name].double()).square().sum())
+    for name, gradient in recomputed.items():
+        given = recorded.get(name, torch.zeros_like(gradient)).double()
+        scale += float(given.square().sum())
+        distance += float((given - gradient.double()).square().sum())
     if distance == 0.0 or not scale < float("inf"):
         return 0.0
     return float((distance / scale) ** 0.5) if scale and distance < float("inf") else float("inf")

@@ -105,11 +105,50 @@ class Header(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Header:
-        if twice := repeated(t.name for t in (*self.parameters, *self.buffers)):
-            raise ValueError(listed(f"the tensor name {name!r} is repeated" for name in twice))
-        if [n for group in self.groups for n in group] != [t.name for t in self.parameters]:
-            raise ValueError("groups must list the names of the parameters in their order")
+        _check_names(self.parameters, self.buffers, self.groups)
+        if len(self.parameters) != sum(map(len, self.groups)):
+            raise ValueError("groups must list all parameters")
         return self
+
+
+class PhaseEntry(Model):
+    """From the commit's stop on, another optimizer, other trained parameters, another model or loss."""
+
+    model_class: str
+    parameters: tuple[TensorSpec, ...]
+    """All that were trained so far and that the model has: those of the groups in their order, then those at rest."""
+    groups: tuple[tuple[TensorName, ...], ...]
+    buffers: tuple[TensorSpec, ...]
+    optimizer: str
+    slots: tuple[TensorName, ...]
+    loss: str
+    sources: dict[TensorName, TensorName | None]
+    """Former names of parameters and buffers that had another one; None for those that are new."""
+    fresh: bool
+    """Whether the optimizer begins anew."""
+    problem: Count
+    """How often model or loss were replaced so far."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PhaseEntry:
+        _check_names(self.parameters, self.buffers, self.groups)
+        return self
+
+
+def first_phase(header: Header) -> PhaseEntry:
+    """What the header says of the training, as the phase that begins at step 0."""
+    shared = {n: getattr(header, n) for n in ("model_class", "parameters", "groups", "buffers", "optimizer", "slots")}
+    return PhaseEntry(**shared, loss=header.loss, sources={}, fresh=True, problem=0)
+
+
+def _check_names(
+    parameters: Sequence[TensorSpec], buffers: Sequence[TensorSpec], groups: Sequence[Sequence[str]]
+) -> None:
+    if twice := repeated(t.name for t in (*parameters, *buffers)):
+        raise ValueError(listed(f"the tensor name {name!r} is repeated" for name in twice))
+    trained = [n for group in groups for n in group]
+    if trained != [t.name for t in parameters][: len(trained)]:
+        raise ValueError("groups must list the names of the parameters in their order")
 
 
 class StageEntry(Model):
@@ -142,6 +181,8 @@ class Commit(Model):
     stop: Count
     stages: tuple[StageEntry, ...]
     files: tuple[FileEntry, ...]
+    phase: PhaseEntry | None = None
+    """The phase that begins at `stop`."""
     sealed: bool
 
     @model_validator(mode="after")

@@ -34,13 +34,14 @@ class Intervention:
         what, device = self.what, training.problem.device
         touched = at.step in self.steps
         if touched and what.scale == 0.0 and what.semantics == "freeze":
-            return at._replace(step=at.step + 1)
+            return training.skip(at, at.step + 1)
         data = self.run.step_input(at.step, device)
         if not touched:
             return training.step(at, data)
         if what.examples or what.changes:
             return training.step(at, self._changed(data, device))
-        base = at if what.semantics == "freeze" else training.step_without_data(at, data)
+        freezes = what.semantics == "freeze"
+        base = training.skip(at, at.step + 1) if freezes else training.step_without_data(at, data)
         if what.scale == 0.0:
             return base
         stepped = training.step(at, data)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.examples import Examples, decode_examples, encode_examples
-from aa_core.header import Count, Model, StageName, parse
+from aa_core.header import Count, Model, StageName, TensorName, parse
 from aa_core.records import Clip, MicroBatch, StepRecord
 from aa_core.stages import Stage
 
@@ -48,6 +48,7 @@ class StepLine(Model):
     hyper: tuple[dict[str, float], ...]
     micro: tuple[MicroLine, ...]
     clip: ClipLine | None
+    idle: tuple[TensorName, ...] = ()
     examples: str | None
 
 
@@ -88,6 +89,7 @@ def encode_line(record: StepRecord, new: Examples | None) -> bytes:
             for m in record.micro_batches
         ],
         "clip": None if record.clip is None else record.clip._asdict(),
+        "idle": record.idle,
         "examples": None if new is None else base64.b64encode(encode_examples(new)).decode(),
     }
     text = json.dumps(line, separators=(",", ":")).encode()
@@ -136,7 +138,7 @@ def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
     clip = None if line.clip is None else Clip(line.clip.kind, line.clip.limit)
     loss, grad_norm = (math.nan if v is None else float(v) for v in (line.loss, line.grad_norm))
     record = StepRecord(
-        line.step, line.stage, tuple(map(dict, line.hyper)), micro, line.training, loss, grad_norm, clip
+        line.step, line.stage, tuple(map(dict, line.hyper)), micro, line.training, loss, grad_norm, clip, line.idle
     )
     return JournalStep(record, None if line.examples is None else _decode_new(line.examples, where))
 

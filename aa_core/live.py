@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,15 +31,23 @@ class Live:
     trained: Params
     """The optimizer's parameters by name, in the order of its groups: the live tensors."""
     carried: Buffers
-    """Model buffers by name, and parameters that the optimizer does not have: the live tensors."""
+    """Model buffers by name, and parameters that were never trained: the live tensors."""
+    rested: Params = field(default_factory=dict)
+    """Parameters that an earlier phase trained and this one's optimizer does not have: the live tensors."""
+    problem: int = 0
+    """How often model or loss were replaced so far."""
 
     @property
     def device(self) -> torch.device:
         return next(iter(self.trained.values())).device
 
 
-def observe(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: LossFunction) -> Live:
-    """Raises UnsupportedError for an optimizer that cannot be replayed or parameters that are not the model's."""
+def observe(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: LossFunction, rested: Collection[str] = ()
+) -> Live:
+    """What is trained from now on; `rested` names what was trained before.
+
+    Raises UnsupportedError for an optimizer that cannot be replayed or parameters that are not the model's."""
     rule = rule_for(optimizer)
     names = {id(p): n for n, p in model.named_parameters()}
     strangers = [tuple(p.shape) for g in optimizer.param_groups for p in g["params"] if id(p) not in names]
@@ -50,22 +58,20 @@ def observe(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: LossFun
         )
     groups = tuple(tuple(names[id(p)] for p in g["params"]) for g in optimizer.param_groups)
     trained = {names[id(p)]: p for g in optimizer.param_groups for p in g["params"]}
-    carried = {**dict(model.named_buffers()), **{n: p for n, p in model.named_parameters() if n not in trained}}
-    return Live(model, optimizer, loss_fn, rule, groups, trained, carried)
+    others = {n: p for n, p in model.named_parameters() if n not in trained}
+    carried = {**dict(model.named_buffers()), **{n: p for n, p in others.items() if n not in rested}}
+    return Live(
+        model, optimizer, loss_fn, rule, groups, trained, carried, {n: p for n, p in others.items() if n in rested}
+    )
 
 
 def tensor_specs(tensors: dict[str, Tensor]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(name=n, shape=tuple(t.shape), dtype=dtype_name(t.dtype)) for n, t in tensors.items())  # type: ignore[arg-type]
 
 
-def read_count(live: Live) -> float:
-    """How many updates the optimizer has made so far; UnsupportedError if parameters disagree."""
-    counts = {live.rule.read_count(live.optimizer.state.get(p, {})) for p in live.trained.values()}
-    if len(counts) > 1:
-        raise UnsupportedError(
-            f"parameters were updated unequally often ({sorted(counts)} times); start recording with a fresh optimizer"
-        )
-    return counts.pop()
+def read_counts(live: Live) -> dict[str, float]:
+    """How many updates the optimizer has made of each parameter so far."""
+    return {n: live.rule.read_count(live.optimizer.state.get(p, {})) for n, p in live.trained.items()}
 
 
 def read_buffers(live: Live) -> Buffers:
@@ -74,19 +80,25 @@ def read_buffers(live: Live) -> Buffers:
     return {n: now[n].detach().clone() for n in live.carried}
 
 
-def read_snapshot(live: Live, step: int, count: float) -> Snapshot:
-    """The state before `step`, copied to the CPU. `count` is the number of updates that the recorder knows of."""
-    steps = {float(s["step"]) for s in live.optimizer.state.values() if "step" in s}
-    if steps and steps != {count}:
-        raise RecordingError(
-            f"before step {step} the optimizer counts {sorted(steps)} updates, the recorder {count:g}; "
-            "its state was reset or loaded during the run: record the parts as separate runs"
-        )
+def read_snapshot(live: Live, step: int, counts: Mapping[str, float]) -> Snapshot:
+    """The state before `step`, copied to the CPU, with the number of updates of each parameter that the recorder knows.
+
+    The count is 0-dim where all were updated equally often, else [trained parameters].
+    """
+    for name, p in live.trained.items():
+        found = live.optimizer.state.get(p, {}).get("step")
+        if found is not None and float(found) != counts[name]:
+            raise RecordingError(
+                f"before step {step} the optimizer counts {float(found):g} updates of {name}, the recorder "
+                f"{counts[name]:g}; its state was reset or loaded during the run: record the parts as separate runs, "
+                "or begin a stage with a new optimizer: recorder.stage(name, optimizer=...)"
+            )
     slots = {n: live.rule.read_slots(live.optimizer.state.get(p, {}), p) for n, p in live.trained.items()}
+    in_order = [counts[n] for n in live.trained]
     state = State(
-        {n: _copy(p) for n, p in live.trained.items()},
+        {n: _copy(p) for n, p in (live.trained | live.rested).items()},
         {slot: {n: _copy(slots[n][slot]) for n in live.trained} for slot in live.rule.slots},
-        torch.tensor(count, dtype=torch.float64),
+        torch.tensor(in_order[0] if len(set(in_order)) == 1 else in_order, dtype=torch.float64),
     )
     return Snapshot(step, state, {n: t.cpu() for n, t in read_buffers(live).items()})
 
@@ -103,18 +115,19 @@ def read_hyper(live: Live) -> tuple[Hyper, ...]:
         id(p) for g in groups for p in g["params"]
     ] != known:
         raise RecordingError(
-            "the optimizer's parameter groups changed during the run; record the parts as separate runs, "
+            "the optimizer's parameter groups changed within a stage; change them between two stages, "
             "or build all groups before recording (lr=0 keeps one at rest)"
         )
     return tuple(live.rule.read_hyper(group) for group in groups)
 
 
 def read_gradients(live: Live) -> dict[str, Tensor]:
-    """p.grad by name; RecordingError where there is none."""
-    missing = [n for n, p in live.trained.items() if p.grad is None]
-    if missing:
+    """p.grad by name, where there is one: torch passes over the others. RecordingError if there is none at all."""
+    found = {n: p.grad for n, p in live.trained.items() if p.grad is not None}
+    if not found:
+        names = [*live.trained]
         raise RecordingError(
-            f"the gradient of {', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''} is None, so torch "
-            "would skip it; call backward() before step(), and leave unused parameters out of the optimizer"
+            f"the gradient of {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} is None, so torch would "
+            "change nothing; call backward() before step(), and do not freeze all parameters"
         )
-    return {n: p.grad for n, p in live.trained.items() if p.grad is not None}
+    return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aa_core.errors import RecordingError, UnsupportedError
-from aa_core.live import Live
+from aa_core.live import LossFunction
 from aa_core.problem import output_tensor
 from aa_core.records import Clip
 
@@ -26,8 +26,8 @@ class Forward(NamedTuple):
 class ForwardObserver:
     """Forward hooks: loss and random numbers of the first forward pass after each announced batch."""
 
-    def __init__(self, live: Live) -> None:
-        self._loss_fn, self._device = live.loss_fn, live.device
+    def __init__(self, loss_fn: LossFunction, device: torch.device) -> None:
+        self._loss_fn, self._device = loss_fn, device
         self._expected: tuple[Tensor, float] | None = None
         self._rng = torch.zeros(0)
         self._observed: list[Forward] = []

@@ -65,11 +65,20 @@ def output_tensor(outputs: object) -> Tensor:
 class Problem:
     """Architecture and loss; the parameters come from the run.
 
-    The model is copied, never changed. `loss_fn(outputs, targets)` must return a scalar tensor.
+    The model is copied, never changed. `loss_fn(outputs, targets)` must return a scalar tensor. `previous` is the
+    problem that was trained before, where model or loss were replaced between two stages (a head added, adapters).
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction, *, device: str | torch.device = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        *,
+        previous: Problem | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
         self.device = resolve_device(device)
+        self.previous = None if previous is None else previous.to(self.device)
         self.model = copy.deepcopy(model).to(self.device)
         self._modules = tuple(self.model.modules())
         self.loss_fn = loss_fn
@@ -84,7 +93,26 @@ class Problem:
     def fingerprint(self) -> str:
         """Digest of what the problem prints of itself: layers, sizes, loss. Two architectures rarely share it."""
         loss = getattr(self.loss_fn, "__qualname__", repr(self.loss_fn))
-        return hashlib.sha256(f"{self.model!r}\n{loss}".encode()).hexdigest()
+        before = "" if self.previous is None else f"\n{self.previous.fingerprint}"
+        return hashlib.sha256(f"{self.model!r}\n{loss}{before}".encode()).hexdigest()
+
+    def to(self, device: torch.device) -> Problem:
+        """The same problem on a device: itself if it is there."""
+        if device == self.device:
+            return self
+        return Problem(self.model, self.loss_fn, previous=self.previous, device=device)
+
+    def sequence(self, count: int) -> tuple[Problem, ...]:
+        """The problems that were trained one after the other, this one last; ProblemError unless there are `count`."""
+        found = [self]
+        while found[0].previous is not None:
+            found.insert(0, found[0].previous)
+        if len(found) != count:
+            raise ProblemError(
+                f"the run was trained on {count} models or losses one after the other, this problem has {len(found)}; "
+                "chain them: Problem(model, loss_fn, previous=Problem(model_before, loss_before))"
+            )
+        return tuple(found)
 
     def in_order(self, params: Params) -> Params:
         """By the model's own order of parameters, which is the one that clip_grad_norm_ sums over."""

@@ -7,7 +7,7 @@ import math
 import os
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,13 +31,13 @@ from aa_core.examples import (
     to_fields,
 )
 from aa_core.gradient_check import Evidence, check_gradient
-from aa_core.header import MAX_STAGE_NAME, Header, ProblemEntry, read_json
+from aa_core.header import MAX_STAGE_NAME, Header, PhaseEntry, ProblemEntry, read_json
 from aa_core.live import (
     Live,
     LossFunction,
     observe,
     read_buffers,
-    read_count,
+    read_counts,
     read_gradients,
     read_hyper,
     read_snapshot,
@@ -47,6 +47,7 @@ from aa_core.machine import environment
 from aa_core.observer import ForwardObserver, announced_clip, check_clipped
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
 from aa_core.state import Buffers
+from aa_core.succession import Hashes, hash_values, succeed
 from aa_core.writer import RunWriter
 
 
@@ -90,7 +91,7 @@ class Recorder:
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
         self._header = _header(self._live, title, problem, config or {}, evaluation is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
-        self._observer = ForwardObserver(self._live)
+        self._observer = ForwardObserver(loss_fn, self._live.device)
         self._clip = announced_clip(clip_norm, clip_value)
         self._writer: RunWriter | None = None
         self._hooks: list[Any] = []
@@ -99,28 +100,43 @@ class Recorder:
         self._pending: list[_Pending] = []
         self._buffers_before: Buffers | None = None
         self._in_flight: StepRecord | None = None
-        self._count_at_start = 0.0
+        self._counts: dict[str, float] = {}
+        """How often the optimizer has updated each parameter."""
+        self._now = (model, optimizer, loss_fn)
+        """What trains from the next step on."""
+        self._reset: tuple[str, ...] = ()
+        self._values: Hashes = {}
         self._warned = False
         self._hyper: tuple[Hyper, ...] = ()
 
     def __enter__(self) -> Self:
         if self._writer is not None:
             raise RecordingError("a recorder is used once; make another one for another run")
-        self._count_at_start = read_count(self._live)
+        self._counts = read_counts(self._live)
         self._writer = RunWriter(self.path, self._header)
-        self._hooks = [
-            self._live.optimizer.register_step_pre_hook(self._before_step),
-            self._live.optimizer.register_step_post_hook(self._after_step),
-            self._live.model.register_forward_pre_hook(self._observer.before),
-            self._live.model.register_forward_hook(self._observer.after),
-        ]
+        self._attach()
         return self
+
+    def _attach(self) -> None:
+        """Watch the model and the optimizer that train now, and no others."""
+        self._detach()
+        model, optimizer, _ = self._now
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+            model.register_forward_pre_hook(self._observer.before),
+            model.register_forward_hook(self._observer.after),
+        ]
+
+    def _detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._detach()
         writer = self._active()
         try:
             self._finish(clean=error is None)
@@ -130,11 +146,27 @@ class Recorder:
             error.add_note(f"The recorder could not commit its last steps either: {problem}. They are in the journal.")
         finally:
             writer.close()
-            self._stage, self._hooks = None, []
+            self._stage = None
 
     @contextmanager
-    def stage(self, name: str, *, note: str = "", metadata: Mapping[str, Any] | None = None) -> Iterator[None]:
-        """A stage of the training: the steps made inside. A name that was used before continues that stage."""
+    def stage(
+        self,
+        name: str,
+        *,
+        note: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        model: nn.Module | None = None,
+        loss_fn: LossFunction | None = None,
+        reset: Collection[str] = (),
+    ) -> Iterator[None]:
+        """A stage of the training: the steps made inside. A name that was used before continues that stage.
+
+        Args:
+            optimizer, model, loss_fn: what trains from this stage on, where it is not what trained before. A model may
+                also be changed in place (a head replaced, adapters added), parameters frozen or thawed at any time.
+            reset: names of parameters that were initialised anew since the last step, under the names that they had.
+        """
         _check_stage_name(name)
         if self._stage is not None:
             raise RecordingError(
@@ -143,10 +175,19 @@ class Recorder:
         writer = self._active()
         writer.declare(name, str(note), _json_object(metadata or {}, f"metadata of stage {name!r}"))
         self._stage, self._stage_start = name, writer.steps
+        now = self._now
+        self._now, self._reset = (model or now[0], optimizer or now[1], loss_fn or now[2]), tuple(reset)
+        if any(a is not b for a, b in zip(self._now, now, strict=True)):
+            self._observer = ForwardObserver(self._now[2], self._live.device)
+            self._attach()
         try:
             yield
             if writer.steps == self._stage_start:
-                raise EmptyStageError(f"stage {name!r} closed without a step; remove it, or step inside it")
+                raise EmptyStageError(
+                    f"stage {name!r} closed without a step; remove it, or step inside it (a stage that has an "
+                    "optimizer of its own must name it: recorder.stage(name, optimizer=...))"
+                )
+            self._values = hash_values(self._live)
         finally:
             self._stage = None
             self._drop_pending()
@@ -187,9 +228,26 @@ class Recorder:
     def _begin_step(self, writer: RunWriter) -> None:
         """Before the first forward pass of a step, while buffers are still those before the step."""
         step, known = writer.steps, writer.checkpoints
+        phase = self._begin_phase(step) if self._is_first else None
         if self._is_first or step - known[-1] >= self._every:
-            writer.commit(self._snapshot() if step not in known else None, self._unwritten_evaluation())
+            wanted = step not in known or phase is not None
+            writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), phase=phase)
         self._buffers_before = read_buffers(self._live) if self._is_first else None
+
+    def _begin_phase(self, step: int) -> PhaseEntry | None:
+        """Look at what trains from this step on; None if it is what trained before."""
+        live, phase = succeed(self._live, self._values, self._counts, self._now, self._reset)
+        if phase is None:
+            return None
+        if step in (0, *self._active().checkpoints):
+            raise RecordingError(
+                f"model, optimizer or loss changed before step {step}, after their state was recorded; "
+                "make the Recorder with those that train first, and step in a stage before the next one changes them"
+            )
+        sources = {n: phase.sources.get(n, n) for n in live.trained}
+        self._counts = {n: 0.0 if phase.fresh else self._counts.get(s or "", 0.0) for n, s in sources.items()}
+        self._live, self._hyper, self._reset = live, (), ()
+        return phase
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         step = self._active().steps
@@ -219,14 +277,15 @@ class Recorder:
         _check_hyper(hyper, self._hyper, step)
         self._hyper = hyper
         self._warn_if_not_finite(step, loss, grad_norm)
-        self._in_flight = StepRecord(
-            step, self._stage or "", hyper, micro, training, math.nan if loss is None else loss, grad_norm, self._clip
-        )
+        loss = math.nan if loss is None else loss
+        idle = tuple(n for n in self._live.trained if n not in gradients)
+        self._in_flight = StepRecord(step, self._stage or "", hyper, micro, training, loss, grad_norm, self._clip, idle)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self._in_flight
         assert record is not None
         self._active().append(record, self._examples.take())
+        self._counts.update({n: self._counts[n] + 1 for n in self._live.trained if n not in record.idle})
         self._in_flight = None
 
     def _finish(self, clean: bool) -> None:
@@ -237,8 +296,7 @@ class Recorder:
         writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), sealed=clean)
 
     def _snapshot(self) -> Any:
-        step = self._active().steps
-        return read_snapshot(self._live, step, self._count_at_start + step)
+        return read_snapshot(self._live, self._active().steps, self._counts)
 
     def _unwritten_evaluation(self) -> Evaluation | None:
         evaluation, self._evaluation = self._evaluation, None

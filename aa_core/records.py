@@ -12,6 +12,7 @@ from aa_core.stages import Stage
 from aa_core.state import Snapshot
 
 Inputs = Tensor | dict[str, Tensor]
+Groups = tuple[tuple[str, ...], ...]
 Hyper = Mapping[str, float]
 """Hyperparameters in force for one parameter group; switches are 0.0 or 1.0."""
 
@@ -67,6 +68,8 @@ class StepRecord(NamedTuple):
     grad_norm: float
     """Of the gradient that the optimizer saw, clipping applied."""
     clip: Clip | None = None
+    idle: tuple[str, ...] = ()
+    """Parameters of the optimizer that had no gradient (frozen, or not used), so that it passed over them."""
 
 
 class StepInput(NamedTuple):
@@ -78,6 +81,29 @@ class StepInput(NamedTuple):
     """(examples, weight of the loss) per micro-batch."""
     training: bool
     clip: Clip | None = None
+    idle: tuple[str, ...] = ()
+
+
+class Phase(NamedTuple):
+    """Steps from `start` on that share one optimizer over one set of parameters, until the next phase begins."""
+
+    start: int
+    optimizer: str
+    """Name of the update rule."""
+    groups: Groups
+    """Names of the trained parameters, per parameter group."""
+    clocks: Groups
+    """The same names, divided into those that were always updated together: each part has one step count."""
+    sources: Mapping[str, str | None] = {}  # read only
+    """What parameters and buffers were called in the phase before, if it was something else; None = they are new."""
+    fresh: bool = True
+    """Whether the optimizer begins anew: slots at zero, no step counted."""
+    problem: int = 0
+    """Which model and loss: 0 for the first, 1 for the one that took its place, ..."""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return tuple(name for group in self.groups for name in group)
 
 
 class RunLike(Protocol):
@@ -86,13 +112,8 @@ class RunLike(Protocol):
     @property
     def digest(self) -> str: ...
     @property
-    def optimizer(self) -> str:
-        """Name of the update rule."""
-        ...
-
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Names of the trained parameters, per parameter group."""
+    def phases(self) -> tuple[Phase, ...]:
+        """At least one; the first starts at step 0, and a checkpoint is stored where each starts."""
         ...
 
     @property
@@ -116,5 +137,8 @@ class RunLike(Protocol):
         ...
 
     def load(self, step: int) -> Snapshot:
-        """The stored snapshot before `step`, on the CPU; `step` must be in `checkpoints`."""
+        """The stored snapshot before `step`, on the CPU; `step` must be in `checkpoints`.
+
+        Where a phase starts: as that phase finds it. Every parameter that was trained up to this phase is in the state.
+        """
         ...

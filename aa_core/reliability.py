@@ -20,6 +20,8 @@ from aa_core.replay import load
 from aa_core.state import Params
 from aa_core.verdict import SEGMENTS, Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
 
+ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
+
 
 class Remainder(NamedTuple):
     """The constants of the bound on a stage's effect, and the bound; see `aa_core.remainder.remainders`."""
@@ -156,7 +158,7 @@ def assess(
         spread,
         signs,
         _assumptions(training, semantics, curvature),
-        blind=training.rule.blind,
+        blind=next((rule.blind for rule in training.rules if rule.blind), ""),
         replay_drift=training.problem.drifts.get(run.digest),
     )
 
@@ -177,8 +179,9 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature)
         WALL_CLOCK,
         "first order in the change that is propagated",
         *([curved[curvature]] if curvature in curved else []),
-        *training.rule.assumptions,
-        *([training.rule.blind] if training.rule.blind else []),
+        *(assumption for rule in training.rules for assumption in rule.assumptions),
+        *(rule.blind for rule in training.rules if rule.blind),
+        *([ANEW] if len(training.stretches) > 1 else []),
         *(
             ["model buffers are held at their recorded values"]
             if next(training.problem.model.buffers(), None) is not None
@@ -188,13 +191,14 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature)
 
 
 def _effective_lr(run: RunLike, training: Training) -> float:
-    groups = (hyper for k in range(run.steps) for hyper in run.record(k).hyper)
-    return max(map(training.rule.effective_lr, groups), default=0.0)
+    rates = (training.stretch(k).rule.effective_lr(hyper) for k in range(run.steps) for hyper in run.record(k).hyper)
+    return max(rates, default=0.0)
 
 
 def _stiff_share(training: Training, slots: dict[str, Params]) -> float:
-    if training.rule.stiff is None:
+    stiff = training.stretches[-1].rule.stiff
+    if stiff is None:
         return 0.0
     names = next(iter(slots.values()))
-    masks = [training.rule.stiff({s: slots[s][n] for s in slots}) for n in names]
+    masks = [stiff({s: slots[s][n] for s in slots}) for n in names]
     return float(sum(m.sum() for m in masks)) / max(sum(m.numel() for m in masks), 1)

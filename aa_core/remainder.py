@@ -52,12 +52,14 @@ def remainders(
     stage, about 12 products with the performance's own curvature.
 
     Raises:
-        UnsupportedError: the optimizer does not step coordinate by coordinate, or is blind to the gradient.
+        UnsupportedError: the optimizer does not step coordinate by coordinate, is blind to the gradient, or changes.
     """
     training, mean = prepare(run, problem), performance.mean()
-    if not training.rule.elementwise or training.rule.blind:
+    if len(training.stretches) > 1:
+        raise UnsupportedError("the training changes its parameters or its optimizer on the way; no bound")
+    if not training.rules[0].elementwise or training.rules[0].blind:
         raise UnsupportedError(
-            f"{training.rule.name} does not step along the gradient coordinate by coordinate; no bound"
+            f"{training.rules[0].name} does not step along the gradient coordinate by coordinate; no bound"
         )
     wanted = tuple(s for s in select(run.stages, stages) if len(s))
     if not wanted:
@@ -71,7 +73,7 @@ def remainders(
     for after in advance(run, training, at, run.steps):
         if at.step in chosen:
             found.append(_measure(training, at, run.step_input(at.step, problem.device), walk.over))
-        walk.move(at, after, training.rule.effective_lr(_steepest(training, run.record(at.step).hyper)))
+        walk.move(at, after, training.rules[0].effective_lr(_steepest(training, run.record(at.step).hyper)))
         at = after
         progress(at.step - first, run.steps - first)
     slope, curvature = _of_performance(training, mean, at)
@@ -147,9 +149,9 @@ class _Walk:
 def _measure(training: Training, at: Snapshot, data: StepInput, over: Mapping[str, Params]) -> _Sample:
     """Curvature at a step, and how it bends towards every stage that is over."""
     grads, _, product = gradient_and_curvature(training.problem, at, data, "exact")
-    metric = _metric(Propagator(training, at.state, grads, data._replace(clip=None), product), at.state)
+    metric = _metric(Propagator(training.stretches[0], at.state, grads, data._replace(clip=None), product), at.state)
     root, steepest = metric.sqrt(), _steepest(training, data.hyper)
-    reach = _reach(steepest) / max(training.rule.effective_lr(steepest), 1e-300)
+    reach = _reach(steepest) / max(training.rules[0].effective_lr(steepest), 1e-300)
     low, high = extremes(lambda v: root * _times(product, root * v, at.state.params), _random(root), PRODUCTS)
     bend = {}
     for name, moved in over.items():
@@ -167,7 +169,7 @@ def _sampled(start: int, stop: int, samples: int) -> set[int]:
 
 def _steepest(training: Training, hyper: Sequence[Hyper]) -> Hyper:
     """The parameter group with the largest effective learning rate."""
-    return max(hyper, key=training.rule.effective_lr)
+    return max(hyper, key=training.rules[0].effective_lr)
 
 
 def _reach(hyper: Hyper) -> float:

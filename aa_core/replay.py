@@ -15,7 +15,6 @@ from aa_core.errors import NonFiniteError, ReplayDriftError, RequestError
 from aa_core.problem import Problem
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
-from aa_core.rules import rule_named
 from aa_core.schedule import split
 from aa_core.state import Snapshot, max_difference, nbytes, to_device
 
@@ -58,14 +57,13 @@ def silent(done: int, total: int) -> None:
 
 def prepare(run: RunLike, problem: Problem) -> Training:
     """Check that problem and run belong together, and that the run can be differentiated at all."""
-    start = run.load(0)
-    problem.check_fits(start)
+    training = Training(problem, run.phases, run.load)
     if run.first_nonfinite is not None:
         raise NonFiniteError(
             f"the run is not finite from step {run.first_nonfinite} on (NaN or infinity in loss, gradient or state): "
             "it can be viewed, but nothing can be attributed across that step"
         )
-    return Training(problem, rule_named(run.optimizer), run.groups, start.state.params)
+    return training
 
 
 def load(run: RunLike, training: Training, step: int) -> Snapshot:
@@ -171,7 +169,8 @@ def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots
 def measure_drift(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     """Compare a replayed snapshot with the recorded checkpoint of the same step."""
     recorded = load(run, training, replayed.step).state.params
-    before = load(run, training, max((c for c in run.checkpoints if c < replayed.step), default=0)).state.params
+    earlier = load(run, training, max((c for c in run.checkpoints if c < replayed.step), default=0))
+    before = training.skip(earlier, replayed.step).state.params
     size = max((float(t.abs().max()) for t in recorded.values() if t.numel()), default=0.0)
     absolute, change = max_difference(replayed.state.params, recorded), max_difference(recorded, before)
     double = all(p.dtype == torch.float64 for p in recorded.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -21,7 +21,7 @@ from aa_core.question import Question
 from aa_core.records import RunLike, StepInput
 from aa_core.replay import MEMORY, Progress, silent
 from aa_core.stages import select, stage_of_steps
-from aa_core.state import Snapshot, State, as_rays, norm, pair, subtract
+from aa_core.state import Params, Snapshot, State, as_rays, norm, pair, subtract
 from aa_core.tangent import update_of_step
 
 COUNT = "(step count)"
@@ -52,10 +52,10 @@ def step_effects_by_parameter(
 
     def parts(training: Training, at: AdjointStep) -> Tensor:
         change = update_of_step(run, training, at.transition.before, at.transition.after, semantics)
-        return by_parameter(at.cotangent, change)
+        return by_parameter(at.cotangent, change, names["parameter"])
 
-    asked = Question(run, problem, performance, curvature, semantics, memory, progress)
-    return _split_steps(asked, steps_of(run, stages), _parameters(run), parts)
+    asked, names = Question(run, problem, performance, curvature, semantics, memory, progress), _parameters(run)
+    return _split_steps(asked, steps_of(run, stages), names, parts)
 
 
 def step_effects_by_cause(
@@ -123,7 +123,9 @@ def stage_effects_by_parameter(
         if at.transition.step in starts:
             assert cotangent is not None and end is not None
             base = _carried(run, training, at.transition.before, end.step, semantics)
-            parts[starts[at.transition.step]] += by_parameter(cotangent, subtract(end.state, base)).cpu()
+            parts[starts[at.transition.step]] += by_parameter(
+                cotangent, subtract(end.state, base), names["parameter"]
+            ).cpu()
     units = pd.DataFrame({"stage": list(parts)}).merge(names, how="cross")
     return asked.answer(training, units, torch.cat(list(parts.values())), norms, "boundary")
 
@@ -153,7 +155,11 @@ def causes(training: Training, before: Snapshot, after: Snapshot, step: StepInpu
     undecayed = step._replace(hyper=tuple({**h, "weight_decay": 0.0} for h in step.hyper))
     coasting = training.step_without_data(before, undecayed).state
     ignoring = training.step_without_data(before, step).state
-    pushes = (subtract(coasting, before.state), subtract(ignoring, coasting), subtract(after.state, ignoring))
+    pushes = (
+        subtract(coasting, training.skip(before, after.step).state),
+        subtract(ignoring, coasting),
+        subtract(after.state, ignoring),
+    )
     return dict(zip(CAUSES, pushes, strict=True))
 
 
@@ -171,20 +177,24 @@ def _split_steps(
     return asked.answer(training, units, torch.cat(found[::-1]), norms, "step")
 
 
-def by_parameter(cotangent: State, change: State) -> Tensor:
-    """<a, d> leaf by leaf, [parameters + 1, R]: each parameter with its slots, and last the step count."""
-    found = [
-        sum(
-            (_inner(slot[n], moved[n]) for slot, moved in zip(_slots(cotangent), _slots(change), strict=True)),
-            start=_inner(cotangent.params[n], d),
-        )
-        for n, d in change.params.items()
+def by_parameter(cotangent: State, change: State, names: Iterable[str]) -> Tensor:
+    """<a, d> leaf by leaf, [names, R]: each parameter with its slots, and under `COUNT` the step count.
+
+    Zero for a name that the state does not have: it is of another phase.
+    """
+    parts = [
+        {COUNT: _inner(cotangent.count, change.count)},
+        *(
+            {n: _inner(a[n], d) for n, d in moved.items()}
+            for a, moved in zip(_leaves(cotangent), _leaves(change), strict=True)
+        ),
     ]
-    return torch.stack([*found, _inner(cotangent.count, change.count)])
+    zero = torch.zeros_like(parts[0][COUNT])
+    return torch.stack([sum((part.get(name, zero) for part in parts), start=zero) for name in names])
 
 
-def _slots(state: State) -> list[dict[str, Tensor]]:
-    return list(state.slots.values())
+def _leaves(state: State) -> list[Params]:
+    return [state.params, *state.slots.values()]
 
 
 def _inner(rays: Tensor, change: Tensor) -> Tensor:
@@ -193,13 +203,15 @@ def _inner(rays: Tensor, change: Tensor) -> Tensor:
 
 
 def _parameters(run: RunLike) -> pd.DataFrame:
-    """(layer, parameter) of every leaf, in the order of `by_parameter`; a layer is the module that owns a parameter."""
-    names = [*run.load(0).state.params, COUNT]
+    """(layer, parameter) of every leaf of any phase; a layer is the module that owns a parameter."""
+    names = [*dict.fromkeys(n for phase in run.phases for n in run.load(phase.start).state.params), COUNT]
     return pd.DataFrame({"layer": [n.rpartition(".")[0] or n for n in names], "parameter": names})
 
 
 def _carried(run: RunLike, training: Training, at: Snapshot, stop: int, semantics: Semantics) -> State:
     """The state before a block, as it would stand after it: unchanged (freeze), or carried on without data."""
-    while semantics == "zero_gradient" and at.step < stop:
+    if semantics == "freeze":
+        return training.skip(at, stop).state
+    while at.step < stop:
         at = training.step_without_data(at, run.step_input(at.step, training.problem.device))
     return at.state

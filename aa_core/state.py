@@ -22,7 +22,9 @@ class State(NamedTuple):
     params: Params
     slots: dict[str, Params]
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
-    """0-dim float64: how often the optimizer stepped. A float leaf, because a skipped step does not count."""
+    """float64 [clocks]: how often the optimizer stepped. A float leaf, because a skipped step does not count.
+
+    One clock, unless some parameters were passed over in some steps: see `records.Phase.clocks`."""
 
 
 class Snapshot(NamedTuple):

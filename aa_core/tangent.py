@@ -113,7 +113,7 @@ def _boundaries(
             base = carry(base) if block and carry else base
             at = _advance(run, training, at, front, curvature)
         if block and at.step == block[1]:
-            front.push(block[0], subtract(at.state, base.state))
+            front.push(block[0], subtract(at.state, training.skip(base, at.step).state))
             block = None
         progress(at.step - first, run.steps - first)
     return _finish(front)
@@ -174,7 +174,7 @@ def _sum_of_steps(
 def update_of_step(run: RunLike, training: Training, before: Snapshot, after: Snapshot, semantics: Semantics) -> State:
     """Delta_k: what the step did (freeze), or what its data did (zero_gradient)."""
     if semantics == "freeze":
-        return subtract(after.state, before.state)
+        return subtract(after.state, training.skip(before, after.step).state)
     data = run.step_input(before.step, training.problem.device)
     return subtract(after.state, training.step_without_data(before, data).state)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,12 +18,13 @@ from aa_core.columns import Columns, StepTable, column_problems, concat_columns,
 from aa_core.errors import IntegrityError, RequestError, RunError, RunFormatError
 from aa_core.evaluation import Evaluation, decode_evaluation
 from aa_core.examples import Examples, Fields, Ids, concat, decode_examples, digest_rows, fetch_verified, to_batch
-from aa_core.header import Environment, FileEntry, Header, listed, partition_errors
+from aa_core.header import Environment, FileEntry, Header, PhaseEntry, listed, partition_errors
 from aa_core.journal import extend
-from aa_core.records import Batch, StepInput, StepRecord
+from aa_core.phases import read_phases
+from aa_core.records import Batch, Groups, Phase, StepInput, StepRecord
 from aa_core.stages import Stage, stage_of_steps
 from aa_core.state import Snapshot, State
-from aa_core.store import Spec, decode, read_verified
+from aa_core.store import Spec, decode, layout, read_verified
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,8 @@ class Trajectory:
     sealed: bool
     warnings: tuple[str, ...]
     chain: Chain = field(repr=False)
-    table: StepTable = field(repr=False)
+    tables: tuple[StepTable, ...] = field(repr=False)
+    """The recorded steps, phase by phase."""
     datasets: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _on_device: dict[torch.device, Fields] = field(default_factory=dict, repr=False)
 
@@ -48,11 +51,25 @@ class Trajectory:
 
     @property
     def optimizer(self) -> str:
-        return self.header.optimizer
+        """In words: the update rules in the order of training."""
+        return ", then ".join(phase.optimizer for phase in self.phases)
 
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        return self.header.groups
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """What was trained by which optimizer, from which step on."""
+        return read_phases(self.chain.phases, self.tables)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [start for start, _ in self.chain.phases]
+
+    def _phase_of(self, step: int) -> int:
+        return bisect_right(self._starts, step) - 1
+
+    @cached_property
+    def _owner(self) -> list[str]:
+        """The stage of each step."""
+        return stage_of_steps(self.stages, self.steps)
 
     @property
     def environment(self) -> Environment:
@@ -73,20 +90,22 @@ class Trajectory:
         """What was in force at `step`."""
         if not 0 <= step < self.steps:
             raise RequestError(f"step {step}: the run has steps 0 to {self.steps - 1}")
-        return self.table.record(step)
+        phase = self._phase_of(step)
+        return self.tables[phase].record(step - self._starts[phase], step, self._owner[step])
 
     def step_input(self, step: int, device: torch.device) -> StepInput:
         """The recorded examples of `step` on a device; MissingDataError if they are only referenced and not at hand."""
         record = self.record(step)
         batches = tuple((self._batch(m.rows, device)._replace(rng=m.rng), m.weight) for m in record.micro_batches)
-        return StepInput(step, record.hyper, batches, record.training, record.clip)
+        return StepInput(step, record.hyper, batches, record.training, record.clip, record.idle)
 
     def load(self, step: int) -> Snapshot:
         """The stored snapshot before `step`, on the CPU; IntegrityError if it is not the one that was recorded."""
         if step not in self._states:
             raise RequestError(f"no checkpoint before step {step}; there are checkpoints at {list(self.checkpoints)}")
-        file = self._states[step]
-        return _decode_state(read_verified(self.path, file), step, self.header, file.name)
+        file, phase = self._states[step], self._phase_of(step)
+        entry = self.chain.phases[phase][1]
+        return _decode_state(read_verified(self.path, file), step, entry, self.phases[phase].clocks, file.name)
 
     def examples(self, rows: Tensor) -> Batch:
         """Stored training examples, to show them."""
@@ -114,19 +133,22 @@ class Trajectory:
         """The first step with an infinite loss or a gradient that is not finite."""
         if not self.steps:
             return None
-        columns = self.table.columns
-        bad = (~columns["grad_norm"].isfinite() | columns["loss"].isinf()).nonzero()
+        bad = (~self._column("grad_norm").isfinite() | self._column("loss").isinf()).nonzero()
         return int(bad[0]) if len(bad) else None
 
+    def _column(self, name: str) -> Tensor:
+        """One column over all phases."""
+        return torch.cat([table.columns[name] for table in self.tables if len(table)])
+
     def log_frame(self) -> pd.DataFrame:
-        """One row a step: step, stage, loss, grad_norm, hyperparameters ("lr"; "lr[1]" for parameter group 1)."""
-        columns = self.table.columns
-        frame: dict[str, Any] = {"step": range(self.steps), "stage": self.table.owner}
-        frame |= {n: columns[n].numpy() if self.steps else [] for n in ("loss", "grad_norm")}
-        for group in range(len(self.groups)):
-            suffix = f"[{group}]" if group else ""
-            frame |= {f"{n}{suffix}": columns[f"hyper.{group}.{n}"].numpy() for n in self.table.hyper_names}
-        return pd.DataFrame(frame)
+        """One row a step: step, stage, loss, grad_norm, hyperparameters ("lr"; "lr[1]" for parameter group 1).
+
+        NaN where the optimizer of a phase has no such hyperparameter or group.
+        """
+        measured: dict[str, Any] = {n: self._column(n).numpy() if self.steps else [] for n in ("loss", "grad_norm")}
+        frame = pd.DataFrame({"step": range(self.steps), "stage": self._owner, **measured})
+        hyper = pd.concat([pd.DataFrame(_hyper_columns(table)) for table in self.tables], ignore_index=True)
+        return frame.join(hyper)
 
     @cached_property
     def _examples(self) -> Examples:
@@ -163,12 +185,11 @@ def open_run(path: str | Path, datasets: Mapping[str, Any] | None = None) -> Tra
     """
     root = Path(path)
     chain = read_chain(root)
-    columns = _read_steps(root, chain)
+    tables = _read_steps(root, chain)
     stages = _stages(chain)
     steps = chain.committed + len(chain.journal.steps)
     if problems := partition_errors(stages, steps):
         raise RunFormatError(f"{root}: " + listed(problems))
-    table = StepTable(columns, stage_of_steps(stages, steps), len(chain.header.groups))
     notes = () if chain.commits else (f"{root}: nothing is committed yet",)
     return Trajectory(
         root,
@@ -179,30 +200,49 @@ def open_run(path: str | Path, datasets: Mapping[str, Any] | None = None) -> Tra
         chain.sealed,
         chain.journal.warnings + notes,
         chain,
-        table,
+        tables,
         datasets or {},
     )
 
 
-def _read_steps(root: Path, chain: Chain) -> Columns:
-    groups = len(chain.header.groups)
-    parts = []
+def _hyper_columns(table: StepTable) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for group in range(len(table.groups)):
+        suffix = f"[{group}]" if group else ""
+        columns |= {f"{n}{suffix}": table.columns[f"hyper.{group}.{n}"].numpy() for n in table.hyper_names}
+    return columns
+
+
+def _read_steps(root: Path, chain: Chain) -> tuple[StepTable, ...]:
+    """The steps of each phase."""
+    phases = chain.phases
+    parts: list[list[Columns]] = [[] for _ in phases]
+    at = 0
     for commit in chain.commits:
+        groups = phases[at][1].groups
         for file in (f for f in commit.files if f.role == "steps"):
-            parts.append(decode_columns(read_verified(root, file), commit.start, commit.stop, groups, file.name))
+            data = read_verified(root, file)
+            parts[at].append(decode_columns(data, commit.start, commit.stop, groups, file.name))
+        at += commit.phase is not None
     if chain.journal.steps:
-        parts.append(_journal_columns(chain))
-    return concat_columns(parts, str(root))
+        parts[at].append(_journal_columns(chain, phases[at][1].groups))
+    return tuple(
+        StepTable(concat_columns(found, str(root)), entry.groups)
+        for found, (_, entry) in zip(parts, phases, strict=True)
+    )
 
 
-def _journal_columns(chain: Chain) -> Columns:
+def _journal_columns(chain: Chain, groups: Groups) -> Columns:
     records = [step.record for step in chain.journal.steps]
     where = f"journal/{len(chain.commits):010d}.jsonl"
     names = [tuple(map(frozenset, r.hyper)) for r in records]
-    if len(set(names)) > 1:
-        raise RunFormatError(f"{where}: hyperparameters change within the run")
-    columns = encode_columns(records)
-    if problems := column_problems(columns, records[0].step, records[-1].step + 1, len(chain.header.groups)):
+    if len(set(names)) > 1 or len(names[0]) != len(groups):
+        raise RunFormatError(f"{where}: hyperparameters change within a phase")
+    trained = {n for group in groups for n in group}
+    if strangers := {n for r in records for n in r.idle} - trained:
+        raise RunFormatError(f"{where}: {sorted(strangers)[0]!r} is idle, but the optimizer does not have it")
+    columns = encode_columns(records, groups)
+    if problems := column_problems(columns, records[0].step, records[-1].step + 1, groups):
         raise RunFormatError(f"{where}: " + listed(problems))
     return columns
 
@@ -239,16 +279,20 @@ def _kind(part: Examples) -> Any:
     return shapes, type(part.ids[0]) if part.ids else None, part.dataset
 
 
-def _decode_state(data: bytes, step: int, header: Header, where: str) -> Snapshot:
-    params = {t.name: _spec(t) for t in header.parameters}
-    buffers = {t.name: _spec(t) for t in header.buffers}
+def _decode_state(data: bytes, step: int, phase: PhaseEntry, clocks: Groups, where: str) -> Snapshot:
+    params = {t.name: _spec(t) for t in phase.parameters}
+    buffers = {t.name: _spec(t) for t in phase.buffers}
+    trained = [n for names in phase.groups for n in names]
     expected: dict[str, Spec] = {f"params/{n}": s for n, s in params.items()}
     expected |= {f"buffers/{n}": s for n, s in buffers.items()}
-    expected |= {f"slots/{slot}/{n}": s for slot in header.slots for n, s in params.items()}
-    expected |= {"count": (torch.float64, ())}
+    expected |= {f"slots/{slot}/{n}": params[n] for slot in phase.slots for n in trained}
+    one_count = len(layout(data, where).tensors.get("count", (None, ()))[1]) == 0
+    expected["count"] = (torch.float64, () if one_count else (len(trained),))
     found = decode(data, where, expected)
-    slots = {slot: {n: found[f"slots/{slot}/{n}"] for n in params} for slot in header.slots}
-    state = State({n: found[f"params/{n}"] for n in params}, slots, found["count"])
+    slots = {slot: {n: found[f"slots/{slot}/{n}"] for n in trained} for slot in phase.slots}
+    counts = found["count"].expand(len(trained))
+    count = torch.stack([counts[trained.index(names[0])] for names in clocks])
+    state = State({n: found[f"params/{n}"] for n in params}, slots, count)
     return Snapshot(step, state, {n: found[f"buffers/{n}"] for n in buffers})
 
 
@@ -288,7 +332,7 @@ def _failure(check: Callable[[], object]) -> str | None:
 def _check_examples(run: Trajectory) -> None:
     """Every row that a step uses is there, and stored examples are what their digests say."""
     examples = run._examples
-    run._checked(run.table.columns["rows"])
+    run._checked(run._column("rows"))
     if examples.dataset is None:
         digests = examples.digests.numpy()
         wrong = [i for i, found in enumerate(digest_rows(examples.fields)) if found != digests[i].tobytes()]

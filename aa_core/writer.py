@@ -14,7 +14,7 @@ from aa_core.columns import encode_columns
 from aa_core.errors import RunBusyError, RunExistsError
 from aa_core.evaluation import Evaluation, encode_evaluation
 from aa_core.examples import Examples, concat, encode_examples
-from aa_core.header import Commit, FileEntry, Header, Role, StageEntry, parse, parse_header
+from aa_core.header import Commit, FileEntry, Header, PhaseEntry, Role, StageEntry, parse, parse_header
 from aa_core.journal import encode_line, extend
 from aa_core.records import StepRecord
 from aa_core.stages import Stage
@@ -52,6 +52,7 @@ class RunWriter:
             (path / folder).mkdir()
         write_new(path / "run.json", text)
         self._head, self._number, self._start = sha256(text), 0, 0
+        self._groups = header.groups
         self._stages: dict[str, Stage] = {}
         self._records: list[StepRecord] = []
         self._examples: list[Examples] = []
@@ -80,8 +81,18 @@ class RunWriter:
         if new is not None:
             self._examples.append(new)
 
-    def commit(self, snapshot: Snapshot | None, evaluation: Evaluation | None = None, *, sealed: bool = False) -> None:
-        """Make everything since the last commit durable, with a checkpoint if there is a snapshot."""
+    def commit(
+        self,
+        snapshot: Snapshot | None,
+        evaluation: Evaluation | None = None,
+        *,
+        phase: PhaseEntry | None = None,
+        sealed: bool = False,
+    ) -> None:
+        """Make everything since the last commit durable, with a checkpoint if there is a snapshot.
+
+        `phase` is what begins with the next step; the snapshot is then the state as it finds it.
+        """
         files = [self._write(name, data, role) for name, data, role in self._contents(snapshot, evaluation)]
         stages = tuple(
             StageEntry(name=s.name, blocks=s.blocks, note=s.note, metadata=s.metadata) for s in self._stages.values()
@@ -93,6 +104,7 @@ class RunWriter:
             stop=self.steps,
             stages=stages,
             files=tuple(files),
+            phase=phase,
             sealed=sealed,
         )
         text = commit.to_bytes()
@@ -101,13 +113,13 @@ class RunWriter:
             os.fsync(self._journal.fileno())
         write_new(self.path / "log" / f"{self._number:010d}.json", text)
         self._advance(text, snapshot)
+        self._groups = self._groups if phase is None else phase.groups
 
     def _contents(self, snapshot: Snapshot | None, evaluation: Evaluation | None) -> list[tuple[str, bytes, Role]]:
         files: list[tuple[str, bytes, Role]] = []
         if self._records:
-            files.append(
-                (f"steps/{self._start}-{self.steps}.safetensors", encode(encode_columns(self._records)), "steps")
-            )
+            columns = encode_columns(self._records, self._groups)
+            files.append((f"steps/{self._start}-{self.steps}.safetensors", encode(columns), "steps"))
         if self._examples:
             examples = encode_examples(concat(self._examples))
             files.append((f"data/{self._committed_rows}.safetensors", examples, "examples"))

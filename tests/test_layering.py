@@ -24,7 +24,7 @@ LAYERS = (
     ("state", "stages", "records", "lanczos"),
     ("rules.numerics", "rules.*", "rules"),
     ("problem",),
-    ("curvature", "packing"),
+    ("curvature", "packing", "crossing"),
     ("propagator",),
     (
         "header",
@@ -40,6 +40,8 @@ LAYERS = (
         "gradient_check",
         "chain",
         "plain",
+        "phases",
+        "succession",
     ),
     ("recorder",),
     ("trajectory",),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aa_core.problem import Problem
-from aa_core.records import Batch, MicroBatch, StepInput, StepRecord
+from aa_core.records import Batch, MicroBatch, Phase, StepInput, StepRecord
 from aa_core.rules import rule_for
 from aa_core.stages import Stage
 from aa_core.state import Snapshot, State
@@ -77,6 +77,10 @@ class MemoryRun:
     first_nonfinite: int | None = None
 
     @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase(0, self.optimizer, self.groups, (tuple(n for names in self.groups for n in names),)),)
+
+    @property
     def steps(self) -> int:
         return len(self.inputs)
 
@@ -136,7 +140,7 @@ def record(
         slots = {n: rule.read_slots(optimizer.state.get(p, {}), p) for n, p in model.named_parameters()}
         by_slot = {s: {n: slots[n][s] for n in slots} for s in rule.slots}
         params = {n: p.detach().clone() for n, p in model.named_parameters()}
-        count = torch.tensor(float(len(run.inputs)), dtype=torch.float64)
+        count = torch.tensor([float(len(run.inputs))], dtype=torch.float64)
         return Snapshot(
             len(run.inputs), State(params, by_slot, count), {n: b.clone() for n, b in model.named_buffers()}
         )

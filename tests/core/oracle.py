@@ -105,7 +105,7 @@ class Oracle:
         hyper = {n: h for names, h in zip(self.groups, self.steps[k].hyper, strict=True) for n in names}
         count = state.count + 1
         new = {
-            n: self._update(p, grads[n], {s: state.slots[s][n] for s in state.slots}, count, hyper[n])
+            n: self._update(p, grads[n], {s: state.slots[s][n] for s in state.slots}, count[0], hyper[n])
             for n, p in state.params.items()
         }
         slots = {s: {n: new[n][1][s] for n in new} for s in state.slots}

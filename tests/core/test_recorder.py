@@ -89,7 +89,7 @@ def test_each_recorded_step_replays_from_its_checkpoint_to_the_next(tmp_path: Pa
             if name not in at.state.params:
                 continue
             slots = {slot: tensors[name] for slot, tensors in at.state.slots.items()}
-            count = at.state.count + 1
+            count = at.state.count[0] + 1
             new, new_slots = rule_named(run.optimizer).update(
                 at.state.params[name], param.grad, slots, count, given.hyper[0]
             )
@@ -270,6 +270,8 @@ def one_step(recorder: Recorder, model: nn.Module, optimizer: torch.optim.Optimi
         nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
     if spoil == "lost":
         model.body[0].weight.grad = None
+    if spoil == "all lost":
+        optimizer.zero_grad()
     optimizer.step()
 
 
@@ -299,14 +301,15 @@ def test_dampened_momentum_that_starts_late_is_refused(tmp_path: Path) -> None:
     assert open_run(tmp_path / "r").steps == 2
 
 
-def test_a_parameter_without_gradient_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost", "match"), [("lost", "another gradient"), ("all lost", r"body\.0\.weight.* is None")])
+def test_a_lost_gradient_is_refused(tmp_path: Path, lost: str, match: str) -> None:
     model, optimizer = make()
     with (
-        pytest.raises(RecordingError, match=r"body\.0\.weight is None"),
+        pytest.raises(RecordingError, match=match),
         Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
         recorder.stage("a"),
     ):
-        one_step(recorder, model, optimizer, "lost")
+        one_step(recorder, model, optimizer, lost)
 
 
 X, Y = data(4)

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW
 import aa_core as aa
 from aa_core.errors import RunFormatError, UnsupportedError
 from aa_core.propagator import update
-from aa_core.records import Hyper
+from aa_core.records import Hyper, StepInput
 from aa_core.rules import RULES, rule_for, rule_named
 from aa_core.rules.numerics import safe_sqrt
 from aa_core.state import State, leaves
@@ -74,7 +74,7 @@ def compare(
     groups = tuple(tuple(names[id(p)] for p in g["params"]) for g in optimizer.param_groups)
     start = {n: rule.read_slots(optimizer.state.get(p, {}), p.detach()) for n, p in theirs.items()}
     slots = {s: {n: start[n][s] for n in theirs} for s in rule.slots}
-    ours = State({n: p.detach().clone() for n, p in theirs.items()}, slots, torch.zeros((), dtype=torch.float64))
+    ours = State({n: p.detach().clone() for n, p in theirs.items()}, slots, torch.zeros(1, dtype=torch.float64))
     for k in range(STEPS):
         change(optimizer, k)
         grads = {n: draw(s) for n, s in shapes.items()}
@@ -82,7 +82,7 @@ def compare(
             p.grad = grads[n].clone()
         hyper = tuple(rule.read_hyper(g) for g in optimizer.param_groups)
         optimizer.step()
-        ours = update(rule, groups, ours, grads, hyper)
+        ours = update(rule, groups, (tuple(theirs),), ours, grads, StepInput(k, hyper, (), True))
         assert equal(ours.params, {n: p.detach() for n, p in theirs.items()}), f"parameters differ after step {k}"
         for slot in rule.slots:
             made = {n: t for n, p in theirs.items() if (t := optimizer.state[p].get(slot)) is not None}

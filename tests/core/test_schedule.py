@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from aa_core.propagator import Training
 from aa_core.records import StepInput
 from aa_core.replay import Transition, reverse, segments
-from aa_core.rules import rule_named
 from aa_core.schedule import capacity, split
 from aa_core.state import Snapshot, leaves, nbytes
 from tests.core.cases import Case, recorded
@@ -123,7 +122,7 @@ class Watched(Training):
     """Counts the steps that it takes, and those of the states it made that somebody still holds."""
 
     def __init__(self, case: Case) -> None:
-        super().__init__(case.problem, rule_named(case.run.optimizer), case.run.groups, case.run.states[0].state.params)
+        super().__init__(case.problem, case.run.phases, case.run.load)
         self.taken, self.alive = 0, 0
 
     def step(self, at: Snapshot, step: StepInput) -> Snapshot:
@@ -196,6 +195,6 @@ def test_a_long_segment_with_room_for_one_state_does_not_break_the_stack() -> No
             return case.run.inputs[0]
 
     case = long_case()
-    training = Instant(case.problem, rule_named("Adam"), case.run.groups, case.run.states[0].state.params)
+    training = Instant(case.problem, case.run.phases, case.run.load)
     assert next(reverse(Long(), training, 0, 1100, memory=1)).step == 1099  # type: ignore[arg-type]
     assert [t.step for t in reverse(Long(), training, 0, 1100, memory=1)] == list(reversed(range(1100)))  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
 def test_the_header_says_what_was_trained(run: Trajectory) -> None:
     header = run.header
     assert (run.title, run.optimizer, header.slots) == ("small", "Adam", ("exp_avg", "exp_avg_sq"))
-    assert [t.name for t in header.parameters] == list(run.groups[0])
+    assert [t.name for t in header.parameters] == list(run.phases[0].groups[0])
     assert {"frozen", "body.1.running_mean", "body.1.num_batches_tracked"} <= {t.name for t in header.buffers}
     assert (header.problem.name, header.problem.config) == ("net", {"width": 5})
     assert header.model_class == "tests.recorded.Net" and header.loss == "CrossEntropyLoss()"

@@ -1,0 +1,134 @@
+"""From one phase of a training to the next: what the recorder finds changed when a stage begins."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from aa_core.errors import RecordingError, UnsupportedError
+from aa_core.header import PhaseEntry
+from aa_core.live import Live, LossFunction, observe, tensor_specs
+from aa_core.state import Params
+from aa_core.store import sha256
+
+Hashes = Mapping[str, str]
+
+
+def hash_values(live: Live) -> Hashes:
+    """A digest of the values of each parameter, to notice that it was changed."""
+    parameters = live.trained | live.rested | {n: t for n, t in live.carried.items() if isinstance(t, nn.Parameter)}
+    return {n: _digest(p) for n, p in parameters.items()}
+
+
+def _digest(tensor: Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return sha256(flat.view(torch.uint8).numpy()) if len(flat) else ""
+
+
+def succeed(
+    before: Live,
+    values: Hashes,
+    counts: Mapping[str, float],
+    now: tuple[nn.Module, torch.optim.Optimizer, LossFunction],
+    reset: Collection[str],
+) -> tuple[Live, PhaseEntry | None]:
+    """What is trained from now on, and the phase that begins with it; None if nothing changed.
+
+    A tensor is the one it was before if it is the same object, or has the same name and values.
+
+    Args:
+        values: `hash_values` of `before` after its last step.
+        counts: how many updates the recorder knows of each parameter.
+        now: model, optimizer and loss from here on.
+        reset: names of parameters that were initialised anew.
+
+    Raises:
+        RecordingError: parameters changed since the last step, and nobody said that they begin anew.
+        UnsupportedError: the optimizer has a state for what begins anew.
+    """
+    model, optimizer, loss_fn = now
+    found = observe(model, optimizer, loss_fn)
+    sources = _sources(before, found, reset)
+    _check_unchanged(found, {n: s for n, s in sources.items() if s is not None}, values)
+    trained_before = {n for n, s in sources.items() if s in before.trained or s in before.rested}
+    live = observe(model, optimizer, loss_fn, trained_before)
+    replaced = _outline(before) != _outline(live) or loss_fn is not before.loss_fn
+    live = replace(live, problem=before.problem + replaced)
+    fresh = _is_fresh(before, live, counts)
+    _check_slots(live, [n for n in live.trained if fresh or sources[n] is None])
+    same = live.groups == before.groups and not replaced and not fresh and not reset
+    return (before if same else live), None if same else _entry(live, sources, fresh)
+
+
+def _entry(live: Live, sources: Mapping[str, str | None], fresh: bool) -> PhaseEntry:
+    model = type(live.model)
+    return PhaseEntry(
+        model_class=f"{model.__module__}.{model.__qualname__}",
+        parameters=tensor_specs(live.trained | live.rested),
+        groups=live.groups,
+        buffers=tensor_specs(live.carried),
+        optimizer=live.rule.name,
+        slots=live.rule.slots,
+        loss=str(getattr(live.loss_fn, "__qualname__", repr(live.loss_fn))),
+        sources={n: s for n, s in sources.items() if s != n},
+        fresh=fresh,
+        problem=live.problem,
+    )
+
+
+def _tensors(live: Live) -> Params:
+    return live.trained | live.rested | live.carried
+
+
+def _sources(before: Live, now: Live, reset: Collection[str]) -> dict[str, str | None]:
+    """The former name of every tensor of the model; None for those that begin anew."""
+    old, new = _tensors(before), _tensors(now)
+    if unknown := sorted(set(reset) - set(new)):
+        raise RecordingError(f"reset={unknown[0]!r}: the model has no parameter of that name")
+    known = {id(t): n for n, t in old.items()}
+
+    def source(name: str, tensor: Tensor) -> str | None:
+        if name in reset:
+            return None
+        if id(tensor) in known:
+            return known[id(tensor)]
+        continues = name in old and (old[name].shape, old[name].dtype) == (tensor.shape, tensor.dtype)
+        return name if continues else None
+
+    return {n: source(n, t) for n, t in new.items()}
+
+
+def _check_unchanged(now: Live, sources: Mapping[str, str], values: Hashes) -> None:
+    found = hash_values(now)
+    changed = [n for n, source in sources.items() if n in found and found[n] != values.get(source, found[n])]
+    if changed:
+        raise RecordingError(
+            f"{', '.join(changed[:3])}{f' and {len(changed) - 3} more' if len(changed) > 3 else ''} changed between "
+            "two stages, outside any recorded step, so how they depend on the training before is not known. If they "
+            "were initialised anew, say so: recorder.stage(name, reset=[names]); else record the parts as separate runs"
+        )
+
+
+def _outline(live: Live) -> tuple[str, list[tuple[str, torch.Size]]]:
+    """What makes a model another one."""
+    return repr(live.model), sorted((n, t.shape) for n, t in _tensors(live).items())
+
+
+def _is_fresh(before: Live, live: Live, counts: Mapping[str, float]) -> bool:
+    """Whether the optimizer begins anew: another one, or one whose state was cleared."""
+    cleared = any(counts.values()) and not any(live.optimizer.state.values())
+    return live.optimizer is not before.optimizer or cleared
+
+
+def _check_slots(live: Live, begin: Sequence[str]) -> None:
+    """UnsupportedError if the optimizer has a state for parameters that begin anew, or begins with one itself."""
+    begun = [n for n in begin if live.optimizer.state.get(live.trained[n])]
+    if begun:
+        raise UnsupportedError(
+            f"{begun[0]} begins anew, but the optimizer has a state for it ({len(begun)} such parameters); how that "
+            "depends on the training before is not known. Begin the stage with a new optimizer without a state: "
+            "recorder.stage(name, optimizer=...)"
+        )
