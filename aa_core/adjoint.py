@@ -33,7 +33,7 @@ def final_cotangent(training: Training, performance: Performance, final: Snapsho
     found = pull_back([values], list(params.values()), [seeds])
     zeros = zeros_like(final.state)
     slots = {s: {n: t.expand(len(values), *t.shape) for n, t in leaves.items()} for s, leaves in zeros.slots.items()}
-    return State(dict(zip(params, found, strict=True)), slots, zeros.count.expand(len(values), -1))
+    return State(dict(zip(params, found, strict=True)), slots, zeros.count.expand(len(values), *zeros.count.shape))
 
 
 def adjoint_sweep(

@@ -173,7 +173,7 @@ def _snapshot(model: nn.Module, step: int, given: Any, rule: UpdateRule, where: 
     slots, count = ({}, 0.0) if found.optimizer is None else _slots(rule, found.optimizer, trained, where)
     params = {n: copied(tensors[n]) for n in trained}
     buffers = {n: copied(tensors.get(n, t)) for n, t in carried.items()}
-    return Snapshot(step, State(params, slots, torch.tensor(count, dtype=torch.float64)), buffers)
+    return Snapshot(step, State(params, slots, torch.tensor([count], dtype=torch.float64)), buffers)
 
 
 def _tensors(given: StateDict | str | Path, where: str) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ from aa_core.header import (
     parse,
     read_json,
 )
-from aa_core.records import Batch, StepInput, StepRecord
+from aa_core.records import Batch, Phase, StepInput, StepRecord
 from aa_core.stages import Stage
 from aa_core.state import Snapshot, State
 from aa_core.store import Spec, decode, read_verified, sha256
@@ -142,8 +142,9 @@ class CheckpointRun:
         return self.header.stages[-1].optimizer
 
     @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        return (tuple(t.name for t in self.header.parameters),)
+    def phases(self) -> tuple[Phase, ...]:
+        names = (tuple(t.name for t in self.header.parameters),)
+        return (Phase(0, self.optimizer, names, names),)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -288,7 +289,7 @@ def _decode_state(data: bytes, entry: StateEntry, header: CheckpointHeader) -> S
     expected: dict[str, Spec] = {f"params/{n}": s for n, s in params.items()}
     expected |= {f"buffers/{t.name}": _spec(t) for t in header.buffers}
     expected |= {f"slots/{slot}/{n}": s for slot in entry.slots for n, s in params.items()}
-    found = decode(data, entry.file, {**expected, "count": (torch.float64, ())})
+    found = decode(data, entry.file, {**expected, "count": (torch.float64, (1,))})
     slots = {slot: {n: found[f"slots/{slot}/{n}"] for n in params} for slot in entry.slots}
     state = State({n: found[f"params/{n}"] for n in params}, slots, found["count"])
     return Snapshot(entry.step, state, {t.name: found[f"buffers/{t.name}"] for t in header.buffers})

@@ -45,13 +45,14 @@ def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, 
             f"(relative difference {difference:.1e}, at most {tolerance:.0e} expected). Likely causes: "
             "recorder.batch was called with other data than the forward pass; weight= is missing although the loss is "
             "divided for accumulation; the gradient was clipped (announce it: Recorder(clip_norm=...) or clip_value=) "
-            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers; autocast is on; "
-            "a submodule is in another mode than the model; the loss has terms that loss_fn(model(x), y) does not"
+            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers; "
+            "a submodule is in another mode than the model; the loss has terms that loss_fn(model(x), y) does not, or is "
+            "computed outside the autocast that the model runs in"
         )
 
 
 def _recompute(live: Live, names: Collection[str], evidence: Evidence, training: bool) -> dict[str, Tensor]:
-    """Gradient of sum_m weight_m loss_fn(model(x_m), y_m) in what has a gradient or should have one, with copies of it."""
+    """Gradient of sum_m weight_m loss_fn(model(x_m), y_m) in all that has or should have one, with copies."""
     wanted = [n for n, p in live.trained.items() if p.requires_grad or n in names]
     params = {n: live.trained[n].detach().clone().requires_grad_() for n in wanted}
     buffers = {n: b.clone() for n, b in evidence.buffers.items()}

@@ -25,7 +25,7 @@ def hash_values(live: Live) -> Hashes:
 
 def _digest(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return sha256(flat.view(torch.uint8).numpy()) if len(flat) else ""
+    return sha256(flat.view(torch.uint8).numpy().tobytes()) if len(flat) else ""
 
 
 def succeed(
