@@ -13,10 +13,11 @@ from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.header import listed
-from aa_core.records import Clip, Groups, MicroBatch, StepRecord
+from aa_core.records import Clip, Groups, MicroBatch, Precision, StepRecord
 from aa_core.store import Spec, decode, layout
 
 Columns = dict[str, Tensor]
+AUTOCASTS: tuple[Literal["bfloat16", "float16"] | None, ...] = (None, "bfloat16", "float16")
 CLIPS: tuple[Literal["norm", "value"], ...] = ("norm", "value")
 _PER_STEP: dict[str, torch.dtype] = {
     "loss": torch.float64,
@@ -51,6 +52,8 @@ def encode_columns(records: Sequence[StepRecord], groups: Groups) -> Columns:
         "clip.value": _f64([_limit(r.clip, "value") for r in records]),
         "idle.count": torch.tensor([len(r.idle) for r in records], dtype=torch.int64),
         "idle": torch.tensor([place[n] for r in records for n in r.idle], dtype=torch.int64),
+        "autocast": torch.tensor([AUTOCASTS.index(r.precision.autocast) for r in records], dtype=torch.uint8),
+        "scale": _f64([r.precision.scale for r in records]),
     }
     for group, hyper in enumerate(records[0].hyper):
         columns |= {f"hyper.{group}.{name}": _f64([r.hyper[group][name] for r in records]) for name in hyper}
@@ -73,19 +76,28 @@ def _f64(values: Sequence[float]) -> Tensor:
 def decode_columns(data: bytes, start: int, stop: int, groups: Groups, where: str) -> Columns:
     """The columns of the steps [start, stop) of one phase, checked; RunFormatError lists all that is wrong."""
     found = layout(data, where).tensors
-    idle: dict[str, Spec] = {"idle.count": (torch.int64, (stop - start,)), "idle": (torch.int64, (None,))}
+    later = _later(stop - start)
     hyper = [n for n in found if n.startswith("hyper.")]
     expected: dict[str, Spec] = {n: (dtype, (stop - start,)) for n, dtype in _PER_STEP.items()}
     expected |= {n: (torch.float64, (stop - start,)) for n in hyper}
     micro = (*found.get("micro.step", (None, ()))[1], 0)[0]
     expected |= {n: (dtype, (micro,)) for n, dtype in _PER_MICRO.items()}
     expected |= {"rows": (torch.int64, (None,)), "rng": (torch.uint8, (None,))}
-    expected |= idle if set(idle) & set(found) else {}  # not in runs recorded before parameters could rest
-    columns = {n: torch.zeros(shape[0] or 0, dtype=dtype) for n, (dtype, shape) in idle.items()}
-    columns |= decode(data, where, expected)
+    expected |= {n: (t.dtype, (None,) if n == "idle" else (stop - start,)) for n, t in later.items() if n in found}
+    columns = later | decode(data, where, expected)
     if problems := column_problems(columns, start, stop, groups):
         raise RunFormatError(f"{where}: " + listed(problems))
     return columns
+
+
+def _later(steps: int) -> Columns:
+    """What columns say that a run did not need, or that was recorded before there were such columns."""
+    return {
+        "idle.count": torch.zeros(steps, dtype=torch.int64),
+        "idle": torch.zeros(0, dtype=torch.int64),
+        "autocast": torch.zeros(steps, dtype=torch.uint8),
+        "scale": torch.ones(steps, dtype=torch.float64),
+    }
 
 
 def column_problems(columns: Columns, start: int, stop: int, groups: Groups) -> list[str]:
@@ -118,6 +130,10 @@ def column_problems(columns: Columns, start: int, stop: int, groups: Groups) -> 
         problems.append("idle.count does not divide idle")
     if len(idle) and not 0 <= int(idle.min()) <= int(idle.max()) < sum(map(len, groups)):
         problems.append(f"idle names parameters {int(idle.min())} to {int(idle.max())} of {sum(map(len, groups))}")
+    if bool((columns["autocast"] >= len(AUTOCASTS)).any()):
+        problems.append(f"autocast must be below {len(AUTOCASTS)}")
+    if not bool((columns["scale"] > 0).all()) or bool(columns["scale"].isinf().any()):
+        problems.append("scale must be positive and finite")
     return problems
 
 
@@ -180,7 +196,10 @@ class StepTable:
         micro = range(self._micro_of_step[index], self._micro_of_step[index + 1])
         batches = tuple(self._micro_batch(m) for m in micro)
         loss, training, norm = get["loss"], bool(get["training"]), get["grad_norm"]
-        return StepRecord(step, stage, hyper, batches, training, loss, norm, self._clip(index), self.idle(index))
+        precision = Precision(AUTOCASTS[int(self.columns["autocast"][index])], float(self.columns["scale"][index]))
+        return StepRecord(
+            step, stage, hyper, batches, training, loss, norm, self._clip(index), self.idle(index), precision
+        )
 
     def idle(self, index: int) -> tuple[str, ...]:
         """The parameters that the optimizer passed over."""

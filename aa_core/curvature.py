@@ -39,9 +39,9 @@ def gradient(
     buffers, total = at.buffers, None
     for batch, weight in step.batches:
         loss, buffers = problem.batch_loss(params, buffers, batch, training=step.training)
-        part = _grad([_weighted(loss, weight)], [params[n] for n in wanted])
+        part = _grad([_weighted(loss, weight, step.scale)], [params[n] for n in wanted])
         total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-    grads = problem.in_order(dict(zip(wanted, total or (), strict=True)))
+    grads = problem.in_order(dict(zip(wanted, _unscaled(total or [], step.scale), strict=True)))
     return grads, {n: b.detach() for n, b in buffers.items()}
 
 
@@ -61,20 +61,24 @@ def gradient_and_curvature(
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}
             outputs = problem.batch_outputs(params, after, batch, training=step.training)
-            loss = _weighted(problem.loss(outputs, batch.targets), weight)
-            grads = _grad([loss], list(params.values()), create_graph=True)
-            check_twice_differentiable(problem, grads)
+            loss = _weighted(problem.loss_of(outputs, batch), weight, step.scale)
+            slopes = _grad([loss], list(params.values()), create_graph=True)
+            check_twice_differentiable(problem, slopes)
             total = (
-                [g.detach() for g in grads]
+                [g.detach() for g in slopes]
                 if total is None
-                else [a + g.detach() for a, g in zip(total, grads, strict=True)]
+                else [a + g.detach() for a, g in zip(total, slopes, strict=True)]
             )
             products.append(
-                _hessian(grads, params) if kind == "exact" else _gauss_newton(problem, outputs, loss, params)
+                _hessian(slopes, params) if kind == "exact" else _gauss_newton(problem, outputs, loss, params)
             )
             buffers = after
-    result = problem.in_order(dict(zip(params, total or (), strict=True)))
-    return result, {n: b.detach() for n, b in buffers.items()}, lambda vectors: _sum([p(vectors) for p in products])
+    grads = problem.in_order(dict(zip(params, _unscaled(total or [], step.scale), strict=True)))
+
+    def product(vectors: list[Tensor]) -> list[Tensor]:
+        return _unscaled(_sum([p(vectors) for p in products]), step.scale)
+
+    return grads, {n: b.detach() for n, b in buffers.items()}, product
 
 
 def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
@@ -90,7 +94,8 @@ def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}
             outputs = problem.batch_outputs(params, after, batch, training=step.training)
-            (slope,) = _grad([_weighted(problem.loss(outputs, batch.targets), weight)], [outputs], retain_graph=True)
+            loss = _weighted(problem.loss_of(outputs, batch), weight, step.scale)
+            (slope,) = _unscaled(_grad([loss], [outputs], retain_graph=True), step.scale)
             products.append((slope, _jacobian(problem, outputs, params)))
             buffers = after
     return lambda vectors: [_by_example(push(vectors)[0] * slope) for slope, push in products]
@@ -132,8 +137,14 @@ def _complaint(node: Any) -> str:
     return node.name()
 
 
-def _weighted(loss: Tensor, weight: float) -> Tensor:
-    return loss if weight == 1.0 else loss * weight
+def _weighted(loss: Tensor, weight: float, scale: float) -> Tensor:
+    for factor in (weight, scale):
+        loss = loss if factor == 1.0 else loss * factor
+    return loss
+
+
+def _unscaled(found: list[Tensor], scale: float) -> list[Tensor]:
+    return found if scale == 1.0 else [t * (1.0 / scale) for t in found]
 
 
 def _sum(parts: Sequence[list[Tensor]]) -> list[Tensor]:

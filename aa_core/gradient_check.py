@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from aa_core.errors import RecordingError
 from aa_core.live import Live
-from aa_core.problem import generator_at, output_tensor
+from aa_core.problem import computing_in, generator_at, output_tensor
 from aa_core.records import Batch, Clip
 from aa_core.rules.clipping import clip
 from aa_core.state import Buffers
@@ -27,6 +27,7 @@ class Evidence(NamedTuple):
     """Before the first forward pass of the step."""
     batches: Sequence[tuple[Batch, float]]
     clip: Clip | None = None
+    scale: float = 1.0
 
 
 def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, training: bool, step: int) -> None:
@@ -45,8 +46,8 @@ def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, 
             f"(relative difference {difference:.1e}, at most {tolerance:.0e} expected). Likely causes: "
             "recorder.batch was called with other data than the forward pass; weight= is missing although the loss is "
             "divided for accumulation; the gradient was clipped (announce it: Recorder(clip_norm=...) or clip_value=) "
-            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers; "
-            "a submodule is in another mode than the model; the loss has terms that loss_fn(model(x), y) does not, or is "
+            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers; a "
+            "submodule is in another mode than the model; the loss has terms that loss_fn(model(x), y) does not, or is "
             "computed outside the autocast that the model runs in"
         )
 
@@ -60,15 +61,15 @@ def _recompute(live: Live, names: Collection[str], evidence: Evidence, training:
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Mode(live.model, training):
         loss = sum(weight * _loss(live, params | buffers, batch) for batch, weight in evidence.batches)
         assert isinstance(loss, Tensor)
-        gradients = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
-        return clip(dict(zip(params, gradients, strict=True)), evidence.clip)
+        found = torch.autograd.grad(loss * evidence.scale, list(params.values()), materialize_grads=True)
+        return clip({n: g / evidence.scale for n, g in zip(params, found, strict=True)}, evidence.clip)
 
 
 def _loss(live: Live, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
     args, kwargs = ((), batch.inputs) if isinstance(batch.inputs, dict) else ((batch.inputs,), {})
-    with generator_at(batch.rng, live.device):
+    with generator_at(batch.rng, live.device), computing_in(live.device, batch.autocast):
         outputs = output_tensor(functional_call(live.model, tensors, args, kwargs))
-    loss = live.loss_fn(outputs, batch.targets)
+        loss = live.loss_fn(outputs, batch.targets)
     if not isinstance(loss, Tensor) or loss.dim():
         raise RecordingError(
             f"loss_fn gave {_shown(loss)}, expected a tensor without dimensions; reduce it with .mean()"

@@ -14,7 +14,7 @@ from torch import Tensor
 from aa_core.errors import RunFormatError
 from aa_core.examples import Examples, decode_examples, encode_examples
 from aa_core.header import Count, Model, StageName, TensorName, parse
-from aa_core.records import Clip, MicroBatch, StepRecord
+from aa_core.records import Clip, MicroBatch, Precision, StepRecord
 from aa_core.stages import Stage
 
 Number = float | Literal["inf", "-inf"] | None
@@ -49,6 +49,8 @@ class StepLine(Model):
     micro: tuple[MicroLine, ...]
     clip: ClipLine | None
     idle: tuple[TensorName, ...] = ()
+    autocast: Literal["bfloat16", "float16"] | None = None
+    scale: float = 1.0
     examples: str | None
 
 
@@ -90,6 +92,7 @@ def encode_line(record: StepRecord, new: Examples | None) -> bytes:
         ],
         "clip": None if record.clip is None else record.clip._asdict(),
         "idle": record.idle,
+        **record.precision._asdict(),
         "examples": None if new is None else base64.b64encode(encode_examples(new)).decode(),
     }
     text = json.dumps(line, separators=(",", ":")).encode()
@@ -136,9 +139,19 @@ def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
         raise RunFormatError(f"{where}: a step needs micro-batches, and each of them examples")
     micro = tuple(_micro_batch(m, where) for m in line.micro)
     clip = None if line.clip is None else Clip(line.clip.kind, line.clip.limit)
+    precision = Precision(line.autocast, line.scale)
     loss, grad_norm = (math.nan if v is None else float(v) for v in (line.loss, line.grad_norm))
     record = StepRecord(
-        line.step, line.stage, tuple(map(dict, line.hyper)), micro, line.training, loss, grad_norm, clip, line.idle
+        line.step,
+        line.stage,
+        tuple(map(dict, line.hyper)),
+        micro,
+        line.training,
+        loss,
+        grad_norm,
+        clip,
+        line.idle,
+        precision,
     )
     return JournalStep(record, None if line.examples is None else _decode_new(line.examples, where))
 

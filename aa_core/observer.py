@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aa_core.columns import AUTOCASTS
 from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.live import LossFunction
 from aa_core.problem import output_tensor
-from aa_core.records import Clip
+from aa_core.records import Clip, Precision
 
 
 class Forward(NamedTuple):
@@ -21,6 +22,7 @@ class Forward(NamedTuple):
     loss: Tensor
     rng: Tensor | None
     """State of the generator before it, if the model drew from it."""
+    autocast: torch.dtype | None
 
 
 class ForwardObserver:
@@ -46,7 +48,9 @@ class ForwardObserver:
         (targets, weight), self._expected = self._expected, None
         with torch.no_grad():
             loss = self._loss_fn(output_tensor(outputs).detach(), targets).detach() * weight
-        self._observed.append(Forward(loss, self._rng if drew else None))
+        kind = self._device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        self._observed.append(Forward(loss, self._rng if drew else None, autocast))
 
     def take(self, expected: int) -> list[Forward] | None:
         """One a micro-batch; None unless all of them were seen."""
@@ -56,6 +60,18 @@ class ForwardObserver:
     def _generator_state(self) -> Tensor:
         on_gpu = self._device.type == "cuda"
         return torch.cuda.get_rng_state(self._device) if on_gpu else torch.get_rng_state()
+
+
+def read_precision(seen: Sequence[Forward], scaler: torch.amp.GradScaler | None, step: int) -> Precision:
+    """Mixed precision in force at a step; RecordingError where its forward passes differ in it."""
+    dtypes = {f.autocast for f in seen}
+    if len(dtypes) > 1:
+        raise RecordingError(f"step {step}: some of its forward passes ran under torch.autocast, others did not")
+    autocast = next(iter(dtypes), None)
+    known = {Precision(name).dtype: name for name in AUTOCASTS}
+    if autocast not in known:
+        raise UnsupportedError(f"step {step}: autocast to {autocast}; supported are torch.bfloat16 and torch.float16")
+    return Precision(known[autocast], 1.0 if scaler is None else float(scaler.get_scale()))
 
 
 def announced_clip(norm: float | None, value: float | None) -> Clip | None:

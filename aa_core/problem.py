@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
+
+
+def computing_in(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """torch.autocast as it was recorded."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def twice_differentiable_kernels() -> AbstractContextManager[None]:
@@ -140,17 +145,22 @@ class Problem:
         no batch statistics.
         """
         weights = batch.weights
-        with generator_at(batch.rng, self.device):
+        with generator_at(batch.rng, self.device), computing_in(self.device, batch.autocast):
             outputs = self.outputs(params, buffers, batch.inputs, training=training)
         if weights is not None:
             by_row = weights.to(outputs).reshape(-1, *[1] * (outputs.dim() - 1))
             outputs.register_hook(lambda slope: slope * by_row)
         return outputs
 
+    def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar loss of a batch, computed in the precision that was recorded."""
+        with computing_in(self.device, batch.autocast):
+            return self.loss(outputs, batch.targets)
+
     def batch_loss(self, params: Params, buffers: Buffers, batch: Batch, *, training: bool) -> tuple[Tensor, Buffers]:
         """(scalar loss, buffers after the forward pass); `buffers` itself stays as it is."""
         after = {name: buffer.clone() for name, buffer in buffers.items()}
-        return self.loss(self.batch_outputs(params, after, batch, training=training), batch.targets), after
+        return self.loss_of(self.batch_outputs(params, after, batch, training=training), batch), after
 
     def check_fits(self, snapshot: Snapshot) -> None:
         """Raise ProblemError unless names, shapes and dtypes are those of the run; all differences at once."""

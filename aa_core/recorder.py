@@ -44,10 +44,10 @@ from aa_core.live import (
     tensor_specs,
 )
 from aa_core.machine import environment
-from aa_core.observer import ForwardObserver, announced_clip, check_clipped
+from aa_core.observer import ForwardObserver, announced_clip, check_clipped, read_precision
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
 from aa_core.state import Buffers
-from aa_core.succession import Hashes, hash_values, succeed
+from aa_core.succession import Left, leave, succeed
 from aa_core.writer import RunWriter
 
 
@@ -64,6 +64,7 @@ class Recorder:
     Use as a context manager around the loop; announce every batch with `batch` before its forward pass, inside a
     `stage`. Examples are stored (each distinct one once), or only referenced if `dataset` is given. `clip_norm` or
     `clip_value` is the limit of the loop's own clip_grad_norm_ or clip_grad_value_ over all trained parameters.
+    `scaler` is the loop's own GradScaler: a step that it skips never was. torch.autocast around model and loss is seen.
 
     Raises RecordingError in the loop, at the step that cannot be replayed as it was announced.
     """
@@ -83,6 +84,7 @@ class Recorder:
         dataset: DatasetReference | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         if checkpoint_every < 1:
             raise RecordingError(f"checkpoint_every is {checkpoint_every}, expected at least 1 step")
@@ -93,6 +95,7 @@ class Recorder:
         self._examples = ExampleLog(dataset.name if dataset else None)
         self._observer = ForwardObserver(loss_fn, self._live.device)
         self._clip = announced_clip(clip_norm, clip_value)
+        self._scaler, self._scale = scaler, 1.0
         self._writer: RunWriter | None = None
         self._hooks: list[Any] = []
         self._stage: str | None = None
@@ -105,7 +108,7 @@ class Recorder:
         self._now = (model, optimizer, loss_fn)
         """What trains from the next step on."""
         self._reset: tuple[str, ...] = ()
-        self._values: Hashes = {}
+        self._left = Left({}, False)
         self._warned = False
         self._hyper: tuple[Hyper, ...] = ()
 
@@ -187,7 +190,7 @@ class Recorder:
                     f"stage {name!r} closed without a step; remove it, or step inside it (a stage that has an "
                     "optimizer of its own must name it: recorder.stage(name, optimizer=...))"
                 )
-            self._values = hash_values(self._live)
+            self._left = leave(self._live)
         finally:
             self._stage = None
             self._drop_pending()
@@ -209,6 +212,8 @@ class Recorder:
             )
         if not math.isfinite(weight):
             raise RecordingError(f"weight is {weight}, expected a finite number")
+        if self._pending and self._was_skipped():
+            self._drop_pending()
         fields = to_fields(x, y)
         plain_ids = check_ids(ids, len(y))
         if not self._pending:
@@ -233,10 +238,15 @@ class Recorder:
             wanted = step not in known or phase is not None
             writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), phase=phase)
         self._buffers_before = read_buffers(self._live) if self._is_first else None
+        self._scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
+
+    def _was_skipped(self) -> bool:
+        """Whether the scaler found infinite gradients in the announced batches, and let no step be taken."""
+        return self._scaler is not None and float(self._scaler.get_scale()) < self._scale
 
     def _begin_phase(self, step: int) -> PhaseEntry | None:
         """Look at what trains from this step on; None if it is what trained before."""
-        live, phase = succeed(self._live, self._values, self._counts, self._now, self._reset)
+        live, phase = succeed(self._live, self._left, self._now, self._reset)
         if phase is None:
             return None
         if step in (0, *self._active().checkpoints):
@@ -266,9 +276,13 @@ class Recorder:
         hyper, gradients = read_hyper(self._live), read_gradients(self._live)
         check_clipped(gradients, self._clip, step)
         training = self._live.model.training
+        precision = read_precision(seen or (), self._scaler, step)
         if self._buffers_before is not None:
-            batches = [(p.batch._replace(rng=r), p.micro.weight) for p, r in zip(pending, rngs, strict=True)]
-            evidence = Evidence(self._buffers_before, batches, self._clip)
+            dtype = precision.dtype
+            batches = [
+                (p.batch._replace(rng=r, autocast=dtype), p.micro.weight) for p, r in zip(pending, rngs, strict=True)
+            ]
+            evidence = Evidence(self._buffers_before, batches, self._clip, precision.scale)
             check_gradient(self._live, gradients, evidence, training, step)
             self._buffers_before = None
         grad_norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
@@ -279,7 +293,9 @@ class Recorder:
         self._warn_if_not_finite(step, loss, grad_norm)
         loss = math.nan if loss is None else loss
         idle = tuple(n for n in self._live.trained if n not in gradients)
-        self._in_flight = StepRecord(step, self._stage or "", hyper, micro, training, loss, grad_norm, self._clip, idle)
+        self._in_flight = StepRecord(
+            step, self._stage or "", hyper, micro, training, loss, grad_norm, self._clip, idle, precision
+        )
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self._in_flight

@@ -26,6 +26,8 @@ class Batch(NamedTuple):
     """[n]: what each example's part of the loss is multiplied by, every denominator as recorded; None = all 1."""
     rng: Tensor | None = None
     """State of the device's random number generator before the forward pass; None where nothing was drawn."""
+    autocast: torch.dtype | None = None
+    """What torch.autocast computed model and loss in; None where it was off."""
 
 
 def map_inputs(function: Callable[..., Tensor], *inputs: Inputs) -> Inputs:
@@ -41,6 +43,21 @@ class Clip(NamedTuple):
 
     kind: Literal["norm", "value"]
     limit: float
+
+
+class Precision(NamedTuple):
+    """Mixed precision in force at a step."""
+
+    autocast: Literal["bfloat16", "float16"] | None = None
+    scale: float = 1.0
+    """What a GradScaler multiplied the loss with, and divided the gradient by."""
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return None if self.autocast is None else getattr(torch, self.autocast)
+
+
+FULL = Precision()
 
 
 class MicroBatch(NamedTuple):
@@ -70,6 +87,7 @@ class StepRecord(NamedTuple):
     clip: Clip | None = None
     idle: tuple[str, ...] = ()
     """Parameters of the optimizer that had no gradient (frozen, or not used), so that it passed over them."""
+    precision: Precision = FULL
 
 
 class StepInput(NamedTuple):
@@ -82,6 +100,8 @@ class StepInput(NamedTuple):
     training: bool
     clip: Clip | None = None
     idle: tuple[str, ...] = ()
+    scale: float = 1.0
+    """What the loss is multiplied with, and the gradient divided by, against underflow in half precision."""
 
 
 class Phase(NamedTuple):

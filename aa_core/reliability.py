@@ -157,7 +157,7 @@ def assess(
         _stiff_share(training, slots),
         spread,
         signs,
-        _assumptions(training, semantics, curvature),
+        (*_assumptions(training, semantics, curvature), *_rounded(run)),
         blind=next((rule.blind for rule in training.rules if rule.blind), ""),
         replay_drift=training.problem.drifts.get(run.digest),
     )
@@ -188,6 +188,12 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature)
             else []
         ),
     )
+
+
+def _rounded(run: RunLike) -> tuple[str, ...]:
+    """Mixed precision, if a stage begins with it."""
+    found = {run.record(s.start).precision.autocast for s in run.stages if len(s)} - {None}
+    return tuple(f"{dtype} autocast is replayed as recorded; derivatives look past its rounding" for dtype in found)
 
 
 def _effective_lr(run: RunLike, training: Training) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,19 @@ from aa_core.live import Live, LossFunction, observe, tensor_specs
 from aa_core.state import Params
 from aa_core.store import sha256
 
-Hashes = Mapping[str, str]
+
+class Left(NamedTuple):
+    """How a stage was left, to notice what was changed before the next one."""
+
+    values: Mapping[str, str]
+    """A digest of the values of each parameter."""
+    has_state: bool
+    """Whether the optimizer had a state."""
 
 
-def hash_values(live: Live) -> Hashes:
-    """A digest of the values of each parameter, to notice that it was changed."""
+def leave(live: Live) -> Left:
     parameters = live.trained | live.rested | {n: t for n, t in live.carried.items() if isinstance(t, nn.Parameter)}
-    return {n: _digest(p) for n, p in parameters.items()}
+    return Left({n: _digest(p) for n, p in parameters.items()}, any(live.optimizer.state.values()))
 
 
 def _digest(tensor: Tensor) -> str:
@@ -30,8 +37,7 @@ def _digest(tensor: Tensor) -> str:
 
 def succeed(
     before: Live,
-    values: Hashes,
-    counts: Mapping[str, float],
+    left: Left,
     now: tuple[nn.Module, torch.optim.Optimizer, LossFunction],
     reset: Collection[str],
 ) -> tuple[Live, PhaseEntry | None]:
@@ -40,8 +46,7 @@ def succeed(
     A tensor is the one it was before if it is the same object, or has the same name and values.
 
     Args:
-        values: `hash_values` of `before` after its last step.
-        counts: how many updates the recorder knows of each parameter.
+        left: how `before` was left after its last step.
         now: model, optimizer and loss from here on.
         reset: names of parameters that were initialised anew.
 
@@ -52,12 +57,12 @@ def succeed(
     model, optimizer, loss_fn = now
     found = observe(model, optimizer, loss_fn)
     sources = _sources(before, found, reset)
-    _check_unchanged(found, {n: s for n, s in sources.items() if s is not None}, values)
+    _check_unchanged(found, {n: s for n, s in sources.items() if s is not None}, left.values)
     trained_before = {n for n, s in sources.items() if s in before.trained or s in before.rested}
     live = observe(model, optimizer, loss_fn, trained_before)
     replaced = _outline(before) != _outline(live) or loss_fn is not before.loss_fn
     live = replace(live, problem=before.problem + replaced)
-    fresh = _is_fresh(before, live, counts)
+    fresh = _is_fresh(before, live, left)
     _check_slots(live, [n for n in live.trained if fresh or sources[n] is None])
     same = live.groups == before.groups and not replaced and not fresh and not reset
     return (before if same else live), None if same else _entry(live, sources, fresh)
@@ -101,8 +106,8 @@ def _sources(before: Live, now: Live, reset: Collection[str]) -> dict[str, str |
     return {n: source(n, t) for n, t in new.items()}
 
 
-def _check_unchanged(now: Live, sources: Mapping[str, str], values: Hashes) -> None:
-    found = hash_values(now)
+def _check_unchanged(now: Live, sources: Mapping[str, str], values: Mapping[str, str]) -> None:
+    found = leave(now).values
     changed = [n for n, source in sources.items() if n in found and found[n] != values.get(source, found[n])]
     if changed:
         raise RecordingError(
@@ -117,9 +122,9 @@ def _outline(live: Live) -> tuple[str, list[tuple[str, torch.Size]]]:
     return repr(live.model), sorted((n, t.shape) for n, t in _tensors(live).items())
 
 
-def _is_fresh(before: Live, live: Live, counts: Mapping[str, float]) -> bool:
+def _is_fresh(before: Live, live: Live, left: Left) -> bool:
     """Whether the optimizer begins anew: another one, or one whose state was cleared."""
-    cleared = any(counts.values()) and not any(live.optimizer.state.values())
+    cleared = left.has_state and not any(live.optimizer.state.values())
     return live.optimizer is not before.optimizer or cleared
 
 

@@ -96,8 +96,11 @@ class Trajectory:
     def step_input(self, step: int, device: torch.device) -> StepInput:
         """The recorded examples of `step` on a device; MissingDataError if they are only referenced and not at hand."""
         record = self.record(step)
-        batches = tuple((self._batch(m.rows, device)._replace(rng=m.rng), m.weight) for m in record.micro_batches)
-        return StepInput(step, record.hyper, batches, record.training, record.clip, record.idle)
+        dtype, scale = record.precision.dtype, record.precision.scale
+        batches = tuple(
+            (self._batch(m.rows, device)._replace(rng=m.rng, autocast=dtype), m.weight) for m in record.micro_batches
+        )
+        return StepInput(step, record.hyper, batches, record.training, record.clip, record.idle, scale)
 
     def load(self, step: int) -> Snapshot:
         """The stored snapshot before `step`, on the CPU; IntegrityError if it is not the one that was recorded."""

@@ -391,6 +391,30 @@ def test_a_chain_of_problems_must_be_as_long_as_that_of_the_run(recorded: Callab
         aa.stage_effects(case.run, alone, GAMMA)
 
 
+@pytest.mark.parametrize("make", [sgd, adamw, lambda p: torch.optim.SGD(p, lr=0.1)])
+def test_stages_that_change_nothing_are_one_phase(tmp_path: Path, make: Callable[[Any], Any]) -> None:
+    model = seeded(Net)
+    optimizer = make(model.parameters())
+    with aa.Recorder(tmp_path / "run", model, optimizer, zoo.cross_entropy) as recorder:
+        loop = Loop(recorder, NOTHING)
+        loop.stage("a", model, optimizer)
+        loop.stage("b", model, optimizer)
+    assert len(aa.open_run(tmp_path / "run").phases) == 1
+
+
+def test_an_optimizer_whose_state_was_cleared_begins_anew(tmp_path: Path) -> None:
+    model = seeded(Net)
+    built, optimizer = copy.deepcopy(model), sgd(model.parameters())
+    with aa.Recorder(tmp_path / "run", model, optimizer, zoo.cross_entropy) as recorder:
+        loop = Loop(recorder, NOTHING)
+        loop.stage("a", model, optimizer)
+        optimizer.state.clear()
+        loop.stage("b", model, optimizer)
+    run = aa.open_run(tmp_path / "run")
+    assert [phase.fresh for phase in run.phases] == [True, True]
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, aa.Problem(built, zoo.cross_entropy, device="cpu")))
+
+
 def test_a_run_that_is_still_recorded_shows_its_phases(tmp_path: Path) -> None:
     model = seeded(Net)
     first = sgd(model.parameters())
