@@ -14,7 +14,7 @@ if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there,
     sys.path.insert(0, str(HERE.parent))
 
 from dashboard import feedback, session, shell  # noqa: E402
-from dashboard.views import explore, jobs, overview, reliability, report, subgroups, whatif  # noqa: E402
+from dashboard.views import explore, findings, jobs, overview, reliability, report, subgroups, whatif  # noqa: E402
 
 SCREENS = (
     (overview, "Overview", ":material/timeline:"),
@@ -22,6 +22,7 @@ SCREENS = (
     (subgroups, "Subgroups", ":material/group_work:"),
     (whatif, "What-if", ":material/alt_route:"),
     (reliability, "Reliability", ":material/verified:"),
+    (findings, "Findings", ":material/push_pin:"),
     (report, "Report", ":material/description:"),
     (jobs, "Jobs", ":material/list_alt:"),
 )

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import charts, feedback, plots, session
 from dashboard.batch import batch
+from dashboard.pin import pin
 from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS
 from dashboard.service import Effects, estimates, figures, glossary
 from dashboard.shell import Context
@@ -92,6 +93,7 @@ def _stages(ctx: Context) -> None:
     alt = "Effect of each stage: " + "; ".join(f"{r.stage} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.clickable(figure, "stages", alt, _into)
     _beside(ctx, found, "Click a bar to see its steps.")
+    pin(ctx, {(r.stage,): r.effect for r in found.frame.itertuples()}, found.unit, found.belief.words)
 
 
 def _parts(ctx: Context) -> None:

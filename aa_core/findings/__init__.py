@@ -1,9 +1,20 @@
 """The ledger of findings: what an auditor claims of a run, what each claim rests on, and who answers for it."""
 
 from aa_core.findings.entries import Added, Checked, Evidence, Signature
-from aa_core.findings.finding import Finding, add, changes, check, evidence_of, find_finding, findings, question, sign
+from aa_core.findings.finding import (
+    Finding,
+    add,
+    changes,
+    check,
+    evidence_of,
+    find_finding,
+    findings,
+    judged,
+    question,
+    sign,
+)
 from aa_core.findings.ledger import Ledger, ledger_path, read_ledger
-from aa_core.findings.rule import RULES, judge
+from aa_core.findings.rule import RULES, Judgement, judge
 
 __all__ = [
     "RULES",
@@ -11,6 +22,7 @@ __all__ = [
     "Checked",
     "Evidence",
     "Finding",
+    "Judgement",
     "Ledger",
     "Signature",
     "add",
@@ -20,6 +32,7 @@ __all__ = [
     "find_finding",
     "findings",
     "judge",
+    "judged",
     "ledger_path",
     "question",
     "read_ledger",

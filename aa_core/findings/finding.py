@@ -12,7 +12,7 @@ from aa_core.counterfactual import Counterfactual
 from aa_core.errors import RequestError, RunError
 from aa_core.findings.entries import Added, Checked, Evidence, Signature, Signed, Standing
 from aa_core.findings.ledger import Ledger, append, read_ledger
-from aa_core.findings.rule import RULES, judge
+from aa_core.findings.rule import RULES, Judgement, judge
 from aa_core.jobs import Job, all_jobs
 from aa_core.jobs.kinds import asked_counterfactual
 from aa_core.jobs.spec import RESULT
@@ -71,6 +71,14 @@ def add(run: Trajectory, added: Added, by: str, at: str | None = None) -> Findin
     return find_finding(run, f"F{entry.finding}")
 
 
+def judged(run: Trajectory, finding: Finding) -> tuple[tuple[Judgement, Job, float], ...]:
+    """(what it says, the job, the effect that it measured) of every stored retraining of the finding's question."""
+    evidence = finding.added.evidence
+    noise = noise_of(run, evidence)
+    measured = ((job, float(job.result()["mean_truth"])) for job in backing(evidence))
+    return tuple((judge(evidence.effect, truth, finding.added.extent, noise), job, truth) for job, truth in measured)
+
+
 def check(
     run: Trajectory, name: str, wanted: Literal["confirmed", "refuted"], by: str, at: str | None = None
 ) -> Finding:
@@ -82,21 +90,19 @@ def check(
     evidence, extent = finding.added.evidence, finding.added.extent
     if changed := changes(run, evidence):
         raise RequestError(f"{finding.id} cannot be {wanted}: its inputs have changed: {'; '.join(changed)}")
-    noise = noise_of(run, evidence)
-    measured = [(job, job.result()["mean_truth"]) for job in backing(evidence)]
+    noise, measured = noise_of(run, evidence), judged(run, finding)
     if not measured:
         raise RequestError(
             f"{finding.id} cannot be {wanted}: no retraining of its question is stored in this workspace "
             f"({question(evidence)}). Retrain it first"
         )
-    judged = [(judge(evidence.effect, truth, extent, noise), job, truth) for job, truth in measured]
-    for says, job, truth in judged:
+    for says, job, truth in measured:
         if says == wanted:
             result = sha256((job.folder / RESULT).read_bytes())
             act = Checked(kind=wanted, job=job.id, result=result, effect=truth, noise=noise)
             append(run, act, _number(finding), by, at)
             return find_finding(run, name)
-    says, job, truth = judged[0]
+    says, job, truth = measured[0]
     floor = "" if noise is None else f", noise floor {noise:.2g}"
     raise RequestError(
         f"{finding.id} cannot be {wanted}: the retraining (job {job.id}) measured {truth:+.4g} {evidence.unit}, the "

@@ -3,12 +3,13 @@
 engine      the lock and the memo                 runs         which runs there are
 desk        what a run is, without an estimate    estimates    effects of stages and steps, predictions
 retraining  what-ifs as jobs                      reports      a selection as a report
+ledger      findings: pinned, checked, signed
 """
 
 from aa_core.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find, submit
 from aa_core.reporting import Report, escape, figures, glossary, marks, to_html, to_json, to_zip
-from dashboard.service import checking, estimates, groups, retraining, slices
+from dashboard.service import checking, estimates, groups, ledger, retraining, slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
@@ -35,6 +36,7 @@ __all__ = [
     "find",
     "glossary",
     "groups",
+    "ledger",
     "list_runs",
     "marks",
     "report_of",

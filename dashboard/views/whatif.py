@@ -7,9 +7,12 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import feedback, session, tables, watch
+from dashboard.pin import pin
 from dashboard.service import estimates, glossary
 from dashboard.shell import Context
 from dashboard.words import effect_words, literal, measure, plural, subject
+
+DECIDES = "First-order estimate of leaving these out together; a retraining decides."
 
 
 def render(ctx: Context) -> None:
@@ -84,4 +87,5 @@ def _answer(ctx: Context) -> None:
         )
     )
     st.caption(f"{effect_words(found.effect, found.unit, s)} {measure(s, found.unit, found.n)} First-order estimate.")
+    pin(replace(ctx, selection=replace(s, method="boundary")), {s.skip: found.effect}, found.unit, DECIDES)
     watch.verification(ctx)

@@ -1,0 +1,67 @@
+"""What is on screen becomes a finding: one button for every screen that shows effects of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from dashboard import feedback
+from dashboard.service import glossary, ledger
+from dashboard.shell import Context
+from dashboard.words import literal, subject
+
+SEVERITIES: tuple[ledger.Severity, ...] = ("low", "medium", "high", "critical")
+EXTENTS: dict[ledger.Extent, str] = {"sign": "It helped or hurt", "size": "By how much"}
+NAME = "auditor:name"
+_ENTERED = "pin:entered"
+Effects = Mapping[tuple[str, ...], float]
+"""{stages that are left out together: their mean effect}."""
+
+
+def pin(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
+    """A button that enters a claim about one of these effects into the ledger of findings.
+
+    `effects` are means over the selected examples, `reliability` is the verdict on them, in words.
+    """
+    if not effects:
+        return
+    with st.popover("Pin as finding", icon=":material/push_pin:"):
+        _form(ctx, effects, unit, reliability)
+    if entered := st.session_state.pop(_ENTERED, None):
+        st.toast(f"{entered} is in the ledger; see Findings.", icon=":material/push_pin:")
+
+
+def _form(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
+    largest = max(effects, key=lambda stages: abs(effects[stages]))
+    options = [largest, *(stages for stages in effects if stages != largest)]
+    with st.form("pin", border=False):
+        stages = st.selectbox(
+            "About", options, format_func=lambda s: f"{glossary.listed(s)}: {glossary.fmt_effect(effects[s])} {unit}"
+        )
+        claim = st.text_area("Claim", placeholder=_example(ctx, largest, effects[largest]), max_chars=1_000, height=80)
+        left, right = st.columns(2)
+        severity = left.selectbox("Severity", SEVERITIES, index=1)
+        extent = right.selectbox("The claim is about", list(EXTENTS), format_func=EXTENTS.__getitem__)
+        advice = st.text_area("Recommendation", max_chars=5_000, height=68)
+        name = st.text_input("Your name", key=NAME, max_chars=200)
+        st.caption(f":material/info: {literal(reliability)} It is entered as an estimate; a retraining can confirm it.")
+        if st.form_submit_button("Enter into the ledger", type="primary") and _complete(claim, name):
+            with feedback.refusals():
+                evidence = ledger.pinned(ctx.desk, ctx.selection, stages, effects[stages], unit, reliability)
+                st.session_state[_ENTERED] = ledger.enter(
+                    ctx.desk, evidence, claim.strip(), severity, extent, advice.strip(), name.strip()
+                ).id
+
+
+def _example(ctx: Context, stages: tuple[str, ...], effect: float) -> str:
+    verb = "helped" if effect > 0 else "hurt"
+    s = ctx.selection
+    return f"{glossary.listed(stages)} {verb} on {subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)}."
+
+
+def _complete(claim: str, name: str) -> bool:
+    missing = [what for what, text in (("a claim", claim), ("your name", name)) if not text.strip()]
+    if missing:
+        feedback.refusal(f"Write {glossary.listed(missing)}.", "Not entered yet")
+    return not missing

@@ -1,0 +1,115 @@
+"""The ledger of findings: what is on screen is pinned, a stored retraining decides, people sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+from urllib.parse import parse_qs, urlencode
+
+from aa_core.findings import (
+    Added,
+    Evidence,
+    Finding,
+    Judgement,
+    Signature,
+    add,
+    changes,
+    check,
+    findings,
+    judged,
+    question,
+    read_ledger,
+    sign,
+)
+from aa_core.findings.entries import Extent, Severity
+from aa_core.jobs import Job, JobSpec, whatif_spec
+from aa_core.run_performance import run_performance
+from aa_core.version import __version__
+from dashboard.selection import Selection, from_query, to_query
+from dashboard.service.desk import Desk
+from dashboard.service.engine import CHOSEN
+from dashboard.service.estimates import picked
+
+__all__ = ["Extent", "Finding", "Judgement", "Severity", "question"]
+
+
+def pinned(desk: Desk, s: Selection, stages: Sequence[str], effect: float, unit: str, words: str) -> Evidence:
+    """The estimated effect of stages on what is selected, with everything that it was computed from."""
+    examples = picked(desk, s)
+    gamma = run_performance(desk.run, s.performance, examples)
+    return Evidence(
+        run=desk.run.digest,
+        stages=tuple(stages),
+        semantics=s.semantics,
+        performance=s.performance,
+        examples=examples,
+        n=len(gamma),
+        evaluation=gamma.digest,
+        method=s.method,
+        curvature=s.curvature,
+        readout=s.readout,
+        effect=effect,
+        unit=unit,
+        reliability=words,
+        query=urlencode(to_query(s), doseq=True),
+        code=__version__,
+    )
+
+
+def enter(
+    desk: Desk, evidence: Evidence, claim: str, severity: Severity, extent: Extent, advice: str, by: str
+) -> Finding:
+    """A claim that rests on an estimate."""
+    made = Added(claim=claim, severity=severity, extent=extent, evidence=evidence, recommendation=advice)
+    return add(desk.run, made, by)
+
+
+def listed(desk: Desk) -> tuple[Finding, ...]:
+    """All findings on the run, newest first."""
+    return findings(read_ledger(desk.run))[::-1]
+
+
+def changed(desk: Desk, finding: Finding) -> tuple[str, ...]:
+    """Which inputs are not those that it was pinned from."""
+    return changes(desk.run, finding.added.evidence)
+
+
+def says(desk: Desk, finding: Finding) -> tuple[Judgement, Job, float] | None:
+    """What the newest stored retraining of its question says, and measured; None if there is none."""
+    return next(iter(judged(desk.run, finding)), None)
+
+
+def settle(desk: Desk, finding: Finding, wanted: Literal["confirmed", "refuted"], by: str) -> Finding:
+    """Enter what a stored retraining says; RequestError if it says something else."""
+    return check(desk.run, finding.id, wanted, by)
+
+
+def sign_off(desk: Desk, finding: Finding, name: str, role: str, date: str, by: str) -> Finding:
+    """Enter who answers for it."""
+    return sign(desk.run, finding.id, Signature(name=name, role=role, date=date), by)
+
+
+def retraining_of(desk: Desk, finding: Finding) -> JobSpec:
+    """The retraining of its very question, as a job."""
+    e = finding.added.evidence
+    how = {"readout": e.readout, "curvature": e.curvature}
+    return whatif_spec(desk.run, e.counterfactual, e.performance, e.examples, problem=CHOSEN, **how)  # type: ignore[arg-type]
+
+
+def reopened(finding: Finding) -> Selection:
+    """The selection that it was pinned from; entered on the command line, that of its question."""
+    e = finding.added.evidence
+    if e.query:
+        return from_query(parse_qs(e.query))[0]
+    stage = e.stages[0] if len(e.stages) == 1 else ""
+    return Selection(
+        digest=e.run[:12],
+        examples=e.examples or (),
+        stage=stage,
+        skip=e.stages,
+        performance=e.performance,
+        method=e.method,
+        curvature=e.curvature,
+        readout=e.readout,
+        semantics=e.semantics,
+    )

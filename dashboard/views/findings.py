@@ -1,0 +1,113 @@
+"""Findings: what was claimed of this run, what each claim rests on, and who answers for it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import feedback, shell, tables
+from dashboard.pin import EXTENTS, NAME
+from dashboard.service import glossary, ledger, retraining
+from dashboard.shell import Context
+from dashboard.words import literal
+
+STANDINGS = {
+    "estimate only": (":gray-badge[:material/help: Estimate only]"),
+    "confirmed by retraining": (":green-badge[:material/check: Confirmed by retraining]"),
+    "refuted by retraining": (":red-badge[:material/close: Refuted by retraining]"),
+}
+COLOURS = {"low": "gray", "medium": "blue", "high": "orange", "critical": "red"}
+
+
+def render(ctx: Context) -> None:
+    """Newest first."""
+    st.title("Findings", anchor=False)
+    found = ledger.listed(ctx.desk)
+    if not found:
+        feedback.empty("No findings yet", "Pin one in Explore or What-if: it is entered with all that it rests on.")
+        return
+    st.text_input("Your name, as it is entered beside what you do here", key=NAME, max_chars=200, width=420)
+    for finding in found:
+        with st.container(border=True):
+            _finding(ctx, finding)
+
+
+def _finding(ctx: Context, f: ledger.Finding) -> None:
+    added, evidence = f.added, f.added.evidence
+    with st.container(horizontal=True, vertical_alignment="top"):
+        with st.container(gap=None, width="stretch"):
+            st.markdown(f"**{f.id} · {literal(added.claim)}**")
+            severity = f":{COLOURS[added.severity]}-badge[{added.severity.capitalize()}]"
+            st.markdown(f"{STANDINGS[f.standing]} {severity}")
+        screen = "What-if" if len(evidence.stages) > 1 else "Explore"
+        shell.link(screen, "Open", ledger.reopened(f))
+    changed = ledger.changed(ctx.desk, f)
+    if changed:
+        feedback.refusal("\n".join(changed), "The inputs have changed since it was entered")
+    st.html(tables.facts(_facts(f), "list"))
+    with st.container(horizontal=True), feedback.refusals():
+        if f.checked is None and not changed:
+            _check(ctx, f)
+        _sign(ctx, f)
+
+
+def _facts(f: ledger.Finding) -> list[tuple[str, str]]:
+    evidence = f.added.evidence
+    size = f"{glossary.fmt_effect(evidence.effect)} {evidence.unit}, mean over n = {evidence.n:,}; {glossary.sign()}"
+    rows = [
+        ("Question", ledger.question(evidence)),
+        ("Estimated effect", size),
+        ("Estimator", f"{evidence.method}, {evidence.curvature}, {evidence.readout}"),
+        ("Reliability", evidence.reliability),
+        ("Claim is about", EXTENTS[f.added.extent]),
+    ]
+    if f.checked:
+        rows.append(("Retrained", f"{glossary.fmt_effect(f.checked.effect)} {evidence.unit} (job {f.checked.job})"))
+    if f.added.recommendation:
+        rows.append(("Recommendation", f.added.recommendation))
+    rows += [("Signed off", f"{s.name}, {s.role}, {s.date}") for s in f.signatures]
+    return [*rows, ("Entered", f"{f.at}, {f.by}")]
+
+
+def _check(ctx: Context, f: ledger.Finding) -> None:
+    """Retrain the very question; then enter what the retraining says."""
+    found = ledger.says(ctx.desk, f)
+    if found is None:
+        spec = ledger.retraining_of(ctx.desk, f)
+        job = retraining.job_of(spec)
+        if job is None:
+            st.button(
+                "Retrain to check",
+                key=f"retrain:{f.id}",
+                icon=":material/play_arrow:",
+                type="primary",
+                on_click=retraining.start,
+                args=(spec,),
+            )
+        else:
+            feedback.follow(job)
+        return
+    says, _, truth = found
+    measured = f"{glossary.fmt_effect(truth)} {f.added.evidence.unit}"
+    if says == "neither":
+        st.caption(f"The retraining measured {measured}: it neither confirms nor refutes the claim.")
+        return
+    label = f"Enter as {says} (retrained {measured})"
+    if st.button(label, key=f"settle:{f.id}", icon=":material/gavel:", type="primary"):
+        ledger.settle(ctx.desk, f, says, _name())
+        st.rerun()
+
+
+def _sign(ctx: Context, f: ledger.Finding) -> None:
+    with st.popover("Sign off", icon=":material/draw:"), st.form(f"sign:{f.id}", border=False):
+        name, role, date = (st.text_input(label, max_chars=200) for label in ("Name", "Role", "Date"))
+        st.caption("A typed name is a statement, not a proof: the report can be signed with a key.")
+        if st.form_submit_button("Sign off", type="primary"):
+            if not (name.strip() and role.strip() and date.strip()):
+                feedback.refusal("Write name, role and date.", "Not signed yet")
+                return
+            ledger.sign_off(ctx.desk, f, name.strip(), role.strip(), date.strip(), _name())
+            st.rerun()
+
+
+def _name() -> str:
+    return str(st.session_state.get(NAME, "")).strip() or "dashboard"

@@ -1,0 +1,71 @@
+"""Findings on screen: pinned from what is shown, settled by a retraining only, signed by people."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from aa_core.findings import findings, read_ledger
+from aa_core.trajectory import open_run
+from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
+
+RUN = SAMPLES / "digits-adamw" / "run"
+
+
+@pytest.fixture(autouse=True)
+def own_workspace(jobs_at_once: None) -> None:
+    """Every test has a ledger of its own, and jobs are done at once."""
+
+
+def pin(app: AppTest, claim: str, name: str = "A. Uditor") -> AppTest:
+    claims = next(a for a in app.text_area if a.label == "Claim")
+    claims.set_value(claim)
+    next(t for t in app.text_input if t.label == "Your name").set_value(name)
+    return checked(next(b for b in app.button if b.label == "Enter into the ledger").click().run())
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    return checked(next(b for b in app.button if b.label.startswith(label)).click().run())
+
+
+def test_nothing_found_yet_says_what_to_do(screen: Open) -> None:
+    assert "Pin one in Explore or What-if" in said(screen("findings", run="good"))
+
+
+def test_what_is_on_screen_is_pinned_with_all_that_it_rests_on(screen: Open) -> None:
+    app = pin(screen("explore", run="good", examples="3-20", readout="displaced"), f"It hurt. {HOSTILE}")
+    [found] = findings(read_ledger(open_run(RUN)))
+    evidence = found.added.evidence
+    assert (found.by, found.standing, found.added.claim) == ("A. Uditor", "estimate only", f"It hurt. {HOSTILE}".strip())
+    assert (evidence.readout, evidence.n, evidence.examples) == ("displaced", 18, tuple(range(3, 21)))
+    assert "examples=3-20" in evidence.query and evidence.run == open_run(RUN).digest
+    assert not app.exception
+
+
+def test_a_claim_needs_words_and_a_name(screen: Open) -> None:
+    app = pin(screen("explore", run="good", examples="3"), " ", "")
+    assert "Write a claim and your name." in said(app)
+    assert read_ledger(open_run(RUN)).entries == ()
+
+
+def test_a_what_if_is_pinned_settled_by_its_retraining_and_signed(screen: Open) -> None:
+    stage = "fine-tune 90°"
+    pin(screen("what-if".replace("-", ""), run="good", skip=stage), "The last stage helped.")
+    app = screen("findings", run="good")
+    assert "Estimate only" in said(app) and "Enter as" not in said(app)
+    app = press(app, "Retrain to check")
+    assert "Enter as confirmed (retrained +" in said(app)
+    app = press(app, "Enter as confirmed")
+    assert "Confirmed by retraining" in said(app) and "Retrain to check" not in said(app)
+    for label, text in (("Name", "B"), ("Role", "lead"), ("Date", "1 May 2031")):
+        next(t for t in app.text_input if t.label == label).set_value(text)
+    app = press(app, "Sign off")
+    assert "B, lead, 1 May 2031" in said(app)
+    [found] = findings(read_ledger(open_run(RUN)))
+    assert found.standing == "confirmed by retraining" and found.signatures[0].date == "1 May 2031"
+
+
+def test_hostile_claims_are_shown_literally(screen: Open) -> None:
+    pin(screen("explore", run="good", examples="3"), HOSTILE)
+    words = said(screen("findings", run="good"))
+    assert "<img" not in words.replace("\\<img", "") and "\u202e" not in words
