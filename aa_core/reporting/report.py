@@ -14,7 +14,7 @@ from aa_core.counterfactual import Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import Method, Readout
 from aa_core.errors import RequestError
-from aa_core.performance import PERFORMANCES, Performance
+from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.replay import Progress, silent
 from aa_core.reporting.about import About
@@ -85,7 +85,7 @@ def build_report(
     """Attribute, then report. See `aa_core.attribution.stage_effects` for the request.
 
     Args:
-        performance: a name from PERFORMANCES, judged on the run's evaluation set, or a performance of your own.
+        performance: a name that `run_performance` knows, judged on the run's evaluation set, or a performance of your own.
         examples: rows of the evaluation set; all by default.
         method, curvature, readout: by default those that a stored calibration prefers, else boundary, exact, linear.
         with_steps: also the effect of every step, one backward sweep.
@@ -237,7 +237,7 @@ def _reproduce(
     """The commands, to be given in the folder that holds the run; a performance of the caller's own has none."""
     folder = shlex.quote(Path(run.path).name)
     commands = [f"aa check {folder}"]
-    if selection.performance in PERFORMANCES:
+    if _is_named(run, selection):
         rows_asked = [] if selection.examples == "all" else [("examples", ",".join(map(str, selection.examples)))]
         judged = [("performance", selection.performance), *rows_asked]
         how = [(name, asked[name]) for name in ("curvature", "readout", "semantics")]
@@ -249,6 +249,15 @@ def _reproduce(
         report = _options([*stages, *judged, ("method", asked["method"]), *how, ("output", "report.html")])
         commands += [f"aa report {folder} {report}"]
     return (*commands, "aa report verify report.html")
+
+
+def _is_named(run: ReportedRun, selection: Selection) -> bool:
+    """Does the command line know this performance, on these very examples, by its name?"""
+    rows = None if selection.examples == "all" else [int(i) for i in selection.examples]
+    try:
+        return run_performance(run, selection.performance, rows).digest == selection.evaluation
+    except RequestError:
+        return False
 
 
 def _options(pairs: Iterable[tuple[str, str]]) -> str:

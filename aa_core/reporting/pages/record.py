@@ -112,7 +112,7 @@ def method(report: Report) -> Iterator[Block]:
     """Definition, estimator, assumptions, parameters."""
     selection, how = report.selection, report.method
     yield Heading("Method")
-    meaning = glossary.PERFORMANCES.get(selection.performance)
+    meaning = glossary.performance_words(selection.performance)
     unit = glossary.unit_words(selection.unit)
     explained = f" The {selection.performance} is {meaning}, in {unit}." if meaning else ""
     yield Paragraph(
