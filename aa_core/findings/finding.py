@@ -120,9 +120,9 @@ def backing(evidence: Evidence) -> Iterator[Job]:
     """The stored retrainings of the very question: run, stages, semantics, performance and examples; newest first."""
     for job in all_jobs():
         same = job.spec.kind == "whatif" and job.spec.digest == evidence.run and job.status == "done"
-        if same and asked_counterfactual(job.spec) == evidence.counterfactual:
-            if job.result()["provenance"]["evaluation"] == evidence.evaluation:
-                yield job
+        same = same and asked_counterfactual(job.spec) == evidence.counterfactual
+        if same and job.result()["provenance"]["evaluation"] == evidence.evaluation:
+            yield job
 
 
 def changes(run: Trajectory, evidence: Evidence) -> tuple[str, ...]:

@@ -20,9 +20,9 @@ PERFORMANCES = {
     "log-likelihood": "the log-probability that the model gives to the correct label",
     "probability": "the probability that the model gives to the correct label",
     "margin": "the log-odds of the correct label against all others together",
-    "negative squared error": "the squared distance of the model’s output from the target, times −1",
 }
 CONFOUNDED = "the log-probability that the model gives to the class that the column “{}” names"
+SQUARED = "the squared distance of the model’s output from the target, times −1"
 METHODS = {
     "boundary": "The change that the stage made to weights and optimizer state is carried to the end of training "
     "through the derivatives of all later steps; what happened inside the stage is exact.",
@@ -96,7 +96,9 @@ def unit_words(unit: str) -> str:
 def performance_words(name: str) -> str:
     """What a performance is; empty for one of the caller's own."""
     kind, colon, column = name.partition(":")
-    return CONFOUNDED.format(column) if kind == "confounder" and colon else PERFORMANCES.get(name, "")
+    if kind == "confounder" and colon:
+        return CONFOUNDED.format(column)
+    return SQUARED if name == "negative squared error" else PERFORMANCES.get(name, "")
 
 
 def axis_title(performance: str, unit: str) -> str:

@@ -85,7 +85,7 @@ def build_report(
     """Attribute, then report. See `aa_core.attribution.stage_effects` for the request.
 
     Args:
-        performance: a name that `run_performance` knows, judged on the run's evaluation set, or a performance of your own.
+        performance: a name that `run_performance` knows, judged on the run's evaluation set, or one of your own.
         examples: rows of the evaluation set; all by default.
         method, curvature, readout: by default those that a stored calibration prefers, else boundary, exact, linear.
         with_steps: also the effect of every step, one backward sweep.
