@@ -24,7 +24,7 @@ def pin(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
 
     `effects` are means over the selected examples, `reliability` is the verdict on them, in words.
     """
-    if not effects:
+    if not effects or not ledger.possible(ctx.desk):
         return
     with st.popover("Pin as finding", icon=":material/push_pin:"):
         _form(ctx, effects, unit, reliability)

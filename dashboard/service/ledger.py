@@ -24,6 +24,7 @@ from aa_core.findings import (
 from aa_core.findings.entries import Extent, Severity
 from aa_core.jobs import Job, JobSpec, whatif_spec
 from aa_core.run_performance import run_performance
+from aa_core.trajectory import Trajectory
 from aa_core.version import __version__
 from dashboard.selection import Selection, from_query, to_query
 from dashboard.service.desk import Desk
@@ -33,10 +34,15 @@ from dashboard.service.estimates import picked
 __all__ = ["Extent", "Finding", "Judgement", "Severity", "question"]
 
 
+def possible(desk: Desk) -> bool:
+    """Can a retraining check what is found here? Not where only checkpoints are known."""
+    return isinstance(desk.run, Trajectory)
+
+
 def pinned(desk: Desk, s: Selection, stages: Sequence[str], effect: float, unit: str, words: str) -> Evidence:
     """The estimated effect of stages on what is selected, with everything that it was computed from."""
     examples = picked(desk, s)
-    gamma = run_performance(desk.run, s.performance, examples)
+    gamma = run_performance(desk.recorded, s.performance, examples)
     return Evidence(
         run=desk.run.digest,
         stages=tuple(stages),
@@ -61,39 +67,39 @@ def enter(
 ) -> Finding:
     """A claim that rests on an estimate."""
     made = Added(claim=claim, severity=severity, extent=extent, evidence=evidence, recommendation=advice)
-    return add(desk.run, made, by)
+    return add(desk.recorded, made, by)
 
 
 def listed(desk: Desk) -> tuple[Finding, ...]:
     """All findings on the run, newest first."""
-    return findings(read_ledger(desk.run))[::-1]
+    return findings(read_ledger(desk.recorded))[::-1]
 
 
 def changed(desk: Desk, finding: Finding) -> tuple[str, ...]:
     """Which inputs are not those that it was pinned from."""
-    return changes(desk.run, finding.added.evidence)
+    return changes(desk.recorded, finding.added.evidence)
 
 
 def says(desk: Desk, finding: Finding) -> tuple[Judgement, Job, float] | None:
     """What the newest stored retraining of its question says, and measured; None if there is none."""
-    return next(iter(judged(desk.run, finding)), None)
+    return next(iter(judged(desk.recorded, finding)), None)
 
 
 def settle(desk: Desk, finding: Finding, wanted: Literal["confirmed", "refuted"], by: str) -> Finding:
     """Enter what a stored retraining says; RequestError if it says something else."""
-    return check(desk.run, finding.id, wanted, by)
+    return check(desk.recorded, finding.id, wanted, by)
 
 
 def sign_off(desk: Desk, finding: Finding, name: str, role: str, date: str, by: str) -> Finding:
     """Enter who answers for it."""
-    return sign(desk.run, finding.id, Signature(name=name, role=role, date=date), by)
+    return sign(desk.recorded, finding.id, Signature(name=name, role=role, date=date), by)
 
 
 def retraining_of(desk: Desk, finding: Finding) -> JobSpec:
     """The retraining of its very question, as a job."""
     e = finding.added.evidence
     how = {"readout": e.readout, "curvature": e.curvature}
-    return whatif_spec(desk.run, e.counterfactual, e.performance, e.examples, problem=CHOSEN, **how)  # type: ignore[arg-type]
+    return whatif_spec(desk.recorded, e.counterfactual, e.performance, e.examples, problem=CHOSEN, **how)  # type: ignore[arg-type]
 
 
 def reopened(finding: Finding) -> Selection:
