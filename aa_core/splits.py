@@ -46,7 +46,7 @@ def step_effects_by_parameter(
     `step_effects`.
 
     Returns:
-        Attribution with units (step, stage, layer, parameter) and effects [units, values]; positive = it helped.
+        Attribution with units (step, stage, layer, group, parameter) and effects [units, values]; positive = it helped.
         `collapse(found, "stage", "layer")` adds up.
     """
 
@@ -104,7 +104,7 @@ def stage_effects_by_parameter(
     `stage_effects` with method "boundary", readout "linear". Costs one curvature product per value and step.
 
     Returns:
-        Attribution with units (stage, layer, parameter) and effects [units, values]; positive = it helped.
+        Attribution with units (stage, layer, group, parameter) and effects [units, values]; positive = it helped.
     """
     asked = Question(run, problem, performance, curvature, semantics, memory, progress)
     wanted = tuple(s for s in select(run.stages, stages) if len(s))
@@ -203,9 +203,15 @@ def _inner(rays: Tensor, change: Tensor) -> Tensor:
 
 
 def _parameters(run: RunLike) -> pd.DataFrame:
-    """(layer, parameter) of every leaf of any phase; a layer is the module that owns a parameter."""
+    """(layer, group, parameter) of every leaf of any phase.
+
+    A layer is the module that owns a parameter; a group is the optimizer's, by number, where the parameter was last
+    trained, and -1 for the step count.
+    """
     names = [*dict.fromkeys(n for phase in run.phases for n in run.load(phase.start).state.params), COUNT]
-    return pd.DataFrame({"layer": [n.rpartition(".")[0] or n for n in names], "parameter": names})
+    groups = {n: i for phase in run.phases for i, group in enumerate(phase.groups) for n in group}
+    layers = [n.rpartition(".")[0] or n for n in names]
+    return pd.DataFrame({"layer": layers, "group": [groups.get(n, -1) for n in names], "parameter": names})
 
 
 def _carried(run: RunLike, training: Training, at: Snapshot, stop: int, semantics: Semantics) -> State:

@@ -108,6 +108,16 @@ def test_layers_own_their_parameters_and_the_step_count_stands_by_itself() -> No
     assert len(units) == 12 * 5
 
 
+def test_parameter_groups_of_the_optimizer_can_be_added_up() -> None:
+    case = make_case(zoo.mlp, two_groups(torch.optim.AdamW, lr=0.01, weight_decay=0.1, eps=1e-4))
+    found = step_effects_by_parameter(case.run, case.problem, queries())
+    by_group = collapse(found, "group")
+    assert by_group.units["group"].tolist() == [0, 1, -1]
+    for number, ending in enumerate(("weight", "bias")):
+        own = found.units["parameter"].str.endswith(ending).to_numpy(copy=True)
+        assert_close(by_group.effects[number], found.effects[own].sum(0))
+
+
 @pytest.mark.parametrize("optimizer", SOME)
 @pytest.mark.parametrize("semantics", SEMANTICS)
 @pytest.mark.parametrize("come_back", [False, True])
