@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aa_core.errors import MissingExtraError, RecordingError, UnsupportedError
+from aa_core.examples import DatasetReference
 from aa_core.integrations.loop import LoopRecorder
 from aa_core.live import LossFunction
 from aa_core.problem import Problem
@@ -70,6 +71,29 @@ def trainer_loss(model: nn.Module) -> TrainerLoss:
 def problem(model: nn.Module, *, device: str | torch.device = "auto") -> Problem:
     """The problem of a run that was recorded of this model (its architecture; the parameters come from the run)."""
     return Problem(model, trainer_loss(model), device=device)
+
+
+class _Pairs:
+    """A Trainer's data set as pairs (inputs, targets)."""
+
+    def __init__(self, rows: Any, loss: TrainerLoss, ids: str) -> None:
+        self._rows, self._loss, self._ids = rows, loss, ids
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        row = {n: torch.as_tensor(v) for n, v in self._rows[index].items() if n != self._ids}
+        return row, self._loss.targets(row.pop("labels"))
+
+
+def reference(name: str, rows: Any, model: nn.Module, *, ids: str) -> DatasetReference:
+    """A Trainer's data set, to be named in the run instead of stored: `TrainerRecorder(..., dataset=, ids=)`.
+
+    Args:
+        rows: the data set; the collator must only stack its rows.
+        ids: its column that holds each row's index.
+
+    The run is opened with `aa.open_run(path, datasets={name: reference(...).dataset})`.
+    """
+    return DatasetReference(name, _Pairs(rows, trainer_loss(model), ids))
 
 
 class TrainerRecorder(LoopRecorder[Any]):

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import aa_core as aa
-from aa_core.errors import EmptyStageError, MissingExtraError, RecordingError, UnsupportedError
-from aa_core.integrations.transformers import IGNORE, TrainerLoss, TrainerRecorder, problem, trainer_loss
+from aa_core.errors import EmptyStageError, MissingDataError, MissingExtraError, RecordingError, UnsupportedError
+from aa_core.integrations.transformers import (
+    IGNORE,
+    TrainerLoss,
+    TrainerRecorder,
+    problem,
+    reference,
+    trainer_loss,
+)
 from aa_core.trajectory import Trajectory
 from tests.core.cases import memory_cache
 
@@ -145,6 +152,17 @@ def test_a_second_train_goes_on_in_the_same_run(tmp_path: Path) -> None:
     stages = {"first": ((0, 2), (4, 6)), "second": ((2, 4),), "twice": ((6, 10),)}
     assert {s.name: s.blocks for s in run.stages} == stages
     assert_replays(run, problem(model))
+
+
+def test_a_data_set_can_be_named_instead_of_stored(tmp_path: Path) -> None:
+    model, rows = gpt2(), [{**row, "id": i} for i, row in enumerate(passages())]
+    named = reference("passages", rows, model, ids="id")
+    with TrainerRecorder(tmp_path / "run", ids="id", dataset=named) as recorder, recorder.stage("a"):
+        trainer(model, rows, recorder, tmp_path).train()
+    run = aa.open_run(tmp_path / "run", datasets={"passages": named.dataset})
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, problem(model)))
+    with pytest.raises(MissingDataError):
+        aa.replay_drift(aa.open_run(tmp_path / "run"), problem(model))
 
 
 # ---- what it is good for -------------------------------------------------------------------------------------------
