@@ -31,6 +31,7 @@ class LoopRecorder(ABC, Generic[Progress]):
         self._recorder: Recorder | None = None
         self._run, self._hooks, self._block = ExitStack(), ExitStack(), ExitStack()
         self._clip: dict[str, Any] = {}
+        self._trains: dict[str, Any] = {}
         self._name_of: Callable[[Progress], str] | None = None
         self._name: str | None = None
 
@@ -66,7 +67,7 @@ class LoopRecorder(ABC, Generic[Progress]):
     def _begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: LossFunction, clip: dict[str, Any]
     ) -> None:
-        """Training begins: the run with the first, a further block of it with every other."""
+        """Training begins: the run with the first, a further block of it, by what trains now, with every other."""
         if self._name_of is None:
             raise RecordingError("training begins outside a stage; put it inside `with recorder.stage(name):`")
         if self._recorder is None:
@@ -75,6 +76,8 @@ class LoopRecorder(ABC, Generic[Progress]):
             self._recorder = self._run.enter_context(recorder)
         elif clip != self._clip:
             raise RecordingError(f"the gradients are clipped by {clip}, in the stages before by {self._clip}")
+        self._block.close()
+        self._name, self._trains = None, {"model": model, "optimizer": optimizer, "loss_fn": loss_fn}
 
     def _active(self) -> Recorder:
         assert self._recorder is not None, "the framework trains before it says that training begins"
@@ -86,5 +89,5 @@ class LoopRecorder(ABC, Generic[Progress]):
         name = self._name_of(progress)
         if name != self._name:
             self._block.close()
-            self._block.enter_context(self._active().stage(name))
+            self._block.enter_context(self._active().stage(name, **self._trains))
             self._name = name

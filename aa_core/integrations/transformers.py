@@ -68,9 +68,12 @@ def trainer_loss(model: nn.Module) -> TrainerLoss:
     return TrainerLoss(_SHIFTED[name], "sum" if _is_handed_items(inner) else "mean")
 
 
-def problem(model: nn.Module, *, device: str | torch.device = "auto") -> Problem:
-    """The problem of a run that was recorded of this model (its architecture; the parameters come from the run)."""
-    return Problem(model, trainer_loss(model), device=device)
+def problem(model: nn.Module, *, previous: Problem | None = None, device: str | torch.device = "auto") -> Problem:
+    """The problem of a run that was recorded of this model (its architecture; the parameters come from the run).
+
+    previous: that of the model which was trained before, where adapters or another head came in between.
+    """
+    return Problem(model, trainer_loss(model), previous=previous, device=device)
 
 
 class _Pairs:
@@ -148,7 +151,8 @@ class TrainerRecorder(LoopRecorder[Any]):
         while hasattr(optimizer, "optimizer"):  # accelerate's wrapper steps what it wraps
             optimizer = optimizer.optimizer
         _check_arguments(args, optimizer)
-        self._loss, self._divides = self._loss_fn or trainer_loss(model), None
+        loss = self._loss_fn or trainer_loss(model)
+        self._loss, self._divides = loss if loss != self._loss else self._loss, None  # the same one is the same object
         self._hooks.close()
         announce = model.register_forward_pre_hook(self._announce, with_kwargs=True, prepend=True)
         self._hooks.callback(announce.remove)  # first of the hooks: the recorder's own expect an announced batch

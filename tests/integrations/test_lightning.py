@@ -118,6 +118,20 @@ def test_a_part_of_the_module_can_be_what_is_recorded(tmp_path: Path) -> None:
     assert all(d.absolute == 0.0 for d in aa.replay_drift(run, aa.Problem(Lit().body, zoo.cross_entropy)))
 
 
+def test_every_fit_begins_with_an_optimizer_of_its_own(tmp_path: Path) -> None:
+    module = Lit()
+    with LightningRecorder(tmp_path / "run", zoo.cross_entropy, checkpoint_every=1) as recorder:
+        for name in ("a", "b"):
+            with recorder.stage(name):
+                fit(module, recorder)
+        with recorder.stage("c"):
+            module.body[0].requires_grad_(False)
+            fit(module, recorder)
+    run = aa.open_run(tmp_path / "run")
+    assert [(s.name, s.blocks) for s in run.stages] == [("a", ((0, 12),)), ("b", ((12, 24),)), ("c", ((24, 36),))]
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, aa.Problem(Lit(), zoo.cross_entropy)))
+
+
 class ByHand(Lit):
     def __init__(self) -> None:
         super().__init__()
