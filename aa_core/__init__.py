@@ -2,6 +2,7 @@
 
 from aa_core.agreement import Agreement, agreement
 from aa_core.attribution import Attribution, estimate, predict, stage_effects, step_effects
+from aa_core.averaging import Averaging
 from aa_core.calibrate import calibrate
 from aa_core.calibration import Calibration, find_calibration
 from aa_core.checkpoint_builder import Checkpoint, SegmentStage, from_checkpoints
@@ -50,6 +51,7 @@ from aa_core.whatif import WhatIf, what_if
 __all__ = [
     "Agreement",
     "Attribution",
+    "Averaging",
     "Calibration",
     "Checkpoint",
     "CheckpointRun",

@@ -13,7 +13,7 @@ from aa_core.performance import Performance
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, Transition, reverse, silent, snapshot_before
-from aa_core.state import Snapshot, State, zeros_like
+from aa_core.state import AVERAGE, Snapshot, State, map_state
 
 
 class AdjointStep(NamedTuple):
@@ -27,13 +27,15 @@ class AdjointStep(NamedTuple):
 def final_cotangent(training: Training, performance: Performance, final: Snapshot) -> State:
     """a_K = (d gamma / d theta, 0), one ray per value of the performance."""
     performance.check_differentiable()
-    params = {n: p.detach().requires_grad_() for n, p in final.state.params.items()}
-    values = performance(training.problem, params, final.buffers)
+    judged = {n: p.detach().requires_grad_() for n, p in final.state.judged.items()}
+    values = performance(training.problem, judged, final.buffers)
     seeds = torch.eye(len(values), dtype=values.dtype, device=values.device)
-    found = pull_back([values], list(params.values()), [seeds])
-    zeros = zeros_like(final.state)
-    slots = {s: {n: t.expand(len(values), *t.shape) for n, t in leaves.items()} for s, leaves in zeros.slots.items()}
-    return State(dict(zip(params, found, strict=True)), slots, zeros.count.expand(len(values), *zeros.count.shape))
+    slope = dict(zip(judged, pull_back([values], list(judged.values()), [seeds]), strict=True))
+    zeros = map_state(lambda t: t.new_zeros(()).expand(len(values), *t.shape), final.state)
+    if AVERAGE in zeros.slots:
+        averaged = {n: slope.pop(n) for n in zeros.slots[AVERAGE]}
+        zeros = zeros._replace(slots={**zeros.slots, AVERAGE: averaged})
+    return zeros._replace(params={**zeros.params, **slope})
 
 
 def adjoint_sweep(

@@ -98,14 +98,14 @@ def stage_effects(
     )
     training = prepare(run, problem)
     final = snapshot_before(run, training, run.steps, progress)
-    rows = [read(e.params, performance, problem, final.state.params, final.buffers) for e in embeddings]
+    rows = [read(e.params, performance, problem, final.state.judged, final.buffers) for e in embeddings]
     readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
     growth = max((e.growth for e in embeddings), default=0.0)
     reliability = replace(
         assess(run, training, growth, semantics, curvature, readings),
         estimator=(method, curvature, readout),
         calibration=find_calibration(run, performance.digest, semantics),
-        **(_distances([(e.params, e.growth) for e in embeddings], final.state.params) if method == "boundary" else {}),
+        **(_distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method == "boundary" else {}),
     )
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
@@ -210,10 +210,10 @@ def estimate(
         changes = [(e.params, e.growth) for e in parts]
     else:
         tangent, growth = intervention_tangent(intervene(run, what), training, curvature, progress)
-        changes = [(tangent.params, growth)]
+        changes = [(tangent.judged, growth)]
     final = snapshot_before(run, training, run.steps)
     total = {n: torch.stack([params[n] for params, _ in changes]).sum(0) for n in changes[0][0]}
-    row = read(total, performance, problem, final.state.params, final.buffers)
+    row = read(total, performance, problem, final.state.judged, final.buffers)
     readings = {name: values[None].double().cpu() for name, values in row.items()}
     found = assess(run, training, max(g for _, g in changes), what.semantics, curvature, readings)
     return Attribution(
@@ -226,7 +226,7 @@ def estimate(
             assumptions=(f"{what.manner}: {what.meaning}", *found.assumptions[1:]),
             estimator=None if what.examples else ("boundary", curvature, readout),
             calibration=find_calibration(run, performance.digest, what.semantics) if what.skips_stages else None,
-            **_distances(changes, final.state.params),
+            **_distances(changes, final.state.judged),
         ),
         readings=readings,
         provenance={

@@ -54,6 +54,7 @@ def encode_columns(records: Sequence[StepRecord], groups: Groups) -> Columns:
         "idle": torch.tensor([place[n] for r in records for n in r.idle], dtype=torch.int64),
         "autocast": torch.tensor([AUTOCASTS.index(r.precision.autocast) for r in records], dtype=torch.uint8),
         "scale": _f64([r.precision.scale for r in records]),
+        "averaging": _f64([math.nan if r.averaging is None else r.averaging for r in records]),
     }
     for group, hyper in enumerate(records[0].hyper):
         columns |= {f"hyper.{group}.{name}": _f64([r.hyper[group][name] for r in records]) for name in hyper}
@@ -97,6 +98,7 @@ def _later(steps: int) -> Columns:
         "idle": torch.zeros(0, dtype=torch.int64),
         "autocast": torch.zeros(steps, dtype=torch.uint8),
         "scale": torch.ones(steps, dtype=torch.float64),
+        "averaging": torch.full((steps,), math.nan, dtype=torch.float64),
     }
 
 
@@ -134,6 +136,8 @@ def column_problems(columns: Columns, start: int, stop: int, groups: Groups) -> 
         problems.append(f"autocast must be below {len(AUTOCASTS)}")
     if not bool((columns["scale"] > 0).all()) or bool(columns["scale"].isinf().any()):
         problems.append("scale must be positive and finite")
+    if bool(((columns["averaging"] < 0) | (columns["averaging"] > 1)).any()):
+        problems.append("averaging must lie between 0 and 1")
     return problems
 
 
@@ -196,9 +200,11 @@ class StepTable:
         micro = range(self._micro_of_step[index], self._micro_of_step[index + 1])
         batches = tuple(self._micro_batch(m) for m in micro)
         loss, training, norm = get["loss"], bool(get["training"]), get["grad_norm"]
+        weight = float(self.columns["averaging"][index])
+        averaging = None if math.isnan(weight) else weight
         precision = Precision(AUTOCASTS[int(self.columns["autocast"][index])], float(self.columns["scale"][index]))
         return StepRecord(
-            step, stage, hyper, batches, training, loss, norm, self._clip(index), self.idle(index), precision
+            step, stage, hyper, batches, training, loss, norm, self._clip(index), self.idle(index), precision, averaging
         )
 
     def idle(self, index: int) -> tuple[str, ...]:

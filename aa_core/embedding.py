@@ -82,7 +82,7 @@ def embed_stages(
         sweep = boundary_tangents if method == "boundary" else additive_tangents
         tangents, growth = sweep(run, training, missing, curvature, semantics, progress)
         for name, tangent in tangents.items():
-            found[name] = (tangent.params, growth[name])
+            found[name] = (tangent.judged, growth[name])
             cache.put(keys[name], *found[name])
     verify_once(run, training, progress)
     ordered = {

@@ -72,7 +72,7 @@ def retrain_all(
     for i, what in enumerate(counterfactuals):
         if not is_finite(ends[i].state):
             raise NonFiniteError(f"training with {what.name!r} diverged: its parameters are not finite at the end")
-    return [TrainedModel(problem, ends[i].state.params, ends[i].buffers, run.steps - k) for i, k in enumerate(first)]
+    return [TrainedModel(problem, ends[i].state.judged, ends[i].buffers, run.steps - k) for i, k in enumerate(first)]
 
 
 def train_lanes(run: RunLike, training: Training, lanes: Sequence[Lane], progress: Progress = silent) -> list[Snapshot]:

@@ -51,6 +51,7 @@ class StepLine(Model):
     idle: tuple[TensorName, ...] = ()
     autocast: Literal["bfloat16", "float16"] | None = None
     scale: float = 1.0
+    averaging: float | None = None
     examples: str | None
 
 
@@ -93,6 +94,7 @@ def encode_line(record: StepRecord, new: Examples | None) -> bytes:
         "clip": None if record.clip is None else record.clip._asdict(),
         "idle": record.idle,
         **record.precision._asdict(),
+        "averaging": record.averaging,
         "examples": None if new is None else base64.b64encode(encode_examples(new)).decode(),
     }
     text = json.dumps(line, separators=(",", ":")).encode()

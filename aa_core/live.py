@@ -13,7 +13,7 @@ from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.header import TensorSpec
 from aa_core.records import Hyper
 from aa_core.rules import UpdateRule, rule_for
-from aa_core.state import Buffers, Params, Snapshot, State
+from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State
 from aa_core.store import dtype_name
 
 LossFunction = Callable[[Any, Tensor], Tensor]
@@ -80,7 +80,7 @@ def read_buffers(live: Live) -> Buffers:
     return {n: now[n].detach().clone() for n in live.carried}
 
 
-def read_snapshot(live: Live, step: int, counts: Mapping[str, float]) -> Snapshot:
+def read_snapshot(live: Live, step: int, counts: Mapping[str, float], averaged: Params | None = None) -> Snapshot:
     """The state before `step`, copied to the CPU, with the number of updates of each parameter that the recorder knows.
 
     The count is 0-dim where all were updated equally often, else [trained parameters].
@@ -94,10 +94,11 @@ def read_snapshot(live: Live, step: int, counts: Mapping[str, float]) -> Snapsho
                 "or begin a stage with a new optimizer: recorder.stage(name, optimizer=...)"
             )
     slots = {n: live.rule.read_slots(live.optimizer.state.get(p, {}), p) for n, p in live.trained.items()}
+    average = {} if averaged is None else {AVERAGE: {n: _copy(p) for n, p in averaged.items()}}
     in_order = [counts[n] for n in live.trained]
     state = State(
         {n: _copy(p) for n, p in (live.trained | live.rested).items()},
-        {slot: {n: _copy(slots[n][slot]) for n in live.trained} for slot in live.rule.slots},
+        {slot: {n: _copy(slots[n][slot]) for n in live.trained} for slot in live.rule.slots} | average,
         torch.tensor(in_order[0] if len(set(in_order)) == 1 else in_order, dtype=torch.float64),
     )
     return Snapshot(step, state, {n: t.cpu() for n, t in read_buffers(live).items()})

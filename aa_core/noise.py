@@ -97,7 +97,7 @@ def noise_floor(
     lanes = [Lane(at, change) for change in (None, intervene(run, what)) for at in starts]
     trained = train_lanes(run, training, lanes, progress)
     with torch.no_grad():
-        gamma = torch.stack([performance(problem, at.state.params, at.buffers).double().cpu() for at in trained])
+        gamma = torch.stack([performance(problem, at.state.judged, at.buffers).double().cpu() for at in trained])
     ends, (recorded, without) = trained[: len(starts)], gamma.chunk(2)
     values = torch.stack([recorded, recorded - without], 1)
     moved = values[1:] - values[0]

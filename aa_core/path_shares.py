@@ -97,7 +97,7 @@ def _values_at(
     found = {}
     for at in at_steps(run, training, steps):
         with torch.no_grad():
-            values = performance(training.stretch(at.step).problem, at.state.params, at.buffers)
+            values = performance(training.stretch(at.step).problem, at.state.judged, at.buffers)
         found[at.step] = values.double().cpu()
         progress(at.step, run.steps)
     return found

@@ -18,7 +18,7 @@ from aa_core.problem import Problem
 from aa_core.records import Groups, Phase, StepInput
 from aa_core.rules import UpdateRule, rule_named
 from aa_core.rules.clipping import clip
-from aa_core.state import Buffers, Params, Snapshot, State, leaves, rays, to_device, unflatten
+from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, rays, to_device, unflatten
 
 
 def update(rule: UpdateRule, groups: Groups, clocks: Groups, state: State, grads: Params, step: StepInput) -> State:
@@ -34,14 +34,16 @@ def update(rule: UpdateRule, groups: Groups, clocks: Groups, state: State, grads
         n: rule.update(state.params[n], clipped[n], {s: state.slots[s][n] for s in rule.slots}, clock[n], h)
         for n, h in hyper.items()
     }
-    return State(
-        {n: stepped[n][0] if n in stepped else p for n, p in state.params.items()},
-        {
-            s: {n: stepped[n][1][s] if n in stepped else t for n, t in leaves.items()}
-            for s, leaves in state.slots.items()
-        },
-        count,
-    )
+    params = {n: stepped[n][0] if n in stepped else p for n, p in state.params.items()}
+    slots = {s: {n: stepped[n][1][s] if n in stepped else t for n, t in state.slots[s].items()} for s in rule.slots}
+    return State(params, slots | _averaged(state, params, step.averaging), count)
+
+
+def _averaged(state: State, params: Params, weight: float | None) -> dict[str, Params]:
+    """The averaged weights after a step, where the training keeps any."""
+    if AVERAGE not in state.slots or weight is None:
+        return {s: leaves for s, leaves in state.slots.items() if s == AVERAGE}
+    return {AVERAGE: {n: average.lerp(params[n], weight) for n, average in state.slots[AVERAGE].items()}}
 
 
 def _ticks(clocks: Groups, idle: tuple[str, ...], like: Tensor) -> Tensor | float:

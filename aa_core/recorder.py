@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from aa_core.averaging import AverageWatch, Averaging
 from aa_core.errors import EmptyStageError, RecordingError, RunFormatError, UnsupportedError
 from aa_core.evaluation import Evaluation
 from aa_core.examples import (
@@ -46,7 +47,7 @@ from aa_core.live import (
 from aa_core.machine import environment
 from aa_core.observer import ForwardObserver, announced_clip, check_clipped, read_precision
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
-from aa_core.state import Buffers
+from aa_core.state import AVERAGE, Buffers
 from aa_core.succession import Left, leave, succeed
 from aa_core.writer import RunWriter
 
@@ -65,6 +66,7 @@ class Recorder:
     `stage`. Examples are stored (each distinct one once), or only referenced if `dataset` is given. `clip_norm` or
     `clip_value` is the limit of the loop's own clip_grad_norm_ or clip_grad_value_ over all trained parameters.
     `scaler` is the loop's own GradScaler: a step that it skips never was. torch.autocast around model and loss is seen.
+    With `averaging` the model is judged by the averaged weights that the loop keeps (EMA).
 
     Raises RecordingError in the loop, at the step that cannot be replayed as it was announced.
     """
@@ -85,17 +87,19 @@ class Recorder:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        averaging: Averaging | None = None,
     ) -> None:
         if checkpoint_every < 1:
             raise RecordingError(f"checkpoint_every is {checkpoint_every}, expected at least 1 step")
         self.path = Path(path)
         self._live = observe(model, optimizer, loss_fn)
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
-        self._header = _header(self._live, title, problem, config or {}, evaluation is not None)
+        self._header = _header(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
         self._observer = ForwardObserver(loss_fn, self._live.device)
         self._clip = announced_clip(clip_norm, clip_value)
         self._scaler, self._scale = scaler, 1.0
+        self._average = None if averaging is None else AverageWatch(averaging)
         self._writer: RunWriter | None = None
         self._hooks: list[Any] = []
         self._stage: str | None = None
@@ -233,6 +237,8 @@ class Recorder:
     def _begin_step(self, writer: RunWriter) -> None:
         """Before the first forward pass of a step, while buffers are still those before the step."""
         step, known = writer.steps, writer.checkpoints
+        if self._average is not None:
+            self._average.check(self._live, step)
         phase = self._begin_phase(step) if self._is_first else None
         if self._is_first or step - known[-1] >= self._every:
             wanted = step not in known or phase is not None
@@ -249,6 +255,11 @@ class Recorder:
         live, phase = succeed(self._live, self._left, self._now, self._reset)
         if phase is None:
             return None
+        if self._average is not None:
+            raise UnsupportedError(
+                f"model, optimizer or loss changed before step {step}; averaged weights are recorded only as long as "
+                "they stay the same: record the parts as separate runs"
+            )
         if step in (0, *self._active().checkpoints):
             raise RecordingError(
                 f"model, optimizer or loss changed before step {step}, after their state was recorded; "
@@ -293,8 +304,9 @@ class Recorder:
         self._warn_if_not_finite(step, loss, grad_norm)
         loss = math.nan if loss is None else loss
         idle = tuple(n for n in self._live.trained if n not in gradients)
+        weight = None if self._average is None else self._average.before_step(self._live, step, self._is_first)
         self._in_flight = StepRecord(
-            step, self._stage or "", hyper, micro, training, loss, grad_norm, self._clip, idle, precision
+            step, self._stage or "", hyper, micro, training, loss, grad_norm, self._clip, idle, precision, weight
         )
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -307,12 +319,15 @@ class Recorder:
     def _finish(self, clean: bool) -> None:
         """The last commit: with the final state if no step is half done, sealed if training ended well."""
         writer = self._active()
+        if self._average is not None and clean:
+            self._average.check(self._live, writer.steps)
         half_done = self._in_flight is not None or bool(self._pending)
         wanted = writer.steps not in writer.checkpoints and (clean or not half_done)
         writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), sealed=clean)
 
     def _snapshot(self) -> Any:
-        return read_snapshot(self._live, self._active().steps, self._counts)
+        averaged = None if self._average is None else self._average.averaging.read(self._live)
+        return read_snapshot(self._live, self._active().steps, self._counts, averaged)
 
     def _unwritten_evaluation(self) -> Evaluation | None:
         evaluation, self._evaluation = self._evaluation, None
@@ -361,7 +376,9 @@ class Recorder:
         )
 
 
-def _header(live: Live, title: str, problem: str | None, config: Mapping[str, Any], evaluation: bool) -> Header:
+def _header(
+    live: Live, title: str, problem: str | None, config: Mapping[str, Any], evaluation: bool, averaged: bool
+) -> Header:
     model, loss_fn = type(live.model), live.loss_fn
     run_id, created = _birth(title)
     return Header(
@@ -376,7 +393,7 @@ def _header(live: Live, title: str, problem: str | None, config: Mapping[str, An
         groups=live.groups,
         buffers=tensor_specs(live.carried),
         optimizer=live.rule.name,
-        slots=live.rule.slots,
+        slots=(*live.rule.slots, *([AVERAGE] if averaged else [])),
         loss=str(getattr(loss_fn, "__qualname__", repr(loss_fn))),
         evaluation=evaluation,
         environment=environment(live.device),

@@ -88,6 +88,8 @@ class StepRecord(NamedTuple):
     idle: tuple[str, ...] = ()
     """Parameters of the optimizer that had no gradient (frozen, or not used), so that it passed over them."""
     precision: Precision = FULL
+    averaging: float | None = None
+    """How far the averaged weights moved towards the parameters after the step; None if they did not."""
 
 
 class StepInput(NamedTuple):
@@ -102,6 +104,7 @@ class StepInput(NamedTuple):
     idle: tuple[str, ...] = ()
     scale: float = 1.0
     """What the loss is multiplied with, and the gradient divided by, against underflow in half precision."""
+    averaging: float | None = None
 
 
 class Phase(NamedTuple):

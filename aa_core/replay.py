@@ -16,7 +16,7 @@ from aa_core.problem import Problem
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.schedule import split
-from aa_core.state import Snapshot, max_difference, nbytes, to_device
+from aa_core.state import AVERAGE, Params, Snapshot, State, max_difference, nbytes, to_device
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); may raise Cancelled to stop."""
@@ -168,15 +168,20 @@ def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots
 
 def measure_drift(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     """Compare a replayed snapshot with the recorded checkpoint of the same step."""
-    recorded = load(run, training, replayed.step).state.params
+    recorded = _weights(load(run, training, replayed.step).state)
     earlier = load(run, training, max((c for c in run.checkpoints if c < replayed.step), default=0))
-    before = training.skip(earlier, replayed.step).state.params
+    before = _weights(training.skip(earlier, replayed.step).state)
     size = max((float(t.abs().max()) for t in recorded.values() if t.numel()), default=0.0)
-    absolute, change = max_difference(replayed.state.params, recorded), max_difference(recorded, before)
+    absolute, change = max_difference(_weights(replayed.state), recorded), max_difference(recorded, before)
     double = all(p.dtype == torch.float64 for p in recorded.values())
     share, epsilon = (1e-8, 2.3e-16) if double else (1e-2, 1.2e-7)
     relative = absolute / change if change else math.inf if absolute else 0.0
     return Drift(replayed.step, absolute, relative, share + (32 * epsilon * size / change if change else 0.0))
+
+
+def _weights(state: State) -> Params:
+    """The parameters, and the averaged ones where there are any."""
+    return {**state.params, **{f"{AVERAGE}.{n}": t for n, t in state.slots.get(AVERAGE, {}).items()}}
 
 
 def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:

@@ -35,7 +35,7 @@ class TrainedModel:
 def final_model(run: RunLike, problem: Problem) -> TrainedModel:
     """The model as recorded."""
     at = snapshot_before(run, prepare(run, problem), run.steps)
-    return TrainedModel(problem, at.state.params, at.buffers, 0)
+    return TrainedModel(problem, at.state.judged, at.buffers, 0)
 
 
 def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Progress = silent) -> TrainedModel:
@@ -61,4 +61,4 @@ def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Prog
         progress(at.step - start, run.steps - start)
     if not is_finite(at.state):
         raise NonFiniteError(f"training with {what.name!r} diverged: its parameters are not finite at the end")
-    return TrainedModel(problem, at.state.params, at.buffers, run.steps - start)
+    return TrainedModel(problem, at.state.judged, at.buffers, run.steps - start)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
+AVERAGE = "average"
+"""The slot of averaged weights, where the training keeps them."""
 Buffers = dict[str, Tensor]
 
 
@@ -25,6 +27,11 @@ class State(NamedTuple):
     """float64 [clocks]: how often the optimizer stepped. A float leaf, because a skipped step does not count.
 
     One clock, unless some parameters were passed over in some steps: see `records.Phase.clocks`."""
+
+    @property
+    def judged(self) -> Params:
+        """The parameters by which the model is judged: the averaged ones where there are any."""
+        return {**self.params, **self.slots.get(AVERAGE, {})}
 
 
 class Snapshot(NamedTuple):
@@ -119,10 +126,13 @@ def _matrix(tangent: State) -> Tensor:
 
 
 def norm(tangent: State) -> Tensor:
-    """Euclidean norm of each ray's parameters, [R]; slots have other units (gradients, their squares) and stay out."""
+    """Euclidean norm of each ray's parameters, averaged ones among them, [R].
+
+    Other slots have other units (gradients, their squares) and stay out.
+    """
     norms = [
         torch.linalg.vector_norm(t.reshape(rays(tangent), -1), dim=1, dtype=torch.float64)
-        for t in tangent.params.values()
+        for t in (*tangent.params.values(), *tangent.slots.get(AVERAGE, {}).values())
     ]
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 

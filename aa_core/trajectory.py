@@ -100,7 +100,9 @@ class Trajectory:
         batches = tuple(
             (self._batch(m.rows, device)._replace(rng=m.rng, autocast=dtype), m.weight) for m in record.micro_batches
         )
-        return StepInput(step, record.hyper, batches, record.training, record.clip, record.idle, scale)
+        return StepInput(
+            step, record.hyper, batches, record.training, record.clip, record.idle, scale, record.averaging
+        )
 
     def load(self, step: int) -> Snapshot:
         """The stored snapshot before `step`, on the CPU; IntegrityError if it is not the one that was recorded."""

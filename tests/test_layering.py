@@ -35,6 +35,7 @@ LAYERS = (
         "evaluation",
         "live",
         "machine",
+        "averaging",
         "observer",
         "writer",
         "gradient_check",
