@@ -155,6 +155,11 @@ class Trajectory:
         hyper = pd.concat([pd.DataFrame(_hyper_columns(table)) for table in self.tables], ignore_index=True)
         return frame.join(hyper)
 
+    @property
+    def stored_examples(self) -> Examples:
+        """All training examples, in the order of their rows; only digests and ids where they are referenced."""
+        return self._examples
+
     @cached_property
     def _examples(self) -> Examples:
         """All examples of the run, in the order of their rows."""

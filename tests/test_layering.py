@@ -62,7 +62,7 @@ LAYERS = (
     ("question", "path_shares", "segments", "segment_effects"),
     ("splits", "example_effects", "remainder", "disagreement"),
     ("retrain",),
-    ("fleet",),
+    ("fleet", "counterfactual_run"),
     ("whatif", "noise"),
     ("calibrate",),
     ("registry", "plain", "run_performance", "check"),
