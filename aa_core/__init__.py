@@ -8,6 +8,7 @@ from aa_core.calibration import Calibration, find_calibration
 from aa_core.checkpoint_builder import Checkpoint, SegmentStage, from_checkpoints
 from aa_core.checkpoints import CheckpointRun, check_checkpoints, open_checkpoints
 from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactual_run import record_counterfactual
 from aa_core.disagreement import with_disagreement
 from aa_core.embedding import StageEmbedding, embed_stages
 from aa_core.evaluation import Evaluation
@@ -100,6 +101,7 @@ __all__ = [
     "predict",
     "probability",
     "ranked",
+    "record_counterfactual",
     "register_rule",
     "remainders",
     "replay_drift",

@@ -45,10 +45,7 @@ def record_counterfactual(
             reweighted examples), or leaves no step.
         NonFiniteError: the training diverged.
     """
-    _check_ordinary(what)
-    intervention, training = intervene(run, what), prepare(run, problem)
-    if len(intervention.steps) == run.steps and not what.changes:
-        raise RequestError(f"{what.name!r} leaves no step of the run, so there is nothing to record")
+    intervention, training = check_recordable(run, what), prepare(run, problem)
     verify_once(run, training, progress)
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -62,12 +59,22 @@ def record_counterfactual(
     return open_run(path, run.datasets)
 
 
-def _check_ordinary(what: Counterfactual) -> None:
+def check_recordable(run: Trajectory, what: Counterfactual) -> Intervention:
+    """The counterfactual read against the run; RequestError if no recorder could have seen it."""
     if what.examples or (not what.changes and (what.scale or what.semantics != "freeze")):
         raise RequestError(
-            f"{what.name!r} is no training that a recorder could have seen: only leaving stages or steps out (freeze) and "  # noqa: E501
-            "changing hyperparameters can be recorded as a run; retrain it to see what it does"
+            f"{what.name!r} is no training that a recorder could have seen: stages or steps that are left out (freeze) "
+            "and changed hyperparameters can be recorded as a run; retrain it to see what it does"
         )
+    if len(run.phases) > 1:
+        raise RequestError(
+            f"the optimizer or the parameters of this run change at step {run.phases[1].start}; a counterfactual of such "
+            "a training cannot be recorded as a run, only retrained"
+        )
+    intervention = intervene(run, what)
+    if len(intervention.steps) == run.steps and not what.changes:
+        raise RequestError(f"{what.name!r} leaves no step of the run, so there is nothing to record")
+    return intervention
 
 
 def _header(run: Trajectory, what: Counterfactual, problem: Problem) -> Header:
@@ -108,10 +115,13 @@ def _write(writer: RunWriter, run: Trajectory, intervention: Intervention, train
 def _take(run: Trajectory, training: Training, at: Snapshot, record: StepRecord) -> tuple[Snapshot, StepRecord]:
     """The step, taken from here, and its record with the loss and the gradient's norm that it now has."""
     data = run.step_input(record.step, training.problem.device)._replace(hyper=record.hyper)
-    loss, (grads, buffers) = _loss(training.problem, at, data), gradient(training.problem, at, data)
+    stretch = training.stretch(record.step)
+    updated = [n for n in stretch.phase.trained if n not in data.idle]
+    grads, buffers = gradient(stretch.problem, at, data, updated)
     seen = torch.nn.utils.get_total_norm(list(clip(grads, data.clip).values()))
+    loss = _loss(stretch.problem, at, data)
     with torch.no_grad():
-        after = Snapshot(at.step + 1, training.update(at.state, grads, data), buffers)
+        after = Snapshot(at.step + 1, stretch.update(at.state, grads, data), buffers)
     return after, record._replace(loss=loss, grad_norm=float(seen))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from dashboard.selection import Selection
+from dashboard.selection import NOTHING, Selection
 from dashboard.service import Job, glossary, retraining
 from dashboard.words import performance_words, plural
 
@@ -24,7 +25,10 @@ def describe(job: Job) -> tuple[str, str]:
     request: Mapping[str, Any] = job.spec.request
     match job.spec.kind:
         case "whatif":
-            return f"Without {glossary.listed(request['skip'])}", _whatif(job)
+            return retraining.words_of(job), _whatif(job)
+        case "run":
+            title = job.result()["title"] if job.status == "done" else job.status
+            return "Counterfactual training, recorded as a run", title
         case "calibrate":
             return "Verify all stages by retraining", f"{performance_words(request['performance'])} on all examples"
         case "replay":
@@ -42,6 +46,8 @@ def place_of(job: Job, s: Selection) -> tuple[str, Selection]:
             return "What-if", retraining.asked(job, s)
         case "effects":
             return "Explore", s
+        case "run":
+            return "Overview", replace(NOTHING, run=job.result()["run"])
         case _:
             return "Reliability", s
 

@@ -14,13 +14,24 @@ if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there,
     sys.path.insert(0, str(HERE.parent))
 
 from dashboard import feedback, session, shell  # noqa: E402
-from dashboard.views import explore, findings, jobs, overview, reliability, report, subgroups, whatif  # noqa: E402
+from dashboard.views import (  # noqa: E402
+    compare,
+    explore,
+    findings,
+    jobs,
+    overview,
+    reliability,
+    report,
+    subgroups,
+    whatif,
+)
 
 SCREENS = (
     (overview, "Overview", ":material/timeline:"),
     (explore, "Explore", ":material/grid_view:"),
     (subgroups, "Subgroups", ":material/group_work:"),
     (whatif, "What-if", ":material/alt_route:"),
+    (compare, "Compare", ":material/compare_arrows:"),
     (reliability, "Reliability", ":material/verified:"),
     (findings, "Findings", ":material/push_pin:"),
     (report, "Report", ":material/description:"),

@@ -17,10 +17,10 @@ def roots() -> tuple[Path, ...]:
     return tuple(named) or (SAMPLES,)
 
 
-def find_runs() -> dict[str, Path]:
-    """{id: folder} of all runs under the roots; the id is the folder's place under its root."""
+def find_runs(*more: Path) -> dict[str, Path]:
+    """{id: folder} of all runs under the roots and these folders; the id is the folder's place under its root."""
     found: dict[str, Path] = {}
-    for root in roots():
+    for root in (*roots(), *more):
         for folder in _runs_under(root, DEPTH):
             found.setdefault(_unused(_name(root, folder), found), folder)
             if len(found) >= MAX_RUNS:

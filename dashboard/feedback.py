@@ -89,7 +89,7 @@ def refusal(message: str, headline: str = "This cannot be shown") -> None:
 
 
 def notes(ignored: list[str]) -> None:
-    """Parts of a link that were left out."""
+    """Parts of a link, or of what was typed, that were left out."""
     if ignored:
         with st.container(border=True):
             st.markdown(":material/info: **Part of this link was ignored.** The rest is shown.")

@@ -36,6 +36,11 @@ def settle(selection: Selection, notes: list[str]) -> None:
     st.session_state[_NOTES] = st.session_state.get(_NOTES, []) + notes
 
 
+def note(text: str) -> None:
+    """Say on the next page what was not understood; for callbacks."""
+    st.session_state[_NOTES] = [*st.session_state.get(_NOTES, []), text]
+
+
 def take_notes() -> list[str]:
     """What was ignored of the link; said once."""
     return st.session_state.pop(_NOTES, [])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
-from dashboard import charts, feedback, session
+from dashboard import charts, feedback, session, shell
 from dashboard.activity import describe, effect
-from dashboard.service import Job, figures, glossary, retraining
+from dashboard.selection import NOTHING, OPTIONS
+from dashboard.service import Job, checking, figures, glossary, retraining
 from dashboard.shell import Context
-from dashboard.words import VERDICTS, agreement_words, literal, plural
+from dashboard.words import VERDICTS, agreement_words, chart_text, literal, performance_words, plural
 
 FEWEST = 3
 """Examples for which a scatter says anything."""
@@ -17,36 +20,61 @@ SCATTER = 400
 
 def verification(ctx: Context) -> None:
     """The retraining of the picked what-if: a button, its progress, or its result."""
-    job = retraining.job_of(retraining.question(ctx.desk, ctx.selection))
+    spec = retraining.question(ctx.desk, ctx.selection)
+    job = retraining.job_of(spec)
     if job is None:
-        st.button("Retrain to verify", type="primary", icon=":material/play_arrow:", on_click=_start, args=(ctx,))
-        st.caption("Trains again without this, all else as recorded, in a process of its own: you may close the page.")
+        icon = ":material/play_arrow:"
+        st.button("Retrain to verify", type="primary", icon=icon, on_click=retraining.start, args=(spec,))
+        st.caption(
+            "Trains again with this change, all else as recorded, in a process of its own; the page may be closed."
+        )
     elif job.status == "done":
-        _result(job)
+        _result(ctx, job)
+        _as_run(ctx)
     else:
         feedback.follow(job)
 
 
-def _start(ctx: Context) -> None:
-    retraining.start(retraining.question(ctx.desk, ctx.selection))
-
-
-def _result(job: Job) -> None:
+def _result(ctx: Context, job: Job) -> None:
     found = job.result()
-    unit, performance = found["unit"], found["performance"]
-    st.markdown(f"**Retrained: {VERDICTS[retraining.verdict(found)]}**")
+    unit, performance = found["unit"], chart_text(performance_words(found["performance"]))
+    noise = checking.noise(ctx.desk, ctx.selection)
+    st.markdown(f"**Retrained: {VERDICTS[retraining.verdict(found, noise or 0.0)]}**")
     words = f"Effect estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')}"
     charts.show(figures.stage_bars(retraining.comparison(found), unit, performance=performance), "compare", words)
+    floor = (
+        "The noise floor of this run is not measured yet (verify all stages)."
+        if noise is None
+        else f"Noise floor of a mean effect: {noise:.1e} {literal(unit)}."
+    )
     st.caption(
-        f"Mean over {plural(found['n'], 'example')}; {glossary.sign('stage')}. "
-        f"Trained {plural(found['steps_replayed'], 'step')} again in {glossary.fmt_seconds(found['seconds'])}."
+        f"Mean over {plural(found['n'], 'example')}; positive = training as recorded did better. "
+        f"Trained {plural(found['steps_replayed'], 'step')} again in {glossary.fmt_seconds(found['seconds'])}. {floor}"
     )
     if found["n"] >= FEWEST:
         figure = figures.agreement_scatter(job.table("examples"), unit, performance=performance)
-        charts.show(
-            figure.update_layout(height=SCATTER), "scatter", "Estimated against retrained effect, one point an example"
-        )
+        alt = "Estimated against retrained effect, one point an example"
+        charts.show(figure.update_layout(height=SCATTER), "scatter", alt)
     st.caption(agreement_words(found))
+
+
+def _as_run(ctx: Context) -> None:
+    """The counterfactual training as a run of its own."""
+    spec = retraining.recording(ctx.desk, ctx.selection)
+    if spec is None:
+        return
+    job = retraining.job_of(spec)
+    if job is None:
+        st.button("Make it a run", icon=":material/fork_right:", on_click=retraining.start, args=(spec,))
+        st.caption("Records this training like any other, to be opened, compared and audited in turn.")
+    elif job.status != "done":
+        feedback.follow(job)
+    else:
+        name, estimator = job.result()["run"], {n: getattr(ctx.selection, n) for n in OPTIONS}
+        with st.container(horizontal=True):
+            shell.link("Overview", "Open it as a run", replace(NOTHING, run=name), icon=":material/fork_right:")
+            compared = replace(NOTHING, run=ctx.selection.run, other=name, **estimator)
+            shell.link("Compare", "Compare with the original", compared, icon=":material/compare_arrows:")
 
 
 def past(ctx: Context) -> None:

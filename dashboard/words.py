@@ -100,13 +100,14 @@ def measure(s: Selection, unit: str, n: int) -> str:
 
 
 def effect_words(effect: float, unit: str, s: Selection) -> str:
-    """What an effect means for the model without the stages."""
+    """What the effect of a what-if means for the model."""
     if not effect:
-        return "Leaving this out would change nothing."
-    better, what = ("worse", "helped") if effect > 0 else ("better", "hurt")
-    size = glossary.fmt_effect(abs(effect)).lstrip("+")
-    by = f"{size} {glossary.unit_words(unit)} in {judged(s)}"
-    return f"The model would be {better} by {by}: what is left out {what}."
+        return "This would change nothing."
+    better = "worse" if effect > 0 else "better"
+    by = f"{glossary.fmt_effect(abs(effect)).lstrip('+')} {glossary.unit_words(unit)} in {judged(s)}"
+    what = "helped" if effect > 0 else "hurt"
+    left_out = not s.change and not s.scale
+    return f"The model would be {better} by {by}" + (f": what is left out {what}." if left_out else ".")
 
 
 def agreement_words(found: Mapping[str, Any]) -> str:
@@ -123,6 +124,7 @@ def agreement_words(found: Mapping[str, Any]) -> str:
 
 
 VERDICTS = {
+    "noise": "within noise: neither sign nor size means anything",
     "confirmed": "sign and size are borne out",
     "sign": "the sign is borne out, the size is not",
     "refuted": "the estimate is contradicted",

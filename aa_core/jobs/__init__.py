@@ -1,6 +1,7 @@
 """Long work in processes of its own, which outlive whoever asked. A job is a folder, and the folder is the truth."""
 
 from aa_core.jobs.checks import CalibrationRequest
+from aa_core.jobs.counterfactuals import counterfactual_runs, run_spec
 from aa_core.jobs.estimating import EffectsRequest, effects
 from aa_core.jobs.job import Job, all_jobs, find, submit
 from aa_core.jobs.kinds import KINDS, asked_counterfactual, perform, retrainings, whatif_spec
@@ -17,10 +18,12 @@ __all__ = [
     "Outcome",
     "all_jobs",
     "asked_counterfactual",
+    "counterfactual_runs",
     "effects",
     "find",
     "perform",
     "retrainings",
+    "run_spec",
     "spec_of",
     "submit",
     "whatif_spec",

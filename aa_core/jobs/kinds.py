@@ -17,6 +17,7 @@ from aa_core.errors import IntegrityError, RequestError
 from aa_core.header import Count, Model, StageName
 from aa_core.intervention import intervene
 from aa_core.jobs.checks import calibration, replay
+from aa_core.jobs.counterfactuals import counterfactual_run
 from aa_core.jobs.estimating import effects
 from aa_core.jobs.job import Job, all_jobs
 from aa_core.jobs.outcome import Kind, Outcome, read_request, spec_of
@@ -145,7 +146,13 @@ def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
     }
 
 
-KINDS: dict[str, Kind] = {"whatif": whatif, "effects": effects, "calibrate": calibration, "replay": replay}
+KINDS: dict[str, Kind] = {
+    "whatif": whatif,
+    "effects": effects,
+    "calibrate": calibration,
+    "replay": replay,
+    "run": counterfactual_run,
+}
 
 
 def retrainings(run: Trajectory) -> tuple[dict[str, Any], ...]:

@@ -9,7 +9,7 @@ ledger      findings: pinned, checked, signed
 from aa_core.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find, submit
 from aa_core.reporting import Report, escape, figures, glossary, marks, to_html, to_json, to_zip
-from dashboard.service import checking, estimates, groups, ledger, retraining, slices
+from dashboard.service import checking, compare, estimates, groups, ledger, retraining, slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
@@ -30,6 +30,7 @@ __all__ = [
     "RunEntry",
     "Waiting",
     "checking",
+    "compare",
     "escape",
     "estimates",
     "figures",

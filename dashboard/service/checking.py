@@ -24,6 +24,12 @@ def calibration(desk: Desk, s: Selection) -> Calibration | None:
     return find_calibration(desk.run, _digest(desk, s.performance), s.semantics)
 
 
+def noise(desk: Desk, s: Selection) -> float | None:
+    """How far a mean effect moves with next to nothing; None where that was not measured. Below it nothing is known."""
+    found = calibration(desk, s)
+    return None if found is None else found.noise_of_mean
+
+
 def chosen_by(found: Calibration) -> dict[str, str]:
     """The estimator that a calibration prefers, as settings of a selection."""
     best = found.default

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from aa_core.attribution import Attribution, predict
+from aa_core.attribution import Attribution, estimate
 from aa_core.attribution import stage_effects as attribute_stages
 from aa_core.calibration import find_calibration
 from aa_core.checkpoints import CheckpointRun
@@ -30,7 +30,7 @@ from aa_core.verdict import Trust, judge_calibrated
 from dashboard.selection import Readout, Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress, memo
-from dashboard.service.work import ask, is_known, request_for, wait_for
+from dashboard.service.work import ask, is_known, is_light, request_for, wait_for
 
 
 class Belief(NamedTuple):
@@ -74,13 +74,14 @@ class Effects:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Mean performance as recorded, and as predicted without some stages; effect is the difference."""
+    """Mean performance as recorded, and as predicted for a counterfactual; effect is the difference."""
 
     recorded: float
     without: float
     effect: float
     unit: str
     n: int
+    belief: Belief
 
 
 def request_of(s: Selection) -> tuple[str, ...]:
@@ -203,22 +204,27 @@ def picked(desk: Desk, s: Selection) -> tuple[int, ...] | None:
     return None if len(rows) == len(desk.evaluation) else tuple(rows.tolist())
 
 
-def predicted(desk: Desk, s: Selection, progress: Progress) -> Prediction:
-    """What leaving out `s.skip` would do to the selected examples."""
-    key = ("what-if", s.skip, s.performance, s.curvature, s.readout, s.semantics)
-    what = Counterfactual.skip(*s.skip, semantics=s.semantics)
-    gamma = run_performance(desk.run, s.performance)
+def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress) -> Prediction | None:
+    """What a counterfactual would do to the selected examples; None where only a job can say."""
+    gamma = run_performance(desk.recorded, s.performance)
 
-    def work() -> tuple[np.ndarray, np.ndarray]:
-        effects = predict(
-            desk.run, desk.problem, what, gamma, readout=s.readout, curvature=s.curvature, progress=progress
+    def work() -> tuple[Attribution, np.ndarray]:
+        found = estimate(
+            desk.recorded, desk.problem, what, gamma, readout=s.readout, curvature=s.curvature, progress=progress
         )
-        return effects.numpy(), final_model(desk.run, desk.problem).performance(gamma).double().cpu().numpy()
+        return found, final_model(desk.recorded, desk.problem).performance(gamma).double().cpu().numpy()
 
-    effects, recorded = desk.ask(key, work)
+    key = ("what-if", repr(what), s.performance, s.curvature, s.readout)
+    if desk.key(key) not in memo():
+        if what.skips_stages:
+            wait_for(desk, request_for(replace(s, method="boundary"), by="stages"))
+        elif not is_light(desk):
+            return None
+    found, recorded = desk.ask(key, work)
     rows = desk.rows(s)
-    effect, before = float(effects[rows].mean()), float(recorded[rows].mean())
-    return Prediction(before, before - effect, effect, gamma.unit, len(rows))
+    effect, before = float(found.effects.numpy()[0, rows].mean()), float(recorded[rows].mean())
+    some = len(rows) < len(recorded)
+    return Prediction(before, before - effect, effect, gamma.unit, len(rows), Belief.of(found.reliability, some))
 
 
 def mean_over(every: Attribution, rows: np.ndarray, readout: Readout) -> pd.DataFrame:

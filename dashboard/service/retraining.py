@@ -8,26 +8,40 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.errors import RequestError
-from aa_core.jobs import Job, JobSpec, all_jobs, find, submit, whatif_spec
+from aa_core.jobs import Job, JobSpec, all_jobs, asked_counterfactual, find, run_spec, submit, whatif_spec
+from aa_core.reporting import glossary
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN
+from dashboard.service.estimates import picked
+
+
+def counterfactual(s: Selection) -> Counterfactual:
+    """What the selection changes; RequestError if it does not go together, or names nothing."""
+    steps = () if s.leave is None else tuple(range(s.leave[0], s.leave[1] + 1))
+    if s.change:
+        return Counterfactual.change(*s.skip, steps=steps, **dict(s.change))
+    semantics: Semantics = "zero_gradient" if s.without else s.semantics
+    return Counterfactual(s.skip, s.scale / 100, semantics, steps, s.without)
 
 
 def question(desk: Desk, s: Selection) -> JobSpec:
     """The what-if that is picked, as a job."""
-    rows = desk.rows(s).tolist()
+    examples = picked(desk, s)
+    what, readout, curvature = counterfactual(s), s.readout, s.curvature
     return whatif_spec(
-        desk.recorded,
-        Counterfactual.skip(*s.skip, semantics=s.semantics),
-        s.performance,
-        None if len(rows) == len(desk.evaluation) else rows,
-        readout=s.readout,
-        curvature=s.curvature,
-        problem=CHOSEN,
+        desk.recorded, what, s.performance, examples, readout=readout, curvature=curvature, problem=CHOSEN
     )
+
+
+def recording(desk: Desk, s: Selection) -> JobSpec | None:
+    """The job that records the picked counterfactual as a run; None where it is none that could be recorded."""
+    try:
+        return run_spec(desk.recorded, counterfactual(s), CHOSEN)
+    except RequestError:
+        return None
 
 
 def job_of(spec: JobSpec) -> Job | None:
@@ -45,9 +59,34 @@ def start(spec: JobSpec) -> None:
 
 def asked(job: Job, s: Selection) -> Selection:
     """The selection that asks the question of a past what-if again."""
-    request: Mapping[str, Any] = job.spec.request
-    chosen = {name: request[name] for name in ("performance", "semantics", "curvature", "readout")}
-    return replace(s.everything, **chosen, skip=tuple(request["skip"]), examples=tuple(request["examples"] or ()))
+    request, what = job.spec.request, asked_counterfactual(job.spec)
+    chosen: dict[str, Any] = {name: request[name] for name in ("performance", "curvature", "readout")}
+    if not what.examples and not what.changes:
+        chosen["semantics"] = what.semantics
+    examples: Any = request["examples"] or ()
+    return replace(
+        s.everything,
+        **chosen,
+        examples=tuple(examples),
+        skip=what.stages,
+        leave=(what.steps[0], what.steps[-1]) if what.steps else None,
+        without=what.examples,
+        scale=0 if what.changes else round(100 * what.scale),
+        change=tuple(sorted((c.hyper, c.text) for c in what.changes)),
+    )
+
+
+def words(what: Counterfactual) -> str:
+    """A counterfactual at the head of a line."""
+    if what.skips_stages:
+        return f"Without {glossary.listed(what.stages)}"
+    name = what.name.removeprefix("skip ")
+    return name if what.changes or what.scale else f"Without {name}"
+
+
+def words_of(job: Job) -> str:
+    """What a past what-if asked."""
+    return words(asked_counterfactual(job.spec))
 
 
 def past(desk: Desk) -> list[Job]:
@@ -60,9 +99,11 @@ def comparison(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({"stage": ["Estimated", "Retrained"], "effect": [found["mean_estimate"], found["mean_truth"]]})
 
 
-def verdict(found: Mapping[str, Any]) -> Literal["refuted", "sign", "confirmed"]:
+def verdict(found: Mapping[str, Any], noise: float = 0.0) -> Literal["noise", "refuted", "sign", "confirmed"]:
     """Whether the retraining bears the estimated mean out: its sign, and its size to a factor of two."""
     estimate, truth = found["mean_estimate"], found["mean_truth"]
+    if max(abs(estimate), abs(truth)) <= noise:
+        return "noise"
     if estimate * truth <= 0:
         return "refuted"
     return "confirmed" if 0.5 <= truth / estimate <= 2 else "sign"

@@ -10,6 +10,7 @@ import streamlit as st
 
 from aa_core.checkpoints import AnyRun, open_any
 from aa_core.errors import AuditError
+from aa_core.jobs import counterfactual_runs
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from dashboard.catalog import find_runs, stamp
@@ -28,8 +29,8 @@ class RunEntry:
 
 
 def list_runs() -> dict[str, RunEntry]:
-    """All runs on offer, by id."""
-    return {name: _listed(name, folder) for name, folder in find_runs().items()}
+    """All runs on offer, by id, and the counterfactual trainings that were recorded here."""
+    return {name: _listed(name, folder) for name, folder in find_runs(counterfactual_runs()).items()}
 
 
 def opened(folder: Path) -> AnyRun:

@@ -1,4 +1,4 @@
-"""What-if: leave stages out, see the predicted effect at once, retrain to know."""
+"""What-if: leave out, scale or change a part of the training; see the predicted effect, retrain to know."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import streamlit as st
 
-from dashboard import feedback, session, tables, watch
+from dashboard import changes, feedback, session, shell, tables, watch
 from dashboard.pin import pin
-from dashboard.service import estimates, glossary
+from dashboard.service import checking, estimates, glossary, retraining
 from dashboard.shell import Context
-from dashboard.words import effect_words, literal, measure, plural, subject
+from dashboard.words import effect_words, judged, literal, measure, plural, subject
 
 DECIDES = "First-order estimate of leaving these out together; a retraining decides."
 
 
 def render(ctx: Context) -> None:
-    """Stages at the left, what leaving them out would do at the right."""
+    """What is changed at the left, what that would do at the right."""
     st.title("What-if", anchor=False)
     if ctx.desk.run.evaluation is None:
         feedback.empty(
@@ -25,67 +25,85 @@ def render(ctx: Context) -> None:
         return
     left, right = st.columns([2, 3], gap="large")
     with left:
-        _stages(ctx)
+        changes.changes(ctx)
         _about(ctx)
+        _all_stages(ctx)
         watch.past(ctx)
     with right, feedback.refusals():
         _answer(ctx)
 
 
-def _stages(ctx: Context) -> None:
-    st.markdown("**Leave out**")
-    with st.container(border=True, gap="xsmall"):
-        for place, row in enumerate(ctx.desk.stage_notes().to_dict("records")):
-            key = f"skip:{place}"
-            st.session_state[key] = row["stage"] in ctx.selection.skip
-            label = f"{literal(row['stage'])} :small[:gray[{plural(row['steps'], 'step')}]]"
-            st.checkbox(label, key=key, on_change=_tick, args=(row["stage"], key))
-
-
-def _tick(stage: str, key: str) -> None:
-    kept = [s for s in session.current().skip if s != stage]
-    session.update(skip=tuple([*kept, stage] if st.session_state[key] else kept))
-
-
 def _about(ctx: Context) -> None:
-    """On which examples, and how estimated."""
+    """On which examples, and by what."""
     s = ctx.selection
-    rows = ctx.desk.rows(s)
-    st.caption(
-        f"Judged on {subject(s, len(rows), ctx.desk.facts().examples)} by the {s.performance}. Pick others in Explore."
-    )
+    about = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
+    st.caption(f"Judged on {about} by the {literal(judged(s))}. Pick others in Explore.")
     if s.examples or s.filtered:
+        kept = {name: getattr(s, name) for name in changes.FIELDS}
         st.button(
             "Judge on all examples",
             type="tertiary",
             icon=":material/select_all:",
             on_click=session.replace_all,
-            args=(replace(s.everything, skip=s.skip),),
+            args=(replace(s.everything, **kept),),
         )
+
+
+def _all_stages(ctx: Context) -> None:
+    """Every stage left out once, in one job."""
+    st.markdown("**Every stage at once**")
+    with feedback.refusals():
+        if checking.calibration(ctx.desk, ctx.selection) is not None:
+            st.caption("Each stage was left out once and the model trained again: see which estimator that bears out.")
+            shell.link("Reliability", "All stages, estimated and retrained", ctx.selection, icon=":material/verified:")
+            return
+        spec = checking.calibration_job(ctx.desk, ctx.selection)
+        job = retraining.job_of(spec)
+        if job is None or job.status == "done":
+            st.button("Verify all stages", icon=":material/done_all:", on_click=retraining.start, args=(spec,))
+            st.caption(f"{plural(len(ctx.desk.run.stages), 'retraining')} in one job.")
+        else:
+            feedback.follow(job)
 
 
 def _answer(ctx: Context) -> None:
     s = ctx.selection
-    if not s.skip:
-        feedback.empty(
-            "Nothing is left out yet", "Tick one or several stages to see what the model would be without them."
-        )
+    if not (s.skip or s.leave or s.without):
+        feedback.empty("Nothing is changed yet", "Tick a stage at the left to see what the model would be without it.")
         return
-    with feedback.working("Replaying the training to embed these stages") as progress:
-        found = estimates.predicted(ctx.desk, s, progress)
-    st.markdown(f"**Predicted without {literal(glossary.listed(s.skip))}**")
-    st.html(
-        tables.facts(
-            [
-                (label, glossary.fmt_effect(value, found.effect))
-                for label, value in (
-                    (f"{s.performance.capitalize()} as recorded", found.recorded),
-                    ("Predicted without", found.without),
-                    ("Effect of what is left out", found.effect),
-                )
-            ]
-        )
-    )
-    st.caption(f"{effect_words(found.effect, found.unit, s)} {measure(s, found.unit, found.n)} First-order estimate.")
-    pin(replace(ctx, selection=replace(s, method="boundary")), {s.skip: found.effect}, found.unit, DECIDES)
+    if not len(ctx.desk.rows(s)):
+        feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
+        return
+    what = retraining.counterfactual(s)
+    with feedback.working("Replaying the training") as progress:
+        found = estimates.predicted(ctx.desk, s, what, progress)
+    name = literal(retraining.words(what))
+    st.markdown(f"**Predicted: {name[:1].lower()}{name[1:]}**")
+    if found is None:
+        st.caption(":material/hourglass: An estimate of this takes a job: it comes together with the retraining.")
+    else:
+        _prediction(ctx, found)
+        if what.skips_stages:
+            seen = replace(ctx, selection=replace(s, method="boundary"))
+            pin(seen, {s.skip: found.effect}, found.unit, DECIDES)
     watch.verification(ctx)
+
+
+def _prediction(ctx: Context, found: estimates.Prediction) -> None:
+    s = ctx.selection
+    figures = (
+        (f"{judged(s)[:1].upper()}{judged(s)[1:]} as recorded", found.recorded),
+        ("Predicted", found.without),
+        ("Effect of the change", found.effect),
+    )
+    st.html(tables.facts([(label, glossary.fmt_effect(value, found.effect)) for label, value in figures]))
+    st.caption(
+        f"{literal(effect_words(found.effect, found.unit, s))} {literal(measure(s, found.unit, found.n))} "
+        "Positive = training as recorded did better."
+    )
+    noise = checking.noise(ctx.desk, s)
+    if noise is not None and abs(found.effect) <= noise:
+        st.caption(
+            f":material/blur_on: Within noise: a mean effect moves by {noise:.1e} {literal(found.unit)} by itself."
+        )
+    feedback.believe(found.belief)

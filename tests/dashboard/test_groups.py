@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dashboard.selection import NOTHING, Selection
-from dashboard.service import Desk, estimates, groups, list_runs, slices
+from dashboard.service import Desk, compare, estimates, groups, list_runs, slices
 from dashboard.service.groups import Group
 from tests.dashboard.conftest import Open, checked, said
 
@@ -88,6 +88,19 @@ def test_a_small_group_has_no_interval(desk: Desk) -> None:
     found = groups.cells(desk, Selection(run="good"), (few,), silent)
     assert found.frame["low"].isna().all()
     assert found.counted == found.apart == found.apart_corrected == 0
+
+
+def test_a_stage_pulls_the_same_way_as_itself(desk: Desk) -> None:
+    found = compare.cosines(desk, Selection(run="good"), silent)
+    np.testing.assert_allclose(np.diag(found), 1.0)
+    np.testing.assert_allclose(found, found.T)
+    assert (found.abs() <= 1 + 1e-12).all(axis=None)
+
+
+def test_a_run_against_itself_differs_in_nothing(desk: Desk) -> None:
+    pair = compare.runs(desk, desk, Selection(run="good", examples=(3, 4)), silent)
+    assert (pair.frame["effect"] == 0).all()
+    assert pair.n == 2 and pair.unmatched == ()
 
 
 def test_a_subgroup_is_built_saved_and_reopened_by_its_link(screen: Open) -> None:

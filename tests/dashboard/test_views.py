@@ -9,11 +9,12 @@ import pytest
 
 import aa_core as aa
 from aa_core import jobs
-from dashboard.selection import OPTIONS
+from dashboard.selection import NOTHING, OPTIONS
+from dashboard.service import retraining
 from tests.core.job_run import wait
 from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
 
-VIEWS = ("overview", "explore", "subgroups", "whatif", "reliability", "report", "jobs")
+VIEWS = ("overview", "explore", "subgroups", "whatif", "compare", "reliability", "report", "jobs")
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -157,7 +158,7 @@ def test_the_likelihood_of_a_confounder_is_a_performance(screen: Open) -> None:
 
 def test_what_if_predicts_what_is_ticked(screen: Open) -> None:
     app = screen("whatif", run="good")
-    assert "Nothing is left out yet" in said(app)
+    assert "Nothing is changed yet" in said(app)
     checked(app.checkbox("skip:1").check().run())
     assert app.query_params["skip"] == "fine-tune 45°"
     assert "The model would be worse by" in said(app)
@@ -212,6 +213,73 @@ def test_long_work_is_a_job_that_the_page_waits_for(
     assert job.spec.kind == "effects" and "Click a bar" not in said(app)
     wait(lambda: not job.living)
     assert "Click a bar to see its steps" in said(checked(app.run()))
+
+
+def test_what_if_scales_and_trains_otherwise(screen: Open) -> None:
+    app = screen("whatif", run="good", skip="fine-tune 45°", scale="50")
+    assert "0\\.5 x fine\\-tune 45°" in said(app)
+    checked(app.segmented_control("way").set_value("change").run())
+    assert "scale" not in app.query_params
+    checked(app.text_input("hyper:0").input("0.5x").run())
+    assert app.query_params["change"] == "lr:0.5x"
+    assert "with lr 0" in said(app) and "The model would be" in said(app)
+    checked(app.text_input("hyper:0").input("fast").run())
+    assert "expected 0.5x" in said(app)
+
+
+def test_what_if_leaves_out_steps_and_training_examples(screen: Open) -> None:
+    app = screen("whatif", run="good", leave="200-210")
+    assert "without steps 200 to 210" in said(app)
+    app = screen("whatif", run="good")
+    checked(app.text_input("without:text").input("3, 7-9").run())
+    assert app.query_params["without"] == "3,7-9"
+    assert "without 4 examples" in said(app)
+    checked(app.checkbox("skip:1").check().run())
+    assert "ask one by one" in said(app)
+    checked(app.text_input("without:text").input("some").run())
+    assert "expected whole numbers" in said(app)
+
+
+@pytest.mark.usefixtures("jobs_at_once")
+def test_a_what_if_is_verified_recorded_as_a_run_and_compared(screen: Open) -> None:
+    app = screen("whatif", run="good", skip="fine-tune 90°", examples="1,2,3,4,5")
+    checked(next(b for b in app.button if b.label == "Retrain to verify").click().run())
+    assert "Example by example (n = 5)" in said(app)
+    assert "noise floor of this run is not measured yet" in said(app)
+    checked(next(b for b in app.button if b.label == "Make it a run").click().run())
+    (job,) = (j for j in jobs.all_jobs() if j.spec.kind == "run")
+    name = job.result()["run"]
+    assert "skip fine" in said(screen("overview", run=name))
+    compared = said(screen("compare", run="good", other=name))
+    assert "Only in one of them, so not compared: fine\\-tune 90°" in compared
+    assert "Positive = it helped the first more" in compared
+
+
+def test_a_past_what_if_is_asked_again_by_its_selection(screen: Open) -> None:
+    run = aa.open_run(SAMPLES / "digits-shift" / "run")
+    stage = run.stages[1].name
+    for what in (
+        aa.Counterfactual((stage,), 0.5),
+        aa.Counterfactual.skip_steps(*range(3, 9)),
+        aa.Counterfactual.without_examples(3, 7),
+        aa.Counterfactual.change(stage, lr="0.5x", momentum=0.8),
+        aa.Counterfactual.skip(stage, semantics="zero_gradient"),
+    ):
+        spec = jobs.whatif_spec(run, what, readout="link")
+        again = retraining.asked(jobs.Job(Path(), spec), NOTHING)
+        assert retraining.counterfactual(again) == jobs.asked_counterfactual(spec)
+
+
+def test_two_groups_and_two_stages_are_compared(screen: Open) -> None:
+    words = said(screen("compare", run="good", mode="groups", by="rotation", second="rotation 90"))
+    assert "Upper, pale: rotation 0. Lower, full: rotation 90" in words
+    words = said(screen("compare", run="good", mode="stages", first="pretrain"))
+    assert "Did the stages pull the same way?" in words and "all weights count alike" in words
+
+
+def test_runs_that_were_judged_on_different_examples_are_not_compared(screen: Open) -> None:
+    assert "judged on different examples" in said(screen("compare", run="good", other="hostile"))
+    assert "Pick a second run" in said(screen("compare", run="good", other="nowhere"))
 
 
 def test_report_says_that_nothing_was_verified(screen: Open) -> None:

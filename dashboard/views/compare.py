@@ -1,0 +1,146 @@
+"""Compare: two runs, two groups of examples, or two stages, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from dashboard import charts, feedback, plots, session
+from dashboard.selection import MODES
+from dashboard.service import Desk, compare, figures, groups, list_runs
+from dashboard.service.compare import Pair
+from dashboard.shell import Context
+from dashboard.words import chart_text, judged, literal, plural, subject
+
+WORDS = {"runs": "Two runs", "groups": "Two groups", "stages": "Two stages"}
+WIDTH = 300
+
+
+def render(ctx: Context) -> None:
+    """What is compared, then both and their difference."""
+    st.title("Compare", anchor=False)
+    if ctx.desk.run.evaluation is None:
+        feedback.empty("No evaluation set", "This run was recorded without one: there are no effects to compare.")
+        return
+    if not len(ctx.desk.rows(ctx.selection)):
+        feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
+        return
+    st.segmented_control(
+        "Compare",
+        MODES,
+        format_func=WORDS.__getitem__,
+        required=True,
+        label_visibility="collapsed",
+        **session.mirror("mode"),
+    )
+    with feedback.refusals():
+        {"runs": _runs, "groups": _groups, "stages": _stages}[ctx.selection.mode](ctx)
+
+
+def _runs(ctx: Context) -> None:
+    entries = {e.id: e for e in list_runs().values() if not e.error and e.id != ctx.desk.entry.id}
+    if not entries:
+        feedback.empty("There is no other run", "Record one, or make a what-if a run: it can be compared here.")
+        return
+    other = ctx.selection.other if ctx.selection.other in entries else None
+    st.selectbox(
+        "This run against",
+        list(entries),
+        format_func=lambda name: entries[name].title,
+        placeholder="Pick a run",
+        width=WIDTH,
+        **session.mirror("other", read=lambda v: v or "", show=other),
+    )
+    if other is None:
+        feedback.empty("Pick a second run", "Another learning rate, another order of stages, or a what-if made a run.")
+        return
+    desk = Desk(entries[other])
+    if not compare.same_evaluation(ctx.desk, desk):
+        feedback.empty(
+            "These two runs were judged on different examples",
+            "Effects can be compared only on the same evaluation set. Record both with the same Evaluation(...).",
+        )
+        return
+    with feedback.working("Replaying both trainings") as progress:
+        pair = compare.runs(ctx.desk, desk, ctx.selection, progress)
+    if pair.frame.empty:
+        feedback.empty("No stage has the same name in both", "Stages are compared by their names.")
+        return
+    about = subject(ctx.selection, pair.n, ctx.desk.facts().examples)
+    _show(ctx, pair, (ctx.desk.run.title or ctx.desk.entry.id, entries[other].title), f"Mean over {about}")
+    if pair.unmatched:
+        st.caption(f"Only in one of them, so not compared: {literal(', '.join(pair.unmatched))}.")
+
+
+def _groups(ctx: Context) -> None:
+    options = groups.columns(ctx.desk)
+    by = ctx.selection.by if ctx.selection.by in options else groups.SAVED
+    if by == groups.SAVED and len(ctx.desk.facts().slices) < 2:
+        by = next((c for c in options if c in ctx.desk.facts().columns), groups.LABEL)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name_of: Callable[[str], str] = lambda c: c or "saved subgroups"  # noqa: E731
+        st.selectbox("Groups by", options, format_func=name_of, width=WIDTH, **session.mirror("by", show=by))
+        found = groups.groups_by(ctx.desk, by)
+        chosen = _two(ctx, [g.name for g in found])
+    if chosen is None:
+        feedback.empty("Fewer than two groups", "Group by another column, or save subgroups first.")
+        return
+    one, two = (next(g for g in found if g.name == name) for name in chosen)
+    with feedback.working("Replaying the training to embed its stages") as progress:
+        pair = compare.groups(ctx.desk, ctx.selection, one, two, progress)
+    _show(ctx, pair, chosen, f"Means over {one.size:,} and {two.size:,} examples; whiskers: 95 % bootstrap interval")
+
+
+def _stages(ctx: Context) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = _two(ctx, list(ctx.desk.facts().stages))
+    if chosen is None:
+        feedback.empty("Only one stage", "This run has a single stage: there is none to compare it with.")
+        return
+    by = groups.groups_by(ctx.desk, groups.LABEL)
+    with feedback.working("Replaying the training to embed its stages") as progress:
+        pair = compare.stages(ctx.desk, ctx.selection, chosen, by, progress)
+        cosines = compare.cosines(ctx.desk, ctx.selection, progress)
+    _show(ctx, pair, chosen, f"Mean over the examples of each true label, {plural(pair.n, 'example')} in all")
+    st.subheader("Did the stages pull the same way?", anchor=False)
+    words = "; ".join(f"{a} and {b} {cosines.loc[a, b]:+.2f}" for a in cosines for b in cosines if a < b)
+    charts.show(plots.cosine_map(cosines), "cosines", f"Cosine between the embeddings of two stages: {words}")
+    st.caption(
+        "Cosine between what two stages did to the final weights, to first order: 1 = the same direction, "
+        "0 = unrelated, −1 = one undid the other. No unit; all weights count alike."
+    )
+
+
+def _two(ctx: Context, names: list[str]) -> tuple[str, str] | None:
+    """Two different names, chosen by the selection where it can be."""
+    if len(names) < 2:
+        return None
+    s = ctx.selection
+    first = s.first if s.first in names else names[0]
+    second = s.second if s.second in names and s.second != first else next(n for n in names if n != first)
+    st.selectbox("First", names, width=WIDTH, **session.mirror("first", show=first))
+    st.selectbox("Second", [n for n in names if n != first], width=WIDTH, **session.mirror("second", show=second))
+    return first, second
+
+
+def _show(ctx: Context, pair: Pair, names: tuple[str, str], about: str) -> None:
+    first, second = (literal(n) for n in names)
+    performance = chart_text(judged(ctx.selection))
+    left, right = st.columns(2, gap="large")
+    both = pair.frame.rename(columns={"first": "estimate", "second": "truth"})
+    words = "; ".join(f"{r.stage}: {r.first:+.3g} and {r.second:+.3g}" for r in pair.frame.itertuples())
+    with left:
+        st.markdown("**Side by side**")
+        figure = figures.compare_bars(both, pair.unit, performance=performance)
+        charts.show(figure.update_traces(hoverinfo="skip"), "both", f"{names[0]} and {names[1]}. {words}")
+        st.caption(f"Upper, pale: {first}. Lower, full: {second}.")
+    with right:
+        st.markdown("**Difference, first minus second**")
+        figure = figures.stage_bars(pair.frame, pair.unit, performance=f"{performance}, difference")
+        words = "; ".join(f"{r.stage} {r.effect:+.3g}" for r in pair.frame.itertuples())
+        charts.show(figure, "difference", f"Difference: {words}")
+        st.caption("Positive = it helped the first more, or hurt it less.")
+    st.caption(f"Effect on the {literal(judged(ctx.selection))}, {literal(pair.unit)}. {about}. Positive = helped.")
+    for who, belief in zip(("First: ", "Second: ") if len(pair.beliefs) > 1 else ("",), pair.beliefs, strict=True):
+        feedback.believe(belief._replace(words=f"{who}{belief.words}"))
