@@ -18,7 +18,7 @@ from aa_core.intervention import Intervention, intervene
 from aa_core.machine import environment
 from aa_core.problem import Problem
 from aa_core.propagator import Training
-from aa_core.records import StepInput, StepRecord
+from aa_core.records import Phase, StepInput, StepRecord
 from aa_core.replay import Progress, prepare, silent, snapshot_before, verify_once
 from aa_core.rules.clipping import clip
 from aa_core.state import Snapshot, is_finite, to_device
@@ -68,8 +68,8 @@ def check_recordable(run: Trajectory, what: Counterfactual) -> Intervention:
         )
     if len(run.phases) > 1:
         raise RequestError(
-            f"the optimizer or the parameters of this run change at step {run.phases[1].start}; a counterfactual of such "
-            "a training cannot be recorded as a run, only retrained"
+            f"the optimizer or the parameters of this run change at step {run.phases[1].start}; a counterfactual of it "
+            "cannot be recorded as a run, only retrained"
         )
     intervention = intervene(run, what)
     if len(intervention.steps) == run.steps and not what.changes:
@@ -101,7 +101,7 @@ def _write(writer: RunWriter, run: Trajectory, intervention: Intervention, train
         if k in intervention.steps and not what.changes:
             continue
         if known and (record.stage != begun or writer.steps - writer.checkpoints[-1] >= EVERY):
-            writer.commit(_numbered(at, writer.steps), evaluation)
+            writer.commit(_stored(at, writer.steps, run.phases[0]), evaluation)
             begun, evaluation = record.stage, None
         if k >= start:
             at, record = _take(run, training, at, record._replace(hyper=intervention.hyper.get(k, record.hyper)))
@@ -109,7 +109,7 @@ def _write(writer: RunWriter, run: Trajectory, intervention: Intervention, train
         told(k + 1, run.steps)
     if not is_finite(at.state):
         raise NonFiniteError(f"training with {what.name!r} diverged: it has no end that could be recorded")
-    writer.commit(_numbered(at, writer.steps), evaluation, sealed=True)
+    writer.commit(_stored(at, writer.steps, run.phases[0]), evaluation, sealed=True)
 
 
 def _take(run: Trajectory, training: Training, at: Snapshot, record: StepRecord) -> tuple[Snapshot, StepRecord]:
@@ -135,5 +135,8 @@ def _loss(problem: Problem, at: Snapshot, data: StepInput) -> float:
     return total
 
 
-def _numbered(at: Snapshot, step: int) -> Snapshot:
-    return to_device(at, torch.device("cpu"))._replace(step=step)
+def _stored(at: Snapshot, step: int, phase: Phase) -> Snapshot:
+    """The snapshot as a run keeps it: on the CPU, under its own step, one count of updates a trained parameter."""
+    count = {n: at.state.count[i] for i, names in enumerate(phase.clocks) for n in names}
+    state = at.state._replace(count=torch.stack([count[n] for n in phase.trained]))
+    return to_device(at._replace(step=step, state=state), torch.device("cpu"))
