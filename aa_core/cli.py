@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import typer
 
-from aa_core import checkpoint_commands
+from aa_core import checkpoint_commands, sign_commands
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints import CheckpointRun
@@ -288,6 +288,7 @@ def _share(progress: Any) -> str:
 
 app.add_typer(reports, name="report")
 app.add_typer(ledger, name="findings")
+sign_commands.register(app)
 
 
 @app.command(epilog=epilog("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))

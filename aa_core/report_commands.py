@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from aa_core import signing
 from aa_core.console import Meter, note, rows
 from aa_core.curvature import Curvature
 from aa_core.embedding import Method, Readout
@@ -26,6 +27,7 @@ from aa_core.reporting import About, Context, build_report, json_schema, read_ab
 from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.reporting.report import DASHBOARD
 from aa_core.run_performance import run_performance
+from aa_core.sign_commands import PrivateKey, SignatureOption
 
 PREFERRED = "By default as a stored calibration of this run prefers, else {}."
 
@@ -109,13 +111,32 @@ def build(
     note(f"with {len(context.whatifs)} retraining{'s' * (len(context.whatifs) != 1)} from this machine's jobs")
 
 
-@reports.command(epilog=epilog("aa report verify report.html", "aa report verify report.zip"))
+File = Annotated[Path, typer.Argument(help="report.html, .pdf, .json, .csv or .zip.", show_default=False)]
+
+
+@reports.command(epilog=epilog("aa report verify report.html", "aa report verify report.zip --key auditor.pub"))
 def verify(
-    file: Annotated[Path, typer.Argument(help="report.html, .pdf, .json, .csv or .zip.", show_default=False)],
+    file: File,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE.pub", help="Also check the signature, by the owner of this key.")
+    ] = None,
+    signature: SignatureOption = None,
 ) -> None:
     """Is a report as it was written, to the digit? Names the field that is not, and exits with 1."""
+    if key is None and signature is not None:
+        raise typer.BadParameter("a signature is checked with a key", param_hint="--key")
     verify_file(file)
-    typer.echo(f"{file}: as it was written")
+    signed = "" if key is None else f", and signed by the owner of the key {signing.verify(file, key, signature)[:16]}"
+    typer.echo(f"{file}: as it was written{signed}")
+
+
+@reports.command(
+    epilog=epilog("aa report sign report.html --key auditor.key", "aa report sign report.zip --key auditor.key")
+)
+def sign(file: File, key: PrivateKey, signature: SignatureOption = None) -> None:
+    """Sign a report that is as it was written; the signature is a file of its own."""
+    verify_file(file)
+    note(f"wrote {signing.sign(file, key, signature)}")
 
 
 @reports.command(epilog=epilog("aa report schema", "aa report schema > report.schema.json"))

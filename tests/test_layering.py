@@ -65,7 +65,7 @@ LAYERS = (
     ("fleet", "counterfactual_run"),
     ("whatif", "noise"),
     ("calibrate",),
-    ("registry", "plain", "run_performance", "check"),
+    ("registry", "signing", "plain", "run_performance", "check"),
     ("jobs", "jobs.*"),
     ("findings", "findings.*"),
     ("reporting", "reporting.*"),

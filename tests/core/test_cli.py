@@ -28,7 +28,7 @@ from aa_core.trajectory import Trajectory, open_run
 from aa_core.version import __version__
 from tests.core.job_run import STAGES, STEPS, make, wait
 
-COMMANDS = ("info", "check", "effects", "whatif", "jobs", "dashboard", "report", "findings")
+COMMANDS = ("info", "check", "effects", "whatif", "jobs", "dashboard", "report", "findings", "key", "sign", "verify")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def strict_json(text: str) -> Any:
 # ---- help, usage, versions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "report build", "report verify", "report schema"])
+@pytest.mark.parametrize("command", [*COMMANDS, "report build", "report verify", "report schema", "report sign"])
 def test_help_shows_two_examples(command: str) -> None:
     text = aa(*command.split(), "--help").stdout
     examples = text.partition("Examples:\n")[2].strip().splitlines()
