@@ -111,7 +111,7 @@ def _library() -> tuple[Any, Any, Any]:
 
 
 def _all_but(hashing: Any, what: Path, signature: Path) -> Any:
-    """Every file is signed, but the signature itself. Names are relative: a signature tells nobody where it was made."""
+    """Every file is signed, but the signature itself, by relative names: they tell nobody where it was made."""
     own, root = signature.absolute(), what.absolute()
     inside = [own.relative_to(root)] if own.is_relative_to(root) else []
     return hashing.Config().set_ignored_paths(paths=[Path(IN_A_RUN), *inside], ignore_git_paths=False)

@@ -28,7 +28,7 @@ from aa_core.trajectory import Trajectory, open_run
 from aa_core.version import __version__
 from tests.core.job_run import STAGES, STEPS, make, wait
 
-COMMANDS = ("info", "check", "effects", "whatif", "jobs", "dashboard", "report", "findings", "key", "sign", "verify")
+COMMANDS = ("info", "check", "effects", "whatif", "jobs", "dashboard", "key", "sign", "verify", "report", "findings")
 
 
 @pytest.fixture(scope="module")
