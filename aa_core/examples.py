@@ -214,6 +214,26 @@ def fetch(dataset: Any, ids: Sequence[int | str]) -> Fields:
     return to_fields(torch.stack([torch.as_tensor(x) for x in inputs]), targets)
 
 
+def check_reference(reference: DatasetReference, fields: Fields, ids: Ids | None) -> None:
+    """RecordingError unless dataset[id] is what is trained on."""
+    name = reference.name
+    if not ids or isinstance(ids[0], str):
+        raise RecordingError(
+            f"examples of {name!r} are only referenced: pass their integer ids to recorder.batch(x, y, ids=ids)"
+        )
+    try:
+        found = digest_rows(fetch(reference.dataset, ids))
+    except (LookupError, RecordingError, TypeError, ValueError, RuntimeError) as error:
+        raise RecordingError(f"{name!r}: dataset[id] does not give pairs of (x, y): {error}") from error
+    different = [i for i, a, b in zip(ids, found, digest_rows(fields), strict=True) if a != b]
+    if different:
+        raise RecordingError(
+            f"{name!r}: dataset[{different[0]}] is not the example that recorder.batch received under this id "
+            f"({len(different)} of {len(ids)} differ in values, shape or dtype); pass ids that index the dataset, "
+            "or drop dataset= to store the examples (needed when they are augmented at random)"
+        )
+
+
 def fetch_verified(examples: Examples, rows: Tensor, datasets: Mapping[str, Any]) -> Fields:
     """Referenced examples from the caller's dataset; MissingDataError unless it holds exactly what was trained on."""
     name = examples.dataset

@@ -13,7 +13,7 @@ from aa_core.columns import AUTOCASTS
 from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.live import LossFunction
 from aa_core.problem import output_tensor
-from aa_core.records import Clip, Precision
+from aa_core.records import Clip, Hyper, Precision
 
 
 class Forward(NamedTuple):
@@ -95,3 +95,15 @@ def check_clipped(gradients: Mapping[str, Tensor], clip: Clip | None, step: int)
             f"{float(found):.4g}: call torch.nn.utils.clip_grad_{clip.kind}_ between backward() and step(), "
             f"or leave clip_{clip.kind} out"
         )
+
+
+def check_hyper(hyper: tuple[Hyper, ...], before: tuple[Hyper, ...], step: int) -> None:
+    for now, then in zip(hyper, before, strict=False):
+        if now.get("dampening") and now["momentum"] and not then["momentum"]:
+            raise UnsupportedError(
+                f"step {step}: momentum is switched on late with dampening={now['dampening']:g}; torch starts its "
+                "buffer without dampening then, which a replay cannot know. Set dampening=0, or begin with momentum on"
+            )
+    bad = [f"{n} = {v}" for group in hyper for n, v in group.items() if not math.isfinite(v) or (n == "lr" and v < 0)]
+    if bad:
+        raise RecordingError(f"step {step}: {', '.join(bad)}; hyperparameters must be finite, and lr not negative")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import uuid
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -18,36 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from aa_core.averaging import AverageWatch, Averaging
-from aa_core.errors import EmptyStageError, RecordingError, RunFormatError, UnsupportedError
+from aa_core.errors import EmptyStageError, RecordingError, UnsupportedError
 from aa_core.evaluation import Evaluation
-from aa_core.examples import (
-    DatasetReference,
-    ExampleLog,
-    Fields,
-    Ids,
-    check_ids,
-    digest_rows,
-    fetch,
-    to_batch,
-    to_fields,
-)
+from aa_core.examples import DatasetReference, ExampleLog, check_ids, check_reference, to_batch, to_fields
 from aa_core.gradient_check import Evidence, check_gradient
-from aa_core.header import MAX_STAGE_NAME, Header, PhaseEntry, ProblemEntry, read_json
-from aa_core.live import (
-    Live,
-    LossFunction,
-    observe,
-    read_buffers,
-    read_counts,
-    read_gradients,
-    read_hyper,
-    read_snapshot,
-    tensor_specs,
-)
-from aa_core.machine import environment
-from aa_core.observer import ForwardObserver, announced_clip, check_clipped, read_precision
+from aa_core.header import PhaseEntry
+from aa_core.live import LossFunction, observe, read_buffers, read_counts, read_gradients, read_hyper, read_snapshot
+from aa_core.observer import ForwardObserver, announced_clip, check_clipped, check_hyper, read_precision
+from aa_core.preamble import check_stage_name, json_object, preamble
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
-from aa_core.state import AVERAGE, Buffers
+from aa_core.state import Buffers
 from aa_core.succession import Left, leave, succeed
 from aa_core.writer import RunWriter
 
@@ -94,7 +70,7 @@ class Recorder:
         self.path = Path(path)
         self._live = observe(model, optimizer, loss_fn)
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
-        self._header = _header(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)
+        self._header = preamble(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
         self._observer = ForwardObserver(loss_fn, self._live.device)
         self._clip = announced_clip(clip_norm, clip_value)
@@ -174,13 +150,13 @@ class Recorder:
                 also be changed in place (a head replaced, adapters added), parameters frozen or thawed at any time.
             reset: names of parameters that were initialised anew since the last step, under the names that they had.
         """
-        _check_stage_name(name)
+        check_stage_name(name)
         if self._stage is not None:
             raise RecordingError(
                 f"stage {name!r} opens inside stage {self._stage!r}; stages cannot be nested, close that one first"
             )
         writer = self._active()
-        writer.declare(name, str(note), _json_object(metadata or {}, f"metadata of stage {name!r}"))
+        writer.declare(name, str(note), json_object(metadata or {}, f"metadata of stage {name!r}"))
         self._stage, self._stage_start = name, writer.steps
         now = self._now
         self._now, self._reset = (model or now[0], optimizer or now[1], loss_fn or now[2]), tuple(reset)
@@ -222,8 +198,8 @@ class Recorder:
         plain_ids = check_ids(ids, len(y))
         if not self._pending:
             self._begin_step(writer)
-        if self._is_first:
-            self._check_reference(fields, plain_ids)
+        if self._is_first and self._dataset is not None:
+            check_reference(self._dataset, fields, plain_ids)
         rows = self._examples.add(fields, plain_ids)
         kept = {n: t.detach().clone() for n, t in fields.items()} if self._is_first else fields
         self._pending.append(_Pending(MicroBatch(rows, float(weight)), to_batch(kept)))
@@ -299,7 +275,7 @@ class Recorder:
         grad_norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
         loss = float(sum(f.loss for f in seen)) if seen else None
         micro = tuple(p.micro._replace(rng=r) for p, r in zip(pending, rngs, strict=True))
-        _check_hyper(hyper, self._hyper, step)
+        check_hyper(hyper, self._hyper, step)
         self._hyper = hyper
         self._warn_if_not_finite(step, loss, grad_norm)
         loss = math.nan if loss is None else loss
@@ -346,27 +322,6 @@ class Recorder:
         self._pending, self._buffers_before = [], None
         self._observer.take(0)
 
-    def _check_reference(self, fields: Fields, ids: Ids | None) -> None:
-        """With a DatasetReference, dataset[id] must be what is trained on."""
-        if self._dataset is None:
-            return
-        name = self._dataset.name
-        if not ids or isinstance(ids[0], str):
-            raise RecordingError(
-                f"examples of {name!r} are only referenced: pass their integer ids to recorder.batch(x, y, ids=ids)"
-            )
-        try:
-            found = digest_rows(fetch(self._dataset.dataset, ids))
-        except (LookupError, RecordingError, TypeError, ValueError, RuntimeError) as error:
-            raise RecordingError(f"{name!r}: dataset[id] does not give pairs of (x, y): {error}") from error
-        different = [i for i, a, b in zip(ids, found, digest_rows(fields), strict=True) if a != b]
-        if different:
-            raise RecordingError(
-                f"{name!r}: dataset[{different[0]}] is not the example that recorder.batch received under this id "
-                f"({len(different)} of {len(ids)} differ in values, shape or dtype); pass ids that index the dataset, "
-                "or drop dataset= to store the examples (needed when they are augmented at random)"
-            )
-
     def _warn_if_not_finite(self, step: int, loss: float | None, grad_norm: float) -> None:
         if self._warned or (math.isfinite(grad_norm) and (loss is None or math.isfinite(loss))):
             return
@@ -374,66 +329,6 @@ class Recorder:
         warnings.warn(
             f"step {step}: loss {loss}, gradient norm {grad_norm}; recording goes on", RuntimeWarning, stacklevel=4
         )
-
-
-def _header(
-    live: Live, title: str, problem: str | None, config: Mapping[str, Any], evaluation: bool, averaged: bool
-) -> Header:
-    model, loss_fn = type(live.model), live.loss_fn
-    run_id, created = _birth(title)
-    return Header(
-        format="aa-run",
-        version=1,
-        run_id=run_id,
-        title=str(title),
-        created=created,
-        problem=ProblemEntry(name=problem, config=_json_object(config, "config")),
-        model_class=f"{model.__module__}.{model.__qualname__}",
-        parameters=tensor_specs(live.trained),
-        groups=live.groups,
-        buffers=tensor_specs(live.carried),
-        optimizer=live.rule.name,
-        slots=(*live.rule.slots, *([AVERAGE] if averaged else [])),
-        loss=str(getattr(loss_fn, "__qualname__", repr(loss_fn))),
-        evaluation=evaluation,
-        environment=environment(live.device),
-    )
-
-
-def _birth(title: str) -> tuple[str, str]:
-    """(run id, time of creation); both fixed by SOURCE_DATE_EPOCH, so that a recording can be repeated to the bit."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch is None:
-        return uuid.uuid4().hex, datetime.now(UTC).isoformat(timespec="seconds")
-    created = datetime.fromtimestamp(int(epoch), UTC).isoformat(timespec="seconds")
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"{title} {created}").hex, created
-
-
-def _json_object(value: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """A copy through JSON, so that what is written is what is read back."""
-    try:
-        return read_json(json.dumps(dict(value), allow_nan=False).encode(), what)
-    except (TypeError, ValueError, RunFormatError) as error:
-        raise RecordingError(f"{what} must be a JSON object (text, finite numbers, lists, objects): {error}") from None
-
-
-def _check_stage_name(name: object) -> None:
-    if not (isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= MAX_STAGE_NAME):
-        raise RecordingError(
-            f"stage name {str(name)[:60]!r}: expected printable text on one line, 1 to {MAX_STAGE_NAME} characters"
-        )
-
-
-def _check_hyper(hyper: tuple[Hyper, ...], before: tuple[Hyper, ...], step: int) -> None:
-    for now, then in zip(hyper, before, strict=False):
-        if now.get("dampening") and now["momentum"] and not then["momentum"]:
-            raise UnsupportedError(
-                f"step {step}: momentum is switched on late with dampening={now['dampening']:g}; torch starts its "
-                "buffer without dampening then, which a replay cannot know. Set dampening=0, or begin with momentum on"
-            )
-    bad = [f"{n} = {v}" for group in hyper for n, v in group.items() if not math.isfinite(v) or (n == "lr" and v < 0)]
-    if bad:
-        raise RecordingError(f"step {step}: {', '.join(bad)}; hyperparameters must be finite, and lr not negative")
 
 
 __all__ = ["DatasetReference", "Evaluation", "Recorder"]

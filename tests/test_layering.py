@@ -35,6 +35,7 @@ LAYERS = (
         "evaluation",
         "live",
         "machine",
+        "preamble",
         "averaging",
         "observer",
         "writer",
