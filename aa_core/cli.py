@@ -288,7 +288,6 @@ def _share(progress: Any) -> str:
 
 app.add_typer(reports, name="report")
 app.add_typer(ledger, name="findings")
-sign_commands.register(app)
 
 
 @app.command(epilog=epilog("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))
@@ -304,6 +303,9 @@ def dashboard(
     server = prepare(port, folders or [], problem, f"--server.headless={str(no_browser).lower()}")
     note(f"the dashboard is at http://localhost:{port} (Ctrl-C ends it, jobs go on)")
     become(server)
+
+
+sign_commands.register(app)
 
 
 def main() -> None:
