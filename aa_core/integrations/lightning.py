@@ -69,11 +69,11 @@ class LightningRecorder(LoopRecorder[Any]):
     def _train(self, trainer: Any, module: Any) -> None:
         _check_trainer(trainer, module)
         (optimizer,) = trainer.optimizers
-        self._hooks.close()
-        self._hooks.callback(_close_before_step(optimizer))
         kind = "clip_value" if trainer.gradient_clip_algorithm == "value" else "clip_norm"
         clip = {kind: trainer.gradient_clip_val} if trainer.gradient_clip_val else {}
         self._begin(self._model(module), optimizer, self._loss_fn, clip)
+        self._hooks.close()
+        self._hooks.callback(_close_before_step(optimizer))
 
     def _announce(self, trainer: Any, batch: Any) -> None:
         self._at(trainer)
@@ -107,12 +107,12 @@ def _check_trainer(trainer: Any, module: Any) -> None:
     refused = {
         "manual optimization": not module.automatic_optimization,
         f"{len(trainer.optimizers)} optimizers": len(trainer.optimizers) != 1,
-        f"precision {trainer.precision}": trainer.precision not in ("32-true", "64-true"),
+        f"precision {trainer.precision}": trainer.precision not in ("32-true", "64-true", "bf16-mixed"),
         f"{trainer.world_size} devices": trainer.world_size > 1,
     }
     found = [name for name, is_found in refused.items() if is_found]
     if found:
         raise UnsupportedError(
             f"Lightning: {', '.join(found)}; recorded is automatic optimization with one optimizer on one device in "
-            "full precision. Train so, or use aa.Recorder in a plain loop"
+            "full precision or bf16-mixed. Train so, or use aa.Recorder in a plain loop"
         )

@@ -32,6 +32,7 @@ class LoopRecorder(ABC, Generic[Progress]):
         self._run, self._hooks, self._block = ExitStack(), ExitStack(), ExitStack()
         self._clip: dict[str, Any] = {}
         self._trains: dict[str, Any] = {}
+        self._details: dict[str, Any] = {}
         self._name_of: Callable[[Progress], str] | None = None
         self._name: str | None = None
 
@@ -49,15 +50,21 @@ class LoopRecorder(ABC, Generic[Progress]):
         self._run.__exit__(kind, error, trace)
 
     @contextmanager
-    def stage(self, name: str | Callable[[Progress], str]) -> Iterator[None]:
+    def stage(self, name: str | Callable[[Progress], str], **details: Any) -> Iterator[None]:
         """A stage of the training: the steps made inside. With a function, the name that it gives before each step.
+
+        details: note, metadata and reset of `aa_core.Recorder.stage`.
 
         Raises:
             EmptyStageError: no step was made inside.
         """
         self._name_of, self._name = name if callable(name) else lambda _: name, None
-        with ExitStack() as self._hooks, ExitStack() as self._block:
-            yield
+        self._details = details
+        try:
+            with ExitStack() as self._hooks, ExitStack() as self._block:
+                yield
+        finally:
+            self._name_of = None
         if self._name is None:
             raise EmptyStageError(
                 f"stage {name!r} closed without a step; train inside it, with the recorder's callback among those of "
@@ -89,5 +96,5 @@ class LoopRecorder(ABC, Generic[Progress]):
         name = self._name_of(progress)
         if name != self._name:
             self._block.close()
-            self._block.enter_context(self._active().stage(name, **self._trains))
+            self._block.enter_context(self._active().stage(name, **self._trains, **self._details))
             self._name = name

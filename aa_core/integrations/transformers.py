@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from dataclasses import dataclass
@@ -73,7 +74,10 @@ def problem(model: nn.Module, *, previous: Problem | None = None, device: str | 
 
     previous: that of the model which was trained before, where adapters or another head came in between.
     """
-    return Problem(model, trainer_loss(model), previous=previous, device=device)
+    bare = copy.deepcopy(model) if any(map(_carries_autocast, model.modules())) else model
+    for module in filter(_carries_autocast, bare.modules()):
+        del module.forward, module._original_forward
+    return Problem(bare, trainer_loss(model), previous=previous, device=device)
 
 
 class _Pairs:
@@ -120,6 +124,7 @@ class TrainerRecorder(LoopRecorder[Any]):
         self._left: float = math.inf
         self._micro_batches: float = 1
         self._divides: bool | None = None
+        self._autocast = False
         self._listening = False
 
     @cached_property
@@ -151,12 +156,14 @@ class TrainerRecorder(LoopRecorder[Any]):
         while hasattr(optimizer, "optimizer"):  # accelerate's wrapper steps what it wraps
             optimizer = optimizer.optimizer
         _check_arguments(args, optimizer)
+        self._autocast = any(map(_carries_autocast, model.modules()))
         loss = self._loss_fn or trainer_loss(model)
         self._loss, self._divides = loss if loss != self._loss else self._loss, None  # the same one is the same object
+        self._listening = False
+        self._begin(model, optimizer, self._loss, {"clip_norm": args.max_grad_norm} if args.max_grad_norm else {})
         self._hooks.close()
         announce = model.register_forward_pre_hook(self._announce, with_kwargs=True, prepend=True)
         self._hooks.callback(announce.remove)  # first of the hooks: the recorder's own expect an announced batch
-        self._begin(model, optimizer, self._loss, {"clip_norm": args.max_grad_norm} if args.max_grad_norm else {})
 
     def _step(self, accumulate: int, state: Any) -> None:
         """The last step of an epoch may have fewer micro-batches than the others."""
@@ -179,6 +186,8 @@ class TrainerRecorder(LoopRecorder[Any]):
             inputs = {n: v for n, v in kwargs.items() if n not in _NOT_INPUTS and v is not None}
             targets = self._loss.targets(kwargs["labels"]) if isinstance(self._loss, TrainerLoss) else kwargs["labels"]
             self._active().batch(inputs, targets, ids=ids, weight=self._weight(model, kwargs, targets))
+            if self._autocast:
+                _show_autocast(model)
         return args, kwargs
 
     def _weight(self, model: nn.Module, kwargs: dict[str, Any], targets: Tensor) -> float:
@@ -191,6 +200,23 @@ class TrainerRecorder(LoopRecorder[Any]):
         if self._divides:
             return 1 / float(items)
         return 1 / int((targets != IGNORE).sum()) if isinstance(self._loss, TrainerLoss) else 1.0
+
+
+def _carries_autocast(module: nn.Module) -> bool:
+    """Whether accelerate has put autocast around this module's forward; it stays there after training."""
+    return "_original_forward" in vars(module)
+
+
+def _show_autocast(model: nn.Module) -> None:
+    """Open, around one forward pass, the autocast that accelerate opens inside it, for the recorder's hooks to see."""
+    autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+
+    def close(*_: Any) -> None:
+        autocast.__exit__(None, None, None)
+        last.remove()
+
+    last = model.register_forward_hook(close, always_call=True)
+    autocast.__enter__()
 
 
 def _divides_by_items(model: nn.Module, kwargs: dict[str, Any]) -> bool:
@@ -221,7 +247,7 @@ def _is_handed_items(model: nn.Module) -> bool:
 def _check_arguments(args: Any, optimizer: torch.optim.Optimizer) -> None:
     """UnsupportedError for what a replay could not repeat."""
     refused = {
-        "mixed precision (fp16, bf16)": args.fp16 or args.bf16,
+        "fp16 (bf16 can be recorded)": args.fp16,
         f"label_smoothing_factor={args.label_smoothing_factor}": args.label_smoothing_factor,
         f"neftune_noise_alpha={args.neftune_noise_alpha}": args.neftune_noise_alpha,
         "torch_compile": args.torch_compile,

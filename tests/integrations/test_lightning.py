@@ -69,6 +69,7 @@ def record(path: Path, module: Any, **settings: Any) -> Trajectory:
 
 SETTINGS = {
     "plain": {},
+    "bf16": {"precision": "bf16-mixed", "gradient_clip_val": 0.3},
     "accumulated": {"accumulate_grad_batches": 4},
     "clipped by norm": {"gradient_clip_val": 0.3},
     "clipped by value, accumulated": {
@@ -146,8 +147,8 @@ class Twice(Lit):
 def test_what_cannot_be_repeated_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="manual optimization"):
         record(tmp_path / "a", ByHand())
-    with pytest.raises(UnsupportedError, match="precision bf16-mixed"):
-        record(tmp_path / "b", Lit(), precision="bf16-mixed")
+    with pytest.raises(UnsupportedError, match="precision bf16-true"):
+        record(tmp_path / "b", Lit(), precision="bf16-true")
     with pytest.raises(RecordingError, match="relative difference"):
         record(tmp_path / "c", Twice())
 

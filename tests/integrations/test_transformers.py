@@ -120,6 +120,30 @@ def test_accumulation_clipping_schedule_dropout_and_padding_are_replayed_to_the_
     assert sorted(run.example_ids(torch.arange(10)) or ()) == list(range(100, 110))
 
 
+def test_bf16_is_replayed_to_the_bit_by_a_model_that_knows_nothing_of_it(tmp_path: Path) -> None:
+    model = gpt2()
+    run = record(tmp_path, model, passages(), bf16=True)
+    assert run.record(0).precision.autocast == "bfloat16"
+    assert_replays(run, problem(gpt2()))
+    task = problem(model)
+    assert_replays(run, task)
+    outputs = task.outputs(run.load(0).state.params, {}, {"input_ids": passages(2)[0]["input_ids"][None]})
+    assert torch.equal(outputs, gpt2().eval()(passages(2)[0]["input_ids"][None]).logits)  # and is asked in float32
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)])
+def test_the_precision_recorded_is_the_one_that_is_used(first: bool, second: bool, tmp_path: Path) -> None:
+    """A model keeps that of its first Trainer, whatever the next one is told."""
+    model, alone = gpt2(), gpt2()
+    with TrainerRecorder(tmp_path / "run", ids="id", checkpoint_every=1) as recorder:
+        for bf16 in (first, second):
+            with recorder.stage(f"told bf16={bf16}"):
+                trainer(model, passages(), recorder, tmp_path, bf16=bf16).train()
+            trainer(alone, without_ids(passages()), None, tmp_path, bf16=bf16).train()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+    assert_replays(aa.open_run(tmp_path / "run"), problem(gpt2()))
+
+
 def test_the_recorded_loss_is_the_trainers(tmp_path: Path) -> None:
     model, losses = gpt2(), []
     with TrainerRecorder(tmp_path / "run", ids="id") as recorder, recorder.stage("a"):
@@ -302,7 +326,6 @@ def test_other_models_are_replayed_to_the_bit_however_their_loss_is_scaled(name:
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "mixed precision": {"bf16": True},
     "label_smoothing_factor=0.1": {"label_smoothing_factor": 0.1},
     "neftune_noise_alpha=5": {"neftune_noise_alpha": 5},
     "optim='adamw_torch'": {"optim": "adamw_torch_fused"},
@@ -350,11 +373,19 @@ def test_another_clipping_in_a_later_stage_is_refused(tmp_path: Path) -> None:
 
 
 def test_training_outside_a_stage_or_without_the_callback_is_noticed(tmp_path: Path) -> None:
+    model = gpt2()
     with TrainerRecorder(tmp_path / "run", ids="id") as recorder:
+        training = trainer(model, passages(), recorder, tmp_path)
         with pytest.raises(RecordingError, match="outside a stage"):
-            trainer(gpt2(), passages(), recorder, tmp_path).train()
-        with pytest.raises(EmptyStageError, match="callback"), recorder.stage("a"):
+            training.train()
+        with recorder.stage("a", note="noted"):
+            training.train()
+        with pytest.raises(RecordingError, match="outside a stage"):
+            training.train()
+        assert recorder._announce not in model._forward_pre_hooks.values()
+        with pytest.raises(EmptyStageError, match="callback"), recorder.stage("b"):
             trainer(gpt2(), without_ids(passages()), None, tmp_path).train()
+    assert [(s.name, s.note) for s in aa.open_run(tmp_path / "run").stages] == [("a", "noted")]
 
 
 def test_an_exception_leaves_a_readable_unsealed_run(tmp_path: Path) -> None:
