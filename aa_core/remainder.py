@@ -52,15 +52,11 @@ def remainders(
     stage, about 12 products with the performance's own curvature.
 
     Raises:
-        UnsupportedError: the optimizer does not step coordinate by coordinate, is blind to the gradient, or changes.
+        UnsupportedError: an optimizer does not step coordinate by coordinate or is blind to the gradient, or parameters
+            were added or replaced between stages.
     """
     training, mean = prepare(run, problem), performance.mean()
-    if len(training.stretches) > 1:
-        raise UnsupportedError("the training changes its parameters or its optimizer on the way; no bound")
-    if not training.rules[0].elementwise or training.rules[0].blind:
-        raise UnsupportedError(
-            f"{training.rules[0].name} does not step along the gradient coordinate by coordinate; no bound"
-        )
+    _check_bounded(run, training)
     wanted = tuple(s for s in select(run.stages, stages) if len(s))
     if not wanted:
         raise RequestError("none of the stages has a step, so there is nothing to bound")
@@ -73,7 +69,7 @@ def remainders(
     for after in advance(run, training, at, run.steps):
         if at.step in chosen:
             found.append(_measure(training, at, run.step_input(at.step, problem.device), walk.over))
-        walk.move(at, after, training.rules[0].effective_lr(_steepest(training, run.record(at.step).hyper)))
+        walk.move(at, after, _largest_lr(training, at.step, run.record(at.step).hyper))
         at = after
         progress(at.step - first, run.steps - first)
     slope, curvature = _of_performance(training, mean, at)
@@ -92,6 +88,15 @@ def remainders(
         )
         for name in (s.name for s in wanted)
     )
+
+
+def _check_bounded(run: RunLike, training: Training) -> None:
+    unfit = [rule.name for rule in training.rules if not rule.elementwise or rule.blind]
+    if unfit:
+        raise UnsupportedError(f"{unfit[0]} does not step along the gradient coordinate by coordinate; no bound")
+    kinds = {tuple((n, p.shape) for n, p in run.load(phase.start).state.params.items()) for phase in run.phases}
+    if len(kinds) > 1:
+        raise UnsupportedError("parameters were added or replaced between stages, so no distance spans them; no bound")
 
 
 def with_remainders(
@@ -148,15 +153,16 @@ class _Walk:
 
 def _measure(training: Training, at: Snapshot, data: StepInput, over: Mapping[str, Params]) -> _Sample:
     """Curvature at a step, and how it bends towards every stage that is over."""
-    grads, _, product = gradient_and_curvature(training.problem, at, data, "exact")
-    metric = _metric(Propagator(training.stretches[0], at.state, grads, data._replace(clip=None), product), at.state)
-    root, steepest = metric.sqrt(), _steepest(training, data.hyper)
-    reach = _reach(steepest) / max(training.rules[0].effective_lr(steepest), 1e-300)
+    stretch = training.stretch(at.step)
+    grads, _, product = gradient_and_curvature(stretch.problem, at, data, "exact")
+    metric = _metric(Propagator(stretch, at.state, grads, data._replace(clip=None), product), at.state)
+    root = metric.sqrt()
+    reach = max(map(_reach, data.hyper)) / max(_largest_lr(training, at.step, data.hyper), 1e-300)
     low, high = extremes(lambda v: root * _times(product, root * v, at.state.params), _random(root), PRODUCTS)
     bend = {}
     for name, moved in over.items():
         there = at._replace(state=at.state._replace(params=_less(at.state.params, moved)))
-        e, grads_there = _flat(moved), gradient(training.problem, there, data)[0]
+        e, grads_there = _flat(moved), gradient(stretch.problem, there, data)[0]
         rest = metric * (_flat(_less(grads, grads_there)) - _times(product, e, at.state.params))
         bend[name] = reach * 2 * float(rest.norm() / e.norm().square().clamp_min(1e-300))
     return _Sample(reach * max(-low, high), reach * max(-low, high - 2, 0.0), bend)
@@ -167,9 +173,9 @@ def _sampled(start: int, stop: int, samples: int) -> set[int]:
     return {start + (2 * i + 1) * (stop - start) // (2 * samples) for i in range(samples)} if stop > start else set()
 
 
-def _steepest(training: Training, hyper: Sequence[Hyper]) -> Hyper:
-    """The parameter group with the largest effective learning rate."""
-    return max(hyper, key=training.rules[0].effective_lr)
+def _largest_lr(training: Training, step: int, hyper: Sequence[Hyper]) -> float:
+    """The effective learning rate of a step, the largest of its parameter groups."""
+    return max(map(training.stretch(step).rule.effective_lr, hyper))
 
 
 def _reach(hyper: Hyper) -> float:

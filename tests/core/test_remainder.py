@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from aa_core.plain import to_json
 from aa_core.remainder import Remainder, remainders
 from aa_core.stages import Stage
 from tests import zoo
+from tests.core import test_phases
 from tests.core.cases import (
     STAGES,
     Case,
@@ -182,6 +184,18 @@ def test_optimizers_without_such_a_bound_are_refused_by_name() -> None:
     case = make_case(lambda: matrices, lambda p: torch.optim.Muon(p, lr=0.01))
     with pytest.raises(UnsupportedError, match="Muon"):
         bounds(case)
+
+
+def test_a_new_optimizer_between_stages_is_followed_and_new_parameters_are_refused(tmp_path: Path) -> None:
+    first = test_phases.record(tmp_path / "first", test_phases.new_optimizer)
+    found = {r.stage: r for r in remainders(first.run, first.problem, test_phases.GAMMA)}
+    for stage in first.run.stages:
+        start, stop = (vector(first.run.load(k).state.params) for k in (stage.start, stage.stop))
+        assert found[stage.name].net == pytest.approx(float((stop - start).norm()), rel=1e-6)
+    assert len(first.run.phases) == 2 and all(math.isfinite(r.log10_bound) for r in found.values())
+    second = test_phases.record(tmp_path / "second", test_phases.head_replaced)
+    with pytest.raises(UnsupportedError, match="added or replaced between stages"):
+        remainders(second.run, second.problem, test_phases.GAMMA)
 
 
 def test_a_run_without_such_a_stage_is_refused() -> None:
