@@ -29,6 +29,7 @@ from aa_core.state import Params, as_rays, norm, pair
 from aa_core.tangent import intervention_tangent, update_of_step
 from aa_core.version import __version__
 
+LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages, not on changes of this kind"
 SIGN = "positive = helped, negative = hurt"
 
 
@@ -223,7 +224,11 @@ def estimate(
         unit=performance.unit,
         reliability=replace(
             found,
-            assumptions=(f"{what.manner}: {what.meaning}", *found.assumptions[1:]),
+            assumptions=(
+                f"{what.manner}: {what.meaning}",
+                *found.assumptions[1:],
+                *([] if what.skips_stages else [LIMITS_OF_SKIPS]),
+            ),
             estimator=None if what.examples else ("boundary", curvature, readout),
             calibration=find_calibration(run, performance.digest, what.semantics) if what.skips_stages else None,
             **_distances(changes, final.state.judged),

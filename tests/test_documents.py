@@ -1,0 +1,37 @@
+"""The documents do what they say: their examples run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import aa_core as aa
+from tests import zoo
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_question_of_the_what_if_page_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = zoo.mlp().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    built = zoo.mlp().double()
+    with aa.Recorder(tmp_path / "run", model, optimizer, zoo.cross_entropy) as recorder:
+        for stage in ("pretrain", "finetune"):
+            with recorder.stage(stage):
+                for k in range(4):
+                    x, y = zoo.examples(8, seed=k)
+                    recorder.batch(x, y)
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "what-if.md").read_text(), re.DOTALL)
+    problem = aa.Problem(built, zoo.cross_entropy, device="cpu")
+    names = {"aa": aa, "run": aa.open_run(tmp_path / "run"), "problem": problem}
+    exec(code, names | {"gamma": aa.log_likelihood(*zoo.examples(5, seed=9))})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == code.count("    ask") and printed[0].startswith("skip finetune")
+    assert any(line.startswith("finetune with lr cosine 0.05 to 0") for line in printed)
