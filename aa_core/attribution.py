@@ -15,7 +15,7 @@ from aa_core.cache import EmbeddingCache
 from aa_core.calibration import find_calibration
 from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
-from aa_core.embedding import READOUTS, Method, Readout, check_request, embed_stages, read
+from aa_core.embedding import ASSUMED, READOUTS, Method, Readout, check_request, embed_stages, read
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.intervention import intervene
 from aa_core.performance import Performance
@@ -58,6 +58,19 @@ class Attribution:
             example=list(self.labels) * len(self.units), effect=self.effects.flatten().numpy(), unit=self.unit
         )
 
+    def within_noise(self, floor: Tensor | float | None = None) -> Tensor | None:
+        """[units, values]: which effects are no larger than the noise floor of the truth; None where none is known.
+
+        floor: such as `NoiseFloor.effects`; by default the largest on a value that the stored calibration found.
+        """
+        known = self.reliability.calibration
+        return _within(self.effects, known.noise_of_value if floor is None and known else floor)
+
+    def mean_within_noise(self, floor: float | None = None) -> Tensor | None:
+        """[units]: the same of the mean effects; floor: such as `NoiseFloor.mean_effect`."""
+        known = self.reliability.calibration
+        return _within(self.effects.mean(1), known.noise_of_mean if floor is None and known else floor)
+
 
 def stage_effects(
     run: RunLike,
@@ -77,7 +90,8 @@ def stage_effects(
     Args:
         performance: what to judge by, [values]; all values are read from the same embeddings.
         stages: names; all stages that have steps by default.
-        method: "boundary" propagates the change over a whole block; "additive" sums first-order step effects.
+        method: "boundary" propagates the change over a whole block; "midpoint" does so between the recorded and the
+            predicted states, which is closer while training is smooth; "additive" sums first-order step effects.
         curvature: "exact" Hessian, "ggn" (stays bounded in stiff training), "none".
         readout: "linear", "displaced" or "link"; see `aa_core.embedding.read`.
         semantics: "freeze" or "zero_gradient"; see `aa_core.counterfactual.SEMANTICS`.
@@ -102,11 +116,13 @@ def stage_effects(
     rows = [read(e.params, performance, problem, final.state.judged, final.buffers) for e in embeddings]
     readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
     growth = max((e.growth for e in embeddings), default=0.0)
+    found = assess(run, training, growth, semantics, curvature, readings)
     reliability = replace(
-        assess(run, training, growth, semantics, curvature, readings),
+        found,
+        assumptions=(*found.assumptions, *ASSUMED.get(method, ())),
         estimator=(method, curvature, readout),
         calibration=find_calibration(run, performance.digest, semantics),
-        **(_distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method == "boundary" else {}),
+        **(_distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method != "additive" else {}),
     )
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
@@ -243,6 +259,10 @@ def estimate(
 
 def _method(what: Counterfactual) -> str:
     return "examples" if what.examples else "boundary"
+
+
+def _within(effects: Tensor, floor: Tensor | float | None) -> Tensor | None:
+    return None if floor is None else effects.abs() <= floor
 
 
 def _distances(changes: Sequence[tuple[Params, float]], final: Params) -> dict[str, Any]:

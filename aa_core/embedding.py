@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -20,12 +22,19 @@ from aa_core.problem import Problem, twice_differentiable_kernels
 from aa_core.records import Inputs, RunLike
 from aa_core.replay import Progress, prepare, silent, verify_once
 from aa_core.stages import select
-from aa_core.state import Buffers, Params
-from aa_core.tangent import additive_tangents, boundary_tangents
+from aa_core.state import Buffers, Params, State
+from aa_core.tangent import additive_tangents, boundary_tangents, midway
 
-Method = Literal["boundary", "additive"]
+Method = Literal["boundary", "additive", "midpoint"]
 Readout = Literal["linear", "displaced", "link"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
+SWEEPS: dict[Method, Callable[..., tuple[dict[str, State], dict[str, float]]]] = {
+    "boundary": boundary_tangents,
+    "additive": additive_tangents,
+    "midpoint": partial(boundary_tangents, place=midway),
+}
+ASSUMED = {"midpoint": ("every step was linearised half way to the mean of the states predicted without the stages",)}
+"""What a method takes for granted beside the others."""
 METHOD_VERSION = 1
 """Raised when an embedding's definition changes, so that no stale one is read."""
 
@@ -58,7 +67,8 @@ def embed_stages(
 ) -> tuple[StageEmbedding, ...]:
     """One embedding per stage (all by default), in the order of training.
 
-    All missing ones are computed in one replay; the others come from the cache on the device or on disk.
+    All missing ones are computed in one replay; the others come from the cache on the device or on disk. The midpoint
+    method always computes all stages of the run, since its path lies between them.
 
     Raises:
         UnknownStageError, EmptyStageError: a named stage is not in the run, or has no steps.
@@ -79,11 +89,11 @@ def embed_stages(
     found = {name: cached for name, key in keys.items() if (cached := cache.get(key, problem.device)) is not None}
     missing = tuple(s for s in wanted if s.name not in found)
     if missing:
-        sweep = boundary_tangents if method == "boundary" else additive_tangents
-        tangents, growth = sweep(run, training, missing, curvature, semantics, progress)
+        together = tuple(s for s in run.stages if len(s)) if method == "midpoint" else missing
+        tangents, growth = SWEEPS[method](run, training, together, curvature, semantics, progress)
         for name, tangent in tangents.items():
             found[name] = (tangent.judged, growth[name])
-            cache.put(keys[name], *found[name])
+            cache.put(_key(run, problem, name, method, curvature, semantics), *found[name])
     verify_once(run, training, progress)
     ordered = {
         name: {n: params[n] for n in training.stretches[-1].packing.shapes} for name, (params, _) in found.items()

@@ -30,7 +30,6 @@ Tried = dict[Trust, tuple[int, int]]
 
 SEGMENTS = "segments"
 """The method of `aa_core.segment_effects`."""
-NEVER: Limits = (0.0, 0.0, 0.0)
 ANY: Limits = (math.inf, math.inf, math.inf)
 SPREAD_LIMITS: dict[Estimator, Limits] = {
     ("boundary", "exact", "linear"): (0.18, 0.44, 0.72),
@@ -135,7 +134,9 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, move
     """
     if signs_agree < 1:
         return Verdict("nothing", f"For {1 - signs_agree:.0%} of the stages the three readouts disagree even in sign")
-    limits = SPREAD_LIMITS.get(estimator, NEVER)
+    limits = SPREAD_LIMITS.get(estimator)
+    if limits is None:
+        return Verdict("nothing", f"{', '.join(estimator)} was never tried against retraining")
     if not any(limits):
         return Verdict("nothing", f"{', '.join(estimator)} was not right often enough, however close its readouts lay")
     by_spread = _within(spread, limits)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 MAX_EXAMPLES = 5_000
 MAX_TEXT = 200
 MAX_VALUE = 20_000
-Method = Literal["boundary", "additive"]
+Method = Literal["boundary", "additive", "midpoint"]
 Curvature = Literal["exact", "ggn", "none"]
 Readout = Literal["linear", "displaced", "link"]
 Semantics = Literal["freeze", "zero_gradient"]

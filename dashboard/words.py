@@ -17,6 +17,7 @@ OPTIONS = {
     "margin": "Margin (log-odds)",
     "boundary": "Boundary",
     "additive": "Additive",
+    "midpoint": "Midpoint",
     "exact": "Exact Hessian",
     "ggn": "Gauss-Newton",
     "none": "None",

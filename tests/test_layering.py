@@ -22,6 +22,7 @@ LAYERS = (
     ("errors", "version"),
     ("workspace",),
     ("state", "stages", "records", "lanczos"),
+    ("reordered",),
     ("rules.numerics", "rules.*", "rules"),
     ("problem",),
     ("curvature", "packing", "crossing"),

@@ -26,6 +26,8 @@ SQUARED = "the squared distance of the model’s output from the target, times �
 METHODS = {
     "boundary": "The change that the stage made to weights and optimizer state is carried to the end of training "
     "through the derivatives of all later steps; what happened inside the stage is exact.",
+    "midpoint": "As boundary, but the derivatives are taken half way between the recorded weights and the mean of "
+    "those that the stages' absence predicts: closer while training is smooth, useless where it is not.",
     "additive": "Every step’s own change is carried to the end of training through the derivatives of all later steps, "
     "and the results are summed over the stage.",
 }
@@ -46,6 +48,7 @@ SEMANTICS = {
 LATER_STEPS = f"In the comparison, {WALL_CLOCK}."
 EMBEDDINGS = {
     "boundary": "E_S = M_{K−1} ⋯ M_{e} (ξ_e − ξ_s)",
+    "midpoint": "E_S = M_{K−1} ⋯ M_{e} (ξ_e − ξ_s), M_k at θ_k − ½ mean of d_k over the stages",
     "additive": "E_S = Σ_{k∈S} M_{K−1} ⋯ M_{k+1} Δ_k",
 }
 FORMULAS = {

@@ -63,8 +63,8 @@ def test_every_estimator_has_its_figures_and_the_path_share_stands_apart() -> No
 
 def test_where_training_is_affine_the_displaced_boundary_is_the_truth() -> None:
     found = calibrated(False)
-    for curvature in ("exact", "ggn"):  # the same for a loss that is quadratic in the outputs
-        figures = found.find("boundary", curvature, "displaced")
+    for method, curvature in (("boundary", "exact"), ("boundary", "ggn")):  # all the same here
+        figures = found.find(method, curvature, "displaced")
         assert figures is not None and figures.pairs.relative_error == pytest.approx(0, abs=1e-9)
         assert figures.pairs.slope == pytest.approx(1) and figures.pairs.sign == 1
         assert figures.means == pytest.approx(found.truth)
@@ -202,3 +202,14 @@ def test_effects_carry_the_calibration_of_their_question() -> None:
         judged.words.startswith("Checked by retraining") and judged.to_dict()["calibration"]["readout"] == "displaced"
     )
     assert aa.stage_effects(case.run, case.problem, queries(4), **ask).reliability.calibration is None
+
+
+def test_effects_know_the_noise_floor_of_their_calibration() -> None:
+    case, found = affine(), calibrated(False)
+    loud = found.model_copy(update={"noise_of_value": 0.06, "noise_of_mean": 0.06})
+    store_calibration(loud)
+    effects = aa.stage_effects(case.run, case.problem, GAMMA, cache=memory_cache())
+    marked, means = effects.within_noise(), effects.mean_within_noise()
+    assert marked is not None and torch.equal(marked, effects.effects.abs() <= 0.06) and bool(marked.any())
+    assert means is not None and torch.equal(means, effects.effects.mean(1).abs() <= 0.06)
+    store_calibration(found)

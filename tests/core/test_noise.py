@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import aa_core as aa
+from aa_core.cache import EmbeddingCache
 from aa_core.errors import RequestError
 from aa_core.noise import noise_floor
+from aa_core.reordered import reordered, shuffled
 from tests import zoo
-from tests.core.cases import Case, make_case, queries, squares
+from tests.core.cases import Case, equal, make_case, queries, squares
 
 GAMMA = queries(6)
 
@@ -75,7 +77,48 @@ def test_it_says_what_it_found() -> None:
     assert found.to_dict()["mean_effect"] == found.mean_effect and found.to_dict()["words"] == found.words
 
 
-@pytest.mark.parametrize("request_", [{"relative": 0.0}, {"relative": float("nan")}, {"repeats": 0}])
+def test_effects_below_the_floor_are_marked() -> None:
+    case, cache = contracting(), EmbeddingCache(None)
+    effects = aa.stage_effects(case.run, case.problem, GAMMA, readout="displaced", cache=cache)
+    assert effects.within_noise() is None and effects.mean_within_noise() is None
+    floor = noise_floor(case.run, case.problem, GAMMA)
+    marked, mean = effects.within_noise(floor.effects), effects.mean_within_noise(floor.mean_effect)
+    assert marked is not None and mean is not None and not bool(marked.any()) and not bool(mean.any())
+    size = effects.effects.abs()
+    middling = effects.within_noise(float(size.median()))
+    assert middling is not None and torch.equal(middling, size <= size.median()) and 0 < int(middling.sum()) < 18
+
+
+def test_other_orders_of_the_batches_are_real_trainings() -> None:
+    case, order = contracting(), shuffled(contracting().run.stages, 12, torch.Generator().manual_seed(5))
+    again = reordered(case.run, order)
+    found = aa.retrain(again, case.problem, aa.Counterfactual.skip("a"))
+    at = case.run.states[0]
+    for k in range(4, 12):
+        data = case.run.inputs[k]._replace(batches=case.run.inputs[order[k]].batches)
+        at = case.training().step(at, data)
+    assert equal(found.params, at.state.params)
+    assert sorted(order) == list(range(12)) and sorted(order[:4]) == list(range(4)) and order != tuple(range(12))
+
+
+def test_other_orders_are_told_from_noise() -> None:
+    case = contracting()
+    plain, asked = (noise_floor(case.run, case.problem, GAMMA, repeats=1, orders=n) for n in (0, 2))
+    assert plain.effects_by_order is None and plain.to_dict()["mean_effect_by_order"] is None
+    assert asked.mean_effect_by_order is not None and asked.effects_by_order is not None
+    assert asked.mean_effect_by_order > 100 * asked.mean_effect > 0
+    assert float(asked.effects_by_order.max()) >= asked.mean_effect_by_order
+    torch.testing.assert_close(asked.effects, plain.effects, rtol=1e-6, atol=0)
+    assert "2 other orders" in asked.words and "orders" not in plain.words
+
+
+def test_progress_of_all_trainings_ends_at_the_end() -> None:
+    case, seen = contracting(), list[tuple[int, int]]()
+    noise_floor(case.run, case.problem, GAMMA, repeats=1, orders=2, progress=lambda *at: seen.append(at))
+    assert seen == sorted(seen) and seen[-1] == (2 * 4 * 12, 2 * 4 * 12)
+
+
+@pytest.mark.parametrize("request_", [{"relative": 0.0}, {"relative": float("nan")}, {"repeats": 0}, {"orders": -1}])
 def test_a_request_without_sense_is_refused(request_: dict[str, float]) -> None:
     with pytest.raises(RequestError, match="expected a positive size"):
         noise_floor(contracting().run, contracting().problem, GAMMA, **request_)  # type: ignore[arg-type]
