@@ -38,6 +38,7 @@ from aa_core.header import (
     read_json,
 )
 from aa_core.records import Batch, Phase, StepInput, StepRecord
+from aa_core.remote import local_folder
 from aa_core.stages import Stage
 from aa_core.state import Snapshot, State
 from aa_core.store import Spec, decode, read_verified, sha256
@@ -242,15 +243,17 @@ def open_checkpoints(path: str | Path, datasets: Mapping[str, Any] | None = None
     States and examples are read, and their digests verified, when asked for.
     Raises RunNotFoundError, RunVersionError or RunFormatError.
     """
-    text = header_bytes(Path(path))
-    return CheckpointRun(Path(path), _parse(text), sha256(text), datasets or {})
+    root = local_folder(path)
+    text = header_bytes(root)
+    return CheckpointRun(root, _parse(text), sha256(text), datasets or {})
 
 
 def open_any(path: str | Path) -> AnyRun:
     """A recorded run, or one of checkpoints: as its header says."""
-    value = read_json(header_bytes(Path(path)), "run.json")
+    root = local_folder(path)
+    value = read_json(header_bytes(root), "run.json")
     known = isinstance(value, dict) and value.get("format") == FORMAT
-    return open_checkpoints(path) if known else open_run(path)
+    return open_checkpoints(root) if known else open_run(root)
 
 
 def check_checkpoints(run: CheckpointRun) -> tuple[str, ...]:

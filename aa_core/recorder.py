@@ -23,6 +23,7 @@ from aa_core.live import LossFunction, observe, read_buffers, read_counts, read_
 from aa_core.observer import ForwardObserver, announced_clip, check_clipped, check_hyper, read_precision
 from aa_core.preamble import check_stage_name, json_object, preamble
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
+from aa_core.remote import is_remote
 from aa_core.state import Buffers
 from aa_core.succession import Left, leave, succeed
 from aa_core.writer import RunWriter
@@ -67,7 +68,7 @@ class Recorder:
     ) -> None:
         if checkpoint_every < 1:
             raise RecordingError(f"checkpoint_every is {checkpoint_every}, expected at least 1 step")
-        self.path = Path(path)
+        self.path = path if is_remote(path) else Path(path)
         self._live = observe(model, optimizer, loss_fn)
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
         self._header = preamble(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,9 +14,13 @@ import torch
 from torch import Tensor
 
 from aa_core.errors import IntegrityError, RunFormatError, UnsupportedError
+from aa_core.files import MODE as MODE
+from aa_core.files import sync_folder as sync_folder
+from aa_core.files import write_atomic as write_atomic
+from aa_core.files import write_new as write_new
 from aa_core.header import MAX_JSON_BYTES, FileEntry, listed, read_json
+from aa_core.remote import fetch_missing, forget
 
-MODE = 0o644
 MAX_TENSOR_HEADER = 16 * 2**20
 MAX_DIMENSIONS = 64
 _CODES = {
@@ -59,47 +61,6 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write so that the file is there in full and on disk, or not at all."""
-    temporary = _write_temporary(path, data)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """As `write_atomic`, but FileExistsError if there is such a file already."""
-    temporary = _write_temporary(path, data)
-    try:
-        os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
-    sync_folder(path.parent)
-
-
-def _write_temporary(path: Path, data: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, MODE)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    return temporary
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_file(root: Path, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file inside the run; RunFormatError for links, devices and names that lead elsewhere.
 
@@ -114,6 +75,8 @@ def read_file(root: Path, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
         if path.is_symlink():
             raise RunFormatError(f"{name}: a symbolic link, expected a regular file inside the run")
     try:
+        if not path.exists():
+            fetch_missing(root, name)
         return _read_regular(path, name, limit)
     except (FileNotFoundError, NotADirectoryError):
         raise
@@ -139,6 +102,15 @@ def _read_regular(path: Path, name: str, limit: int) -> bytes:
 
 def read_verified(root: Path, entry: FileEntry) -> bytes:
     """The bytes of a file that a commit names; IntegrityError unless they are the bytes that were recorded."""
+    try:
+        return _verified(root, entry)
+    except IntegrityError:
+        if not forget(root, entry.name):
+            raise
+        return _verified(root, entry)
+
+
+def _verified(root: Path, entry: FileEntry) -> bytes:
     try:
         data = read_file(root, entry.name, limit=entry.size)
     except (FileNotFoundError, NotADirectoryError):

@@ -22,6 +22,7 @@ from aa_core.header import Environment, FileEntry, Header, PhaseEntry, listed, p
 from aa_core.journal import extend
 from aa_core.phases import read_phases
 from aa_core.records import Batch, Groups, Phase, StepInput, StepRecord
+from aa_core.remote import local_folder
 from aa_core.stages import Stage, stage_of_steps
 from aa_core.state import Snapshot, State
 from aa_core.store import Spec, decode, layout, read_verified
@@ -188,12 +189,12 @@ class Trajectory:
 
 
 def open_run(path: str | Path, datasets: Mapping[str, Any] | None = None) -> Trajectory:
-    """Open a recorded run; `datasets` gives what it references by name.
+    """Open a recorded run, a folder or an address such as s3://bucket/run; `datasets` gives what it references by name.
 
     Reads the header, the log and the steps, and verifies their digests; the rest is read when asked for.
     Raises RunNotFoundError, RunVersionError, RunFormatError or IntegrityError.
     """
-    root = Path(path)
+    root = local_folder(path)
     chain = read_chain(root)
     tables = _read_steps(root, chain)
     stages = _stages(chain)

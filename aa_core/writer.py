@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,12 +12,13 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from aa_core.columns import encode_columns
-from aa_core.errors import RunBusyError, RunExistsError
+from aa_core.errors import RunBusyError, RunError, RunExistsError
 from aa_core.evaluation import Evaluation, encode_evaluation
 from aa_core.examples import Examples, concat, encode_examples
 from aa_core.header import Commit, FileEntry, Header, PhaseEntry, Role, StageEntry, parse, parse_header
 from aa_core.journal import encode_line, extend
 from aa_core.records import StepRecord
+from aa_core.remote import Upload, is_remote, outgoing
 from aa_core.stages import Stage
 from aa_core.state import Snapshot
 from aa_core.store import MODE, encode, sha256, sync_folder, write_atomic, write_new
@@ -39,18 +41,23 @@ def state_tensors(snapshot: Snapshot) -> dict[str, Tensor]:
 class RunWriter:
     """Creates a run and adds to it; the only writer as long as it is not closed.
 
+    With an address of object storage it writes to a folder of the workspace, and uploads what it commits.
+
     Raises RunBusyError if another recorder is writing this run, RunExistsError if the path is taken.
     """
 
-    def __init__(self, path: Path, header: Header) -> None:
+    def __init__(self, path: str | Path, header: Header) -> None:
         text = header.to_bytes()
         parse_header(text)
+        upload = Upload(outgoing(path), path) if is_remote(path) else None
+        path = Path(path) if upload is None else upload.folder
         _claim(path)
-        self.path = path
+        self.path, self._upload = path, upload
         self._lock = _lock(path)
         for folder in FOLDERS:
             (path / folder).mkdir()
         write_new(path / "run.json", text)
+        self._publish()
         self._head, self._number, self._start = sha256(text), 0, 0
         self._groups = header.groups
         self._stages: dict[str, Stage] = {}
@@ -113,7 +120,21 @@ class RunWriter:
             os.fsync(self._journal.fileno())
         write_new(self.path / "log" / f"{self._number:010d}.json", text)
         self._advance(text, snapshot)
+        self._publish(sealed)
         self._groups = self._groups if phase is None else phase.groups
+
+    def _publish(self, sealed: bool = False) -> None:
+        """Upload what is committed. Training goes on without the network; only the seal insists."""
+        if self._upload is None:
+            return
+        try:
+            self._upload.push(files_of)
+        except RunBusyError:
+            raise
+        except RunError as error:
+            if sealed:
+                raise RunError(f"{error}. Nothing is lost: aa push {self.path} {self._upload.url}") from None
+            warnings.warn(f"{error}; recording goes on at {self.path}", RuntimeWarning, stacklevel=5)
 
     def _contents(self, snapshot: Snapshot | None, evaluation: Evaluation | None) -> list[tuple[str, bytes, Role]]:
         files: list[tuple[str, bytes, Role]] = []
@@ -150,6 +171,11 @@ class RunWriter:
         if self._journal is not None:
             self._journal.close()
         os.close(self._lock)
+
+
+def files_of(commit: bytes, name: str) -> list[str]:
+    """The files that a commit names."""
+    return [file.name for file in parse(Commit, commit, f"log/{name}").files]
 
 
 def _claim(path: Path) -> None:

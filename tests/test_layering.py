@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module of aa_core imports only what stands above it, or beside it. Put a new file where it belongs.
 LAYERS = (
     ("errors", "version"),
-    ("workspace",),
+    ("workspace", "files"),
     ("state", "stages", "records", "lanczos"),
     ("reordered",),
     ("rules.numerics", "rules.*", "rules"),
@@ -37,6 +37,7 @@ LAYERS = (
         "live",
         "machine",
         "preamble",
+        "remote",
         "averaging",
         "observer",
         "writer",
