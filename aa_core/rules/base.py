@@ -66,7 +66,7 @@ class UpdateRule:
         for index, group in enumerate(groups):
             self.read_hyper(group)
             for switch, way_out in self.refused.items():
-                if group.get(switch):
+                if _is_on(group, switch):
                     raise UnsupportedError(
                         f"{self.name}({switch}={group[switch]!r}) in parameter group {index}: {way_out}"
                     )
@@ -91,3 +91,10 @@ class UpdateRule:
         if "step" in state:
             return float(state["step"])
         return float(any(state.get(slot) is not None for slot in self.slots))
+
+
+def _is_on(group: Mapping[str, Any], switch: str) -> bool:
+    """Whether torch will use a switch; left open, foreach is on for parameters on a GPU."""
+    if switch == "foreach" and group.get(switch) is None:
+        return any(p.is_cuda for p in group["params"])
+    return bool(group.get(switch))

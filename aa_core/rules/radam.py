@@ -52,7 +52,7 @@ RADAM = UpdateRule(
     update=update,
     refused={
         **{k: v for k, v in INEXACT.items() if k != "fused"},
-        "foreach": "its rounding differs from the replayed update; build the optimizer without foreach=True",
+        "foreach": "its rounding differs from the replayed update; build the optimizer with foreach=False",
     },
     stiff=lambda slots: slots["exp_avg_sq"] == 0,
 )

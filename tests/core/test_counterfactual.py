@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from aa_core.intervention import intervene
 from aa_core.stages import Stage
 from aa_core.state import State
 from tests import zoo
+from tests.core import test_phases
 from tests.core.cases import (
     Case,
     MakeOptimizer,
@@ -190,6 +192,21 @@ def test_an_estimate_converges_to_the_truth_as_the_change_vanishes() -> None:
         truth = effect(case, what, queries())
         errors.append(float((predicted(case, what, queries()) - truth).norm() / truth.norm()))
     assert errors[1] < 0.2 * errors[0] and errors[2] < 0.2 * errors[1]
+
+
+@pytest.mark.parametrize(
+    "training", ["new optimizer", "frozen, then thawed (AdamW)", "head replaced", "adapters added"]
+)
+def test_hyperparameters_change_across_new_optimizers_and_parameters_too(training: str, tmp_path: Path) -> None:
+    case, gamma = test_phases.record(tmp_path / "run", test_phases.TRAININGS[training]), test_phases.GAMMA
+    truth = aa.final_model(case.run, case.problem).performance(gamma)
+    for what in (aa.Counterfactual.change("c", lr="0.5x"), aa.Counterfactual(("c",), 0.25)):
+        exact = truth - aa.retrain(case.run, case.problem, what).performance(gamma)
+        found = aa.predict(case.run, case.problem, what, gamma, readout="displaced")
+        assert_close(found, exact, 1e-8)
+    nearly = aa.Counterfactual.change("a", lr="0.99999x")
+    exact = truth - aa.retrain(case.run, case.problem, nearly).performance(gamma)
+    assert_close(aa.predict(case.run, case.problem, nearly, gamma), exact, 1e-2)
 
 
 @pytest.mark.parametrize("every", [1, 5, 12])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,6 +107,15 @@ def test_the_foreach_implementation_gives_the_same_bits(kind: Any) -> None:
 def test_every_step_of_muon_is_bit_for_bit_that_of_torch(dtype: torch.dtype) -> None:
     for options in MUON:
         compare(lambda p, o=options: torch.optim.Muon(p, lr=0.07, **o), dtype, {"w": (3, 4), "t": (6, 2), "s": (4, 4)})  # type: ignore[misc]
+
+
+def test_radam_left_to_torchs_default_is_refused_on_a_gpu_alone() -> None:
+    (group,) = torch.optim.RAdam([torch.zeros(1, requires_grad=True)]).param_groups
+    RULES["RAdam"].check([group])
+    elsewhere = {**group, "params": [SimpleNamespace(is_cuda=True)]}
+    with pytest.raises(UnsupportedError, match=r"RAdam\(foreach=None\) in parameter group 0: .*foreach=False"):
+        RULES["RAdam"].check([elsewhere])
+    RULES["RAdam"].check([{**elsewhere, "foreach": False}])
 
 
 # ---- derivatives -----------------------------------------------------------------------------------------------------
@@ -300,5 +310,5 @@ REFUSED = [
 def test_a_refused_switch_is_named_with_the_way_out(kind: Any, switch: str) -> None:
     optimizer = kind([torch.zeros(1, requires_grad=True)], lr=0.1)
     optimizer.param_groups[0][switch] = True
-    with pytest.raises(UnsupportedError, match=rf"{kind.__name__}\({switch}=True\) .*build the optimizer without"):
+    with pytest.raises(UnsupportedError, match=rf"{kind.__name__}\({switch}=True\) .*build the optimizer with"):
         rule_for(optimizer)
