@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
@@ -35,3 +36,31 @@ def test_every_question_of_the_what_if_page_is_answered(tmp_path: Path, capsys: 
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == code.count("    ask") and printed[0].startswith("skip finetune")
     assert any(line.startswith("finetune with lr cosine 0.05 to 0") for line in printed)
+
+
+def test_the_head_and_the_optimizer_of_the_training_page_come_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential()
+    model.add_module("body", nn.Linear(zoo.FEATURES, 7))
+    model.add_module("head", nn.Linear(7, 9))
+
+    def train(recorder: aa.Recorder, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for k in range(3):
+            x, y = zoo.examples(8, seed=k, dtype=torch.float32)
+            recorder.batch(x, y)
+            optimizer.zero_grad()
+            zoo.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
+    x, y = zoo.examples(5, seed=9, dtype=torch.float32)
+    names = {"copy": copy, "torch": torch, "model": model, "train": train, "loss_fn": zoo.cross_entropy}
+    names |= {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "x_test": x, "y_test": y}
+    exec(code, names)
+    effects = names["effects"]
+    assert isinstance(effects, aa.Attribution) and list(effects.units["stage"]) == ["pretrain", "new head"]
+    run, problem = names["run"], names["problem"]
+    assert isinstance(run, aa.Trajectory) and isinstance(problem, aa.Problem)
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, problem))
