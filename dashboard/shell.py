@@ -33,8 +33,7 @@ def choose() -> Context | None:
         )
         return None
     if not session.current().run:
-        first = next((e for e in entries.values() if not e.error), next(iter(entries.values())))
-        session.settle(replace(session.current(), run=first.id), [])
+        session.settle(replace(session.current(), run=_first(entries, session.current().digest).id), [])
     _picker(entries)
     entry = entries.get(session.current().run)
     if entry is None:
@@ -50,6 +49,13 @@ def choose() -> Context | None:
     else:
         return _opened(entry)
     return None
+
+
+def _first(entries: dict[str, RunEntry], digest: str) -> RunEntry:
+    """The run that a link names by its digest alone, as reports do; else the first that opens."""
+    opening = [e for e in entries.values() if not e.error]
+    named = [e for e in opening if digest and e.digest.startswith(digest)]
+    return next(iter([*named, *opening, *entries.values()]))
 
 
 def offer(pages: dict[str, Any]) -> None:

@@ -8,16 +8,17 @@ ledger      findings: pinned, checked, signed
 
 from aa_core.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find, submit
-from aa_core.reporting import Report, escape, figures, glossary, marks, to_html, to_json, to_zip
+from aa_core.reporting import About, Report, escape, figures, glossary, marks
 from dashboard.service import checking, compare, estimates, groups, ledger, retraining, slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
-from dashboard.service.reports import report_of
+from dashboard.service.reports import formats, report_of
 from dashboard.service.runs import RunEntry, list_runs
 from dashboard.service.work import Waiting
 
 __all__ = [
+    "About",
     "Belief",
     "Calibration",
     "Desk",
@@ -35,6 +36,7 @@ __all__ = [
     "estimates",
     "figures",
     "find",
+    "formats",
     "glossary",
     "groups",
     "ledger",
@@ -44,7 +46,4 @@ __all__ = [
     "retraining",
     "slices",
     "submit",
-    "to_html",
-    "to_json",
-    "to_zip",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
+
 from aa_core.jobs import retrainings
-from aa_core.reporting import Context, Report, build_report
+from aa_core.reporting import About, Context, Report, build_report, to_html, to_json, to_pdf, to_zip
 from aa_core.reporting.ledger import ledger_events, ledger_section
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
@@ -11,10 +14,16 @@ from dashboard.service.engine import Progress
 from dashboard.service.estimates import request_of
 
 
-def report_of(desk: Desk, s: Selection, with_steps: bool, date: str, progress: Progress) -> Report:
-    """All of this selection as a report, with every retraining of the run."""
+def formats() -> dict[str, Callable[[Report], str | bytes]]:
+    """{suffix: what writes it}; the PDF where typst is installed."""
+    found: dict[str, Callable[[Report], str | bytes]] = {"html": to_html, "pdf": to_pdf, "json": to_json, "zip": to_zip}
+    return found if find_spec("typst") else {k: v for k, v in found.items() if k != "pdf"}
+
+
+def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: str, progress: Progress) -> Report:
+    """All of this selection as a report, with every retraining of the run and every finding."""
     rows, run = desk.rows(s), desk.recorded
-    context = Context(whatifs=retrainings(run), ledger=ledger_section(run), events=ledger_events(run), date=date)
+    context = Context(retrainings(run), about, ledger_section(run), ledger_events(run), date)
     key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, repr(context))
 
     def work() -> Report:

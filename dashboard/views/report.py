@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date
 from functools import partial
 
@@ -10,15 +9,29 @@ import streamlit as st
 
 from dashboard import feedback, tables
 from dashboard.activity import describe
-from dashboard.service import Report, glossary, report_of, retraining, to_html, to_json, to_zip
+from dashboard.pin import NAME
+from dashboard.service import About, Report, formats, glossary, ledger, report_of, retraining
 from dashboard.shell import Context
-from dashboard.words import OPTIONS, performance_words, subject
+from dashboard.words import OPTIONS, performance_words, plural, subject
 
-FORMATS: tuple[tuple[str, str, str, str, Callable[[Report], str | bytes]], ...] = (
-    ("HTML report", "html", "text/html", "One page, opens offline in any browser.", to_html),
-    ("JSON", "json", "application/json", "The canonical record, with digests of its parts.", to_json),
-    ("Everything as ZIP", "zip", "application/zip", "Page, record and CSV tables, with checksums.", to_zip),
-)
+FORMATS = {
+    "html": ("HTML report", "text/html", "One page, opens offline in any browser."),
+    "pdf": ("PDF", "application/pdf", "For print, screen readers and the file; the data are attached to it."),
+    "json": ("JSON", "application/json", "The canonical record, with a digest of every field."),
+    "zip": ("Everything as ZIP", "application/zip", "Page, PDF, record and CSV tables, with checksums."),
+}
+STATEMENTS = {
+    "auditor": "Auditor",
+    "role": "Role",
+    "organisation": "Organisation",
+    "independence": "Independence: what ties you to whoever trained the model",
+    "access": "Access: what you could see and run",
+    "purpose": "Purpose: which decision this serves",
+    "intended_use": "Intended use of the system",
+    "out_of_scope": "Out of scope",
+    "review": "Review: who challenged it",
+}
+"""What only the auditor can say: fields of the report's `About`."""
 
 
 def render(ctx: Context) -> None:
@@ -31,11 +44,12 @@ def render(ctx: Context) -> None:
         feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
         return
     left, right = st.columns([2, 3], gap="large")
-    with left:
+    with left, feedback.refusals():
         with_steps = _contents(ctx)
+        about = _about()
     with right, feedback.refusals():
         with feedback.working("Computing the effects for the report") as progress:
-            report = report_of(ctx.desk, ctx.selection, with_steps, date.today().isoformat(), progress)
+            report = report_of(ctx.desk, ctx.selection, with_steps, about, date.today().isoformat(), progress)
         _summary(report)
         _downloads(ctx, report)
 
@@ -50,13 +64,19 @@ def _contents(ctx: Context) -> bool:
         ("Performance", performance_words(s.performance)),
         ("Estimator", ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))),
         *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],
+        ("Findings", plural(len(ledger.listed(desk)), "finding") if ledger.listed(desk) else "none entered"),
     ]
     st.html(tables.facts(rows, "list"))
-    if not retraining.past(desk):
-        st.caption(
-            ":material/info: No stage was retrained yet, so the report says “estimate only”. Verify stages in What-if."
-        )
     return st.toggle("Include the effect of every step", value=True)
+
+
+def _about() -> About:
+    """The auditor's own statements; they stay while this tab is open."""
+    with st.expander("What only you can say", icon=":material/draw:"):
+        st.caption("Printed as it is. What is left out is printed as “Not stated”.")
+        st.session_state.setdefault("about:auditor", st.session_state.get(NAME, ""))
+        said = {name: st.text_input(label, key=f"about:{name}", max_chars=2_000) for name, label in STATEMENTS.items()}
+    return About.model_validate({name: text.strip() for name, text in said.items()})
 
 
 def _summary(report: Report) -> None:
@@ -64,14 +84,20 @@ def _summary(report: Report) -> None:
     st.markdown(f"**What it says** :gray-badge[{status}]")
     with st.container(border=True):
         st.text(report.question)
-        for line in report.answer.lines:
+        for line in (*report.answer.lines, report.answer.confidence):
             st.text(line)
-    st.caption(f"Digest of this report `{report.digest[:12]}`: `aa report verify` checks that no digit was changed.")
+    if report.answer.status == "estimate":
+        st.caption(":material/info: Nothing of this was checked by retraining yet. Verify stages in What-if.")
+    st.caption(
+        f"Digest of this report `{report.digest[:12]}`: `aa report verify` finds a changed digit and names the field, "
+        "`aa report sign` signs it with your key."
+    )
 
 
 def _downloads(ctx: Context, report: Report) -> None:
     name = ctx.desk.entry.id.replace("/", "-")
-    for label, suffix, mime, words, write in FORMATS:
+    for suffix, write in formats().items():
+        label, mime, words = FORMATS[suffix]
         with st.container(horizontal=True, vertical_alignment="center"):
             st.download_button(
                 label,
@@ -85,3 +111,5 @@ def _downloads(ctx: Context, report: Report) -> None:
                 width=190,
             )
             st.caption(words)
+    if "pdf" not in formats():
+        st.caption(":material/info: For PDF: `pip install 'accountability-audit[pdf]'`")

@@ -285,8 +285,21 @@ def test_runs_that_were_judged_on_different_examples_are_not_compared(screen: Op
 def test_report_says_that_nothing_was_verified(screen: Open) -> None:
     app = screen("report", run="good", examples="3")
     assert "example 3" in said(app)
-    assert "No stage was retrained yet" in said(app)
-    assert len(app.get("download_button")) == 3
+    assert "Nothing of this was checked by retraining yet" in said(app)
+    assert len(app.get("download_button")) == 4
+
+
+def test_what_only_the_auditor_can_say_goes_into_the_report(screen: Open) -> None:
+    app = screen("report", run="good", examples="3")
+    before = next(c.value for c in app.caption if c.value.startswith("Digest of this report"))
+    app = checked(app.text_input("about:auditor").set_value("A. Uditor").run())
+    assert next(c.value for c in app.caption if c.value.startswith("Digest of this report")) != before
+
+
+def test_a_link_that_names_a_run_by_its_digest_alone_opens_that_run(screen: Open, runs: Path) -> None:
+    digest = aa.open_run(runs / "hostile").digest[:12]
+    assert screen("overview", digest=digest).query_params["run"] == "hostile"
+    assert "another version of the run" in said(screen("overview", digest="0" * 12))
 
 
 def test_no_runs_is_no_blank_page(screen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

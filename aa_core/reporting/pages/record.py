@@ -70,7 +70,7 @@ def _timeline(report: Report) -> Iterator[Block]:
         f"Stages, loss and learning rate, {plural(run.steps, 'step')}. As recorded, not estimated.{note}",
         "The table below lists the stages, training.csv every value.",
         f"run {run.digest[:SHORT]}, as recorded",
-        view(report, "overview"),
+        view(report, ""),
     )
 
 
