@@ -118,6 +118,7 @@ def _comparisons(stages: int, groups: int, checks: Sequence[Check], calibration:
     done = sum(c.status == "done" for c in checks)
     words = f"This report shows {shown:,} effects of stages ({stages} on all examples"
     words += f", {stages * groups:,} on {groups} subgroups)." if groups else ")."
-    words += f" {len(checks)} retrainings were asked for on this run in this workspace; {done} came to an end."
+    were = "retraining was" if len(checks) == 1 else "retrainings were"
+    words += f" {len(checks)} {were} asked for on this run in this workspace; {done} came to an end."
     words += " A calibration retrained every stage as well." if calibration else ""
     return words + " What was only looked at on a screen is not counted, so the number that was tried can be larger."

@@ -14,7 +14,8 @@ CELL, HEAD = 26, 116
 """Height of a row, and of what stands below the cells, pixels."""
 PALE = 1.7
 """The strongest effect is tinted as if it were this much weaker: the number on it must stay readable."""
-MIDDLE = "rgba(128,128,128,0.08)"
+SCALE = [[0, HURT], [0.5, "rgba(213,94,0,0)"], [0.5, "rgba(0,114,178,0)"], [1, HELPED]]
+"""No tint at zero: whatever the page is coloured shows through."""
 
 
 def heat_map(
@@ -35,7 +36,7 @@ def heat_map(
             y=list(range(len(group))),
             zmin=-PALE * scale or -1.0,
             zmax=PALE * scale or 1.0,
-            colorscale=[[0, HURT], [0.5, MIDDLE], [1, HELPED]],
+            colorscale=SCALE,
             showscale=False,
             xgap=2,
             ygap=2,
@@ -54,4 +55,5 @@ def heat_map(
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", showgrid=False)
     figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, side="bottom", showgrid=False)
     lines = [sign(), axis_title(performance, unit)]
-    return style(figure, "Effect of each stage on each subgroup", lines, HEAD + CELL * len(rows), "heat")
+    styled = style(figure, "Effect of each stage on each subgroup", lines, HEAD + CELL * len(rows), "heat")
+    return styled.update_xaxes(zeroline=False).update_yaxes(zeroline=False)

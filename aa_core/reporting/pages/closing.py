@@ -24,7 +24,7 @@ def process(report: Report) -> Iterator[Block]:
         yield Table(
             "Retrainings and entries of the findings ledger, oldest first.",
             ("When", "Who", "What", "How it ended"),
-            tuple((Cell(e.at), Cell(e.who or "–"), Cell(e.what), Cell(e.how)) for e in report.process.events),
+            tuple((Cell(_when(e.at)), Cell(e.who or "–"), Cell(e.what), Cell(e.how)) for e in report.process.events),
             texts=frozenset({1, 2, 3}),
         )
     else:
@@ -86,6 +86,11 @@ def appendices(report: Report, tables: Sequence[str]) -> Iterator[Block]:
         tuple((Cell(f.clause, f.text), Cell(f.asks), Cell(f.section)) for f in FRAMEWORKS),
         texts=frozenset({1, 2}),
     )
+
+
+def _when(at: str) -> str:
+    """ "2031-05-01T12:00:00+00:00" -> "2031-05-01 12:00:00 UTC"."""
+    return at.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _label(key: str) -> str:

@@ -12,6 +12,16 @@ from aa_core.reporting.model import CalibrationSection, Check, Report, ReportedF
 from aa_core.reporting.pages.basis import NOISE, basis, effect, evidence, scale_of_stages, verdict
 
 MOST_SCATTERS = 3
+EVIDENCE = {
+    "question": "Question",
+    "estimate": "Estimated effect",
+    "estimator": "Estimator",
+    "reliability": "Reliability",
+    "retrained": "Retrained",
+    "result_digest": "Digest of the result",
+    "run_digest": "Digest of the run",
+    "examples_digest": "Digest of performance and examples",
+}
 
 
 def retrainings(report: Report, truths: dict[str, Truth]) -> Iterator[Block]:
@@ -113,7 +123,8 @@ def _calibration(report: Report, found: CalibrationSection) -> Iterator[Block]:
     )
     scale = glossary.scale_of([*found.truth, *found.estimate])
     estimates = found.estimate or (None,) * len(found.stages)
-    words = f"{found.unit}; n = {found.values:,}; {glossary.sign()}. {verdict(report.reliability)}"
+    unit = glossary.unit_words(found.unit)
+    words = f"{unit[0].upper()}{unit[1:]}; n = {found.values:,}; {glossary.sign()}. {verdict(report.reliability)}"
     source = f"run {report.run.digest[:12]}; evaluation {found.evaluation[:12]}; code {found.code}"
     yield Table(
         "The true mean effect of each stage, and its estimate.",
@@ -173,7 +184,7 @@ def _finding(f: ReportedFinding) -> Iterator[Block]:
             ("Severity", f.severity),
             ("Status", f.status),
             ("Rests on", f.rule),
-            *((k.replace("_", " ").capitalize(), str(v)) for k, v in f.evidence.items() if v not in (None, "")),
+            *((label, str(f.evidence[key])) for key, label in EVIDENCE.items() if f.evidence.get(key)),
             ("Recommendation", f.recommendation or "None."),
             ("Entered", f"{f.at}, {f.by}"),
             ("Signed off", signed or "Not signed off."),
