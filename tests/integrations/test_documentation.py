@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+from typer.testing import CliRunner
 
 import aa_core as aa
+from aa_core.cli import app
+from aa_core.integrations.transformers import TrainerRecorder
 from tests import kinds, zoo
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "integrations.md").read_text()
-TRANSFORMERS, LIGHTNING, OWN = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+TRANSFORMERS, REBUILT, LIGHTNING, OWN = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
 def run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **names: Any) -> dict[str, Any]:
@@ -41,6 +44,23 @@ def test_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert [(s.name, len(s)) for s in names["run"].stages] == [("news", 3), ("stories", 3)]
     assert names["effects"].effects.shape == (2, 2) and bool((names["effects"].effects != 0).all())
+
+
+def test_a_model_rebuilt_for_the_command_line(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")
+    config = {"vocab_size": kinds.WORDS, "n_positions": kinds.TOKENS, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    model, words = transformers.GPT2LMHeadModel(transformers.GPT2Config(**config)), kinds.texts(6, seed=1)[0]
+    settings = {"max_steps": 2, "optim": "adamw_torch", "report_to": [], "save_strategy": "no", "use_cpu": True}
+    arguments = transformers.TrainingArguments(str(tmp_path / "out"), disable_tqdm=True, **settings)
+    evaluation = aa.Evaluation({"input_ids": words[:, :-1]}, words[:, 1:])
+    with TrainerRecorder(tmp_path / "run", evaluation=evaluation, config=config) as recorder, recorder.stage("a"):
+        rows = [{"input_ids": w, "labels": w} for w in words]
+        transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[recorder.callback]).train()
+    (tmp_path / "gpt2_problem.py").write_text(REBUILT)
+    for command in (["check"], ["effects", "--format", "json"]):
+        asked = [*command, str(tmp_path / "run"), "--problem", str(tmp_path / "gpt2_problem.py")]
+        result = CliRunner().invoke(app, asked)
+        assert result.exit_code == 0, result.output
 
 
 def test_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
