@@ -30,7 +30,7 @@ def with_disagreement(
     """The same stage effects; their reliability names how well every method, curvature and readout agrees with them.
 
     Agreement among estimators is no truth: all are first order. Where they differ, at most one of them is right.
-    Cost: a sweep for each of the six embeddings that is not cached yet.
+    Cost: a sweep for each of the nine embeddings that is not cached yet.
     """
     stages, semantics = found.units["stage"].tolist(), found.provenance["semantics"]
     others: dict[str, Agreement] = {}

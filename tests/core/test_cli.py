@@ -28,7 +28,10 @@ from aa_core.trajectory import Trajectory, open_run
 from aa_core.version import __version__
 from tests.core.job_run import STAGES, STEPS, make, wait
 
-COMMANDS = ("info", "check", "effects", "whatif", "jobs", "dashboard", "key", "sign", "verify", "report", "findings")
+COMMANDS = (
+    *("info", "check", "effects", "whatif", "jobs", "dashboard", "key", "sign", "verify"),
+    *("push", "report", "findings"),
+)
 
 
 @pytest.fixture(scope="module")

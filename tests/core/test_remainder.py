@@ -212,7 +212,7 @@ def test_a_result_carries_its_agreement_with_every_other_estimator_on_request() 
     case, cache = recorded("mlp", "momentum"), memory_cache()
     plain = aa.stage_effects(case.run, case.problem, queries(), stages=["a", "b"], cache=cache)
     found = aa.with_disagreement(plain, case.run, case.problem, queries(), cache=cache)
-    assert len(found.reliability.others) == 18 and not plain.reliability.others
+    assert len(found.reliability.others) == 27 and not plain.reliability.others
     assert found.reliability.others["boundary, exact, linear"].relative_error == 0
     for method, curvature, readout in (("additive", "ggn", "link"), ("boundary", "none", "displaced")):
         other = stage_effects(
