@@ -43,6 +43,7 @@ from aa_core.scores import (
     token_log_likelihood,
 )
 from aa_core.segment_effects import segment_effects
+from aa_core.segment_examples import segment_example_effects
 from aa_core.splits import collapse, stage_effects_by_parameter, step_effects_by_cause, step_effects_by_parameter
 from aa_core.trajectory import Trajectory, check_integrity, open_run
 from aa_core.verdict import Verdict
@@ -108,6 +109,7 @@ __all__ = [
     "retrain",
     "retrain_all",
     "segment_effects",
+    "segment_example_effects",
     "sequence_log_likelihood",
     "stage_effects",
     "stage_effects_by_parameter",

@@ -86,8 +86,8 @@ def from_checkpoints(
         RequestError, UnsupportedError: a stage's description makes no sense, or its optimizer is not supported.
         NonFiniteError: a state holds NaN or infinity.
     """
-    if not stages:
-        raise RequestError("a run needs at least one stage")
+    if not stages or stages[0].resumes:
+        raise RequestError("a run needs at least one stage, and there is nothing that the first could resume")
     rules, entries = [_rule(stage) for stage in stages], list[SegmentEntry]()
     for index, (stage, (_, hyper)) in enumerate(zip(stages, rules, strict=True)):
         start = entries[-1].checkpoints[-1] if entries else 0

@@ -18,7 +18,7 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import load
 from aa_core.state import Params
-from aa_core.verdict import SEGMENTS, Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
+from aa_core.verdict import SEGMENTS, UNMEASURED, Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
 
 ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
 
@@ -117,6 +117,8 @@ class Reliability:
             return judge_calibrated(known)
         if self.blind:
             return Verdict("nothing", f"For this optimizer, {self.blind}")
+        if self.estimator and self.estimator[0] == SEGMENTS and self.readout_spread is None:
+            return UNMEASURED
         if self.estimator is None or self.readout_spread is None or self.signs_agree is None:
             return judge_growth(self.growth)
         judged = judge_readouts(self.estimator, self.readout_spread, self.signs_agree, self.moved)

@@ -182,7 +182,7 @@ def _assess(
         stiff_share=sum(int((t == 0).sum()) for t in slots.values()) / max(count, 1),
         readout_spread=spread,
         signs_agree=signs,
-        assumptions=_assumptions(run, curvature),
+        assumptions=(*assumptions(run, curvature), f"freeze: {SEMANTICS['freeze']}"),
         estimator=(SEGMENTS, curvature, readout),
         moved=max((size[name] for name in embeddings), default=0.0),
     )
@@ -194,7 +194,8 @@ def _moved(run: CheckpointRun, problem: Problem, start: int, stop: int) -> float
     return float((b - a).norm() / final.norm())
 
 
-def _assumptions(run: CheckpointRun, curvature: SegmentCurvature) -> tuple[str, ...]:
+def assumptions(run: CheckpointRun, curvature: SegmentCurvature) -> tuple[str, ...]:
+    """What every answer from checkpoints takes for granted."""
     kinds = {"ggn": "generalised Gauss-Newton", "none": "neglected"}
     slots, stages = {s.step: s.slots for s in run.header.states}, run.header.stages
     sampled = [s.name for s in stages if len(run.stage_examples(s.name).digests) > EXAMPLES]
@@ -206,7 +207,7 @@ def _assumptions(run: CheckpointRun, curvature: SegmentCurvature) -> tuple[str, 
     ]
     return (
         APPROXIMATION,
-        f"freeze: {SEMANTICS['freeze']}; later stages keep their hyperparameters and data",
+        "later stages keep their hyperparameters and data",
         "first order in the change that is propagated",
         f"between two checkpoints the curvature ({kinds[curvature]}), the preconditioner and the learning rate stand "
         "still; batch noise, clipping, dropout and running batch statistics are neglected",

@@ -233,13 +233,34 @@ def _preconditioner(run: CheckpointRun, problem: Problem, index: int, states: Se
     entry, first = run.header.stages[index], run.stages[index].start
     if entry.optimizer == "SGD":
         return torch.ones(1, dtype=flat(states[0].state.params).dtype, device=problem.device)
+    own = [at for at in states if at.step > first or entry.resumes]
     known = [
         flat(at.state.slots["exp_avg_sq"])[0] / (1 - entry.hyper["beta2"] ** float(at.state.count))
-        for at in states
-        if "exp_avg_sq" in at.state.slots and float(at.state.count) > 0 and (at.step > first or entry.resumes)
+        for at in own
+        if "exp_avg_sq" in at.state.slots and float(at.state.count) > 0
     ]
-    known = known or [_mean_square(run, problem, entry, at) for at in states]
+    known = known or [_estimated_second_moment(run, problem, index, at.step) for at in own]
     return 1 / (torch.stack(known).mean(0).sqrt() + entry.hyper["eps"])
+
+
+def _estimated_second_moment(run: CheckpointRun, problem: Problem, index: int, step: int) -> Tensor:
+    """v^ before `step`, had each piece since the optimizer began one mean square of its gradients, [n].
+
+    A piece [low, high) weighs beta2^(step - high) - beta2^(step - low), as in Adam's own mean.
+    """
+    beta2 = run.header.stages[index].hyper["beta2"]
+    total, weights = torch.zeros_like(flat(state_at(run, problem, 0).state.params)[0]), 0.0
+    for i in range(index, -1, -1):
+        for low, high in pieces(run, i):
+            if high <= step:
+                weight = beta2 ** (step - high) - beta2 ** (step - low)
+                ends = [
+                    _mean_square(run, problem, run.header.stages[i], state_at(run, problem, k)) for k in (low, high)
+                ]
+                total, weights = total + weight * (ends[0] + ends[1]) / 2, weights + weight
+        if not run.header.stages[i].resumes:
+            break
+    return total / weights
 
 
 def _mean_square(run: CheckpointRun, problem: Problem, entry: SegmentEntry, at: Snapshot) -> Tensor:

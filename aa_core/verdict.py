@@ -105,6 +105,11 @@ class Verdict(NamedTuple):
         return f"{source}{OPENINGS[self.trust]}: {MEANING[self.trust]}. {self.reason}.{way_out}"
 
 
+UNMEASURED = Verdict(
+    "nothing", "Effects of training examples from checkpoints were compared on three runs only", approximated=True
+)
+
+
 def earned(pairs: Agreement | Scores, stages: Agreement | Scores) -> Trust:
     """The trust that an estimate turned out to deserve, from its agreement with the truth; see the definition above."""
     if not _least(stages.sign, 0.9):

@@ -62,7 +62,7 @@ LAYERS = (
     ("cache",),
     ("embedding",),
     ("attribution",),
-    ("question", "path_shares", "segments", "segment_effects"),
+    ("question", "path_shares", "segments", "segment_effects", "segment_examples"),
     ("splits", "example_effects", "remainder", "disagreement"),
     ("retrain",),
     ("fleet", "counterfactual_run"),

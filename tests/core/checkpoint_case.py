@@ -28,12 +28,12 @@ def build(path: Path, optimizer: str = "SGD", *, every: int | None = None, **opt
     """Three stages of full-batch training from torch.optim, kept at their ends and `every` so many steps.
 
     options: of the optimizer; `model`, `loss_fn`, `lengths`, `slots` (whether optimizer states are kept),
-    `stage` (more arguments of each SegmentStage).
+    `resumes` (whether one optimizer trained them all), `stage` (more arguments of each SegmentStage).
     """
     torch.manual_seed(0)
     model = options.pop("model", zoo.linear)().double()
     loss_fn, lengths = options.pop("loss_fn", squares), options.pop("lengths", LENGTHS)
-    slots, more = options.pop("slots", True), options.pop("stage", {})
+    slots, more, resumes = options.pop("slots", True), options.pop("stage", {}), options.pop("resumes", True)
     made = getattr(torch.optim, optimizer)(model.parameters(), **options)
 
     def kept() -> aa.Checkpoint:
@@ -50,7 +50,7 @@ def build(path: Path, optimizer: str = "SGD", *, every: int | None = None, **opt
             made.step()
             if k == length or (every and k % every == 0):
                 checkpoints[k] = kept()
-        described = {"optimizer": optimizer, "hyper": options, "data": (x, y), "resumes": index > 0} | more
+        described = {"optimizer": optimizer, "hyper": options, "data": (x, y), "resumes": resumes and index > 0} | more
         stages.append(aa.SegmentStage(name, checkpoints, **described))
     evaluation = aa.Evaluation(*data(9, 5))
     return aa.from_checkpoints(path, model, loss_fn, initial, stages, evaluation=evaluation, title="kept")

@@ -251,6 +251,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (run.path / "run.json").read_bytes() == before
     with pytest.raises(RequestError, match="at least one stage"):
         aa.from_checkpoints(tmp_path / "none", zoo.linear(), squares, {}, [])
+    with pytest.raises(RequestError, match="nothing that the first could resume"):
+        written(tmp_path / "none", stage(resumes=True))
 
 
 def test_a_stage_in_two_blocks_cannot_be_forgotten(tmp_path: Path) -> None:
