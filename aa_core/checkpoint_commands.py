@@ -49,12 +49,12 @@ def effects(run: CheckpointRun, problem: Problem, judged: Performance, **asked: 
         run.refuse("the effects of steps were asked for")
     if (asked["method"], asked["semantics"]) != ("boundary", "freeze"):
         raise RequestError("where only checkpoints are known there is one method, boundary, and one semantics, freeze")
-    note(APPROXIMATION)
+    note(f"{APPROXIMATION}; how good that is: docs/checkpoints-only.md")
     return segment_effects(
         run,
         problem,
         judged,
         curvature=asked["curvature"] or "ggn",
-        readout=asked["readout"],
+        readout=asked["readout"] or "displaced",
         progress=asked["progress"],
     )

@@ -17,6 +17,7 @@ from aa_core.check import check_files, check_run
 from aa_core.checkpoints import CheckpointRun
 from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
 from aa_core.curvature import Curvature
+from aa_core.embedding import Readout
 from aa_core.findings_commands import ledger
 from aa_core.jobs import all_jobs, perform, whatif_spec
 from aa_core.launcher import become, prepare
@@ -155,7 +156,13 @@ def effects(
             show_default="exact; ggn where only checkpoints are known",
         ),
     ] = None,
-    readout: ReadoutOption = "linear",
+    readout: Annotated[
+        Readout | None,
+        typer.Option(
+            help="How a change of parameters becomes one of performance.",
+            show_default="linear; displaced where only checkpoints are known",
+        ),
+    ] = None,
     semantics: SemanticsOption = "freeze",
     bounds: Annotated[
         bool, typer.Option("--bounds", help="Also bound the error of every stage's mean effect: some more replays.")
@@ -170,9 +177,9 @@ def effects(
     judged = judged.mean() if mean else judged
     meter = Meter()
     common: dict[str, Any] = {"semantics": semantics, "progress": partial(meter, "attributing")}
-    if bounds and (by, method, readout, semantics) != ("stage", "boundary", "linear", "freeze"):
+    if bounds and (by, method, readout or "linear", semantics) != ("stage", "boundary", "linear", "freeze"):
         raise typer.BadParameter("only for stages, boundary, linear, freeze", param_hint="--bounds")
-    if by == "step" and (method, readout) != ("boundary", "linear"):
+    if by == "step" and (method, readout or "linear") != ("boundary", "linear"):
         raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
     if isinstance(opened, CheckpointRun):
         common |= {"by": by, "method": method, "curvature": curvature, "readout": readout}
@@ -180,7 +187,7 @@ def effects(
     elif by == "step":
         found = step_effects(opened, problem_of(opened, problem), judged, curvature=curvature or "exact", **common)
     else:
-        common |= {"method": method, "curvature": curvature or "exact", "readout": readout}
+        common |= {"method": method, "curvature": curvature or "exact", "readout": readout or "linear"}
         found = stage_effects(opened, problem_of(opened, problem), judged, **common)
     if bounds:
         found = with_remainders(found, opened, problem_of(opened, problem), judged, common["progress"])

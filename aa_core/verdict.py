@@ -70,6 +70,10 @@ TRIED: dict[tuple[str, str], Tried] = {
 GROWTH_LIMITS: Limits = (1.5, 2.1, 2.1)
 """Single steps, which have one readout: up to which growth of the adjoint."""
 STEPS_TRIED: Tried = {"size": (15, 19), "rank": (1, 2), "sign": (0, 0)}
+SEGMENT_SPREAD_LIMITS: dict[Estimator, Limits] = {}
+"""As SPREAD_LIMITS, where only checkpoints are known: fitted by benchmarks/checkpoints_only.py."""
+SEGMENT_MOVED_LIMITS: dict[tuple[str, str], Limits] = {}
+SEGMENT_TRIED: dict[tuple[str, str], Tried] = {}
 
 MEANING: dict[Trust, str] = {
     "size": "trust signs, ranks and sizes",
@@ -139,13 +143,17 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, move
     """
     if signs_agree < 1:
         return Verdict("nothing", f"For {1 - signs_agree:.0%} of the stages the three readouts disagree even in sign")
-    limits = SPREAD_LIMITS.get(estimator)
+    kept = estimator[0] == SEGMENTS
+    spreads, moves, tried = (
+        (SEGMENT_SPREAD_LIMITS, SEGMENT_MOVED_LIMITS, SEGMENT_TRIED) if kept else (SPREAD_LIMITS, MOVED_LIMITS, TRIED)
+    )
+    limits = spreads.get(estimator)
     if limits is None:
         return Verdict("nothing", f"{', '.join(estimator)} was never tried against retraining")
     if not any(limits):
         return Verdict("nothing", f"{', '.join(estimator)} was not right often enough, however close its readouts lay")
     by_spread = _within(spread, limits)
-    by_move = "size" if moved is None else _within(moved, MOVED_LIMITS.get(estimator[:2], ANY))
+    by_move = "size" if moved is None else _within(moved, moves.get(estimator[:2], ANY))
     if moved is not None and LADDER.index(by_move) > LADDER.index(by_spread):
         trust, figure = by_move, f"A stage moved the model far, by {moved:.0%} of its parameters' norm"
     else:
@@ -153,7 +161,7 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, move
     if trust == "nothing":
         closer = "; Gauss-Newton curvature is closer on such runs" if estimator[1] == "exact" else ""
         return Verdict(trust, f"{figure}, more than where signs could be trusted{closer}")
-    return Verdict(trust, figure + _experience(TRIED.get(estimator[:2], {}).get(trust, (0, 0))))
+    return Verdict(trust, figure + _experience(tried.get(estimator[:2], {}).get(trust, (0, 0))))
 
 
 def judge_growth(growth: float) -> Verdict:

@@ -79,6 +79,15 @@ On all their evaluation examples; only the ends of the stages are known. *exact*
 
 {shipped_table(figures["shipped"])}
 
+### Training examples
+
+`aa.segment_example_effects(run, problem, gamma.mean(), "pretrain")` ranks the examples of a stage, as SOURCE does. Against `aa.example_effects`
+of the recorded runs, stage by stage; a shipped run only knows two states a stage here, and its small batches used some examples more often than others:
+
+{example_table(figures["shipped"])}
+
+So it finds what stands out, not an order; its verdict is "nothing", since three runs are no basis for another.
+
 ### {len(runs)} trainings of the grid
 
 Those of [reliability.md](reliability.md) with GELU and ReLU: SGD and AdamW, smooth to exploding, six stages of 20 or 40 steps, {len(set(r["seed"] for r in runs))} seeds; medians over the
@@ -120,6 +129,22 @@ def shipped_table(runs: Runs) -> str:
                 f"| {run['run']} | {e['readout']} | {e['kept']} | {e['pearson']:.3f} | {e['sign']:.2f} | {e['stage_error']:.0%} "
                 f"| {e['with_exact']:.3f} | {exact['pearson']:.3f} | {exact['sign']:.2f} |"
             )
+    return "\n".join(lines)
+
+
+def example_table(runs: Runs) -> str:
+    """Median and range over the stages."""
+    lines = [
+        "| run | examples of a stage | r, median over stages | lowest to highest | Spearman, median |",
+        "|---|---|---|---|---|",
+    ]
+    for run in runs:
+        found = list(run["examples"].values())
+        r, counts = [e["pearson"] for e in found], [e["n"] for e in found]
+        lines.append(
+            f"| {run['run']} | {min(counts):,} to {max(counts):,} | {median(r):.2f} | {min(r):.2f} to {max(r):.2f} "
+            f"| {median(e['spearman'] for e in found):.2f} |"
+        )
     return "\n".join(lines)
 
 

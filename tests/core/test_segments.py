@@ -188,7 +188,7 @@ def test_a_recorded_run_without_its_steps_agrees_with_its_exact_effects(tmp_path
     recorded, known = aa.open_run(tmp_path / "run"), aa.forget_steps(aa.open_run(tmp_path / "run"), tmp_path / "known")
     asked = problem(zoo.mlp, zoo.cross_entropy)
     exact = aa.stage_effects(recorded, asked, gamma(), curvature="ggn", readout="displaced", cache=memory_cache())
-    found = effects(known, asked, readout="displaced")
+    found = effects(known, asked)
     assert aa.agreement(found.effects.numpy(), exact.effects.numpy()).relative_error < 0.05
     assert [s.note for s in known.stages] == ["stage a", "stage b", "stage c"]
     assert known.title == recorded.title and known.checkpoints == (0, 20, 40, 60)
