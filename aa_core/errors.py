@@ -16,6 +16,7 @@
     ├── ProblemError            the model or loss does not fit the run
     ├── ReplayDriftError        the replay does not reproduce the recording
     ├── NonFiniteError          NaN or infinity where a number is needed
+    ├── ConvergenceError        an iteration that did not settle
     ├── UnknownStageError       no stage of that name
     ├── RequestError            arguments that make no sense together
     ├── MissingExtraError       an optional dependency is not installed
@@ -91,6 +92,10 @@ class ReplayDriftError(AuditError):
 
 class NonFiniteError(AuditError):
     """NaN or infinity where a number is needed."""
+
+
+class ConvergenceError(AuditError):
+    """An iteration did not settle, so that it has no result."""
 
 
 class UnknownStageError(AuditError):

@@ -10,6 +10,7 @@ from aa_core.checkpoint_writer import Contents, check_segmented, checked, descri
 from aa_core.checkpoints import CheckpointRun, SegmentEntry
 from aa_core.errors import RequestError, UnsupportedError
 from aa_core.examples import Examples, to_fields
+from aa_core.state import AVERAGE
 from aa_core.trajectory import Trajectory
 
 
@@ -21,12 +22,15 @@ def forget_steps(run: Trajectory, path: str | Path) -> CheckpointRun:
 
     Raises:
         RequestError: a stage was trained in several blocks, or the state at its end is not stored.
-        UnsupportedError: the run has several parameter groups, or an optimizer without a segment-wise form.
+        UnsupportedError: the run has several parameter groups or phases, averaged weights, or an optimizer without a
+            segment-wise form.
     """
     if len(run.phases) != 1:
         raise UnsupportedError("the run changes its optimizer or its parameters; a run of checkpoints does not")
     if (groups := len(run.phases[0].groups)) != 1:
         raise UnsupportedError(f"the run has {groups} parameter groups; a run of checkpoints has one")
+    if AVERAGE in run.load(0).state.slots:
+        raise UnsupportedError("the run is judged by averaged weights; a run of checkpoints knows no averages")
     edges = [0, *(s.stop for s in run.stages)]
     for stage in run.stages:
         if len(stage.blocks) != 1 or stage.stop not in run.checkpoints:

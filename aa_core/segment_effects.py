@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import pandas as pd
@@ -30,6 +29,7 @@ from aa_core.segments import (
     flow_between,
     momentum,
     momentum_carried,
+    momentum_known,
     pace,
     pieces,
     stage_batches,
@@ -200,11 +200,8 @@ def assumptions(run: CheckpointRun, curvature: SegmentCurvature) -> tuple[str, .
     slots, stages = {s.step: s.slots for s in run.header.states}, run.header.stages
     sampled = [s.name for s in stages if len(run.stage_examples(s.name).digests) > EXAMPLES]
     guessed = [s.name for s in stages if "beta2" in s.hyper and "exp_avg_sq" not in slots[s.checkpoints[-1]]]
-    unknown = [
-        s.name
-        for before, s in pairwise(stages)
-        if s.resumes and momentum(s)[1] and momentum(s)[0] not in slots[before.checkpoints[-1]]
-    ]
+    resumed = [i for i, s in enumerate(stages) if s.resumes and momentum(s)[1]]
+    unknown = [stages[i].name for i in resumed if not momentum_known(run, i)]
     return (
         APPROXIMATION,
         "later stages keep their hyperparameters and data",

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from aa_core.checkpoints import CheckpointRun, SegmentEntry
 from aa_core.curvature import Product, gradient, gradient_and_curvature
-from aa_core.errors import ProblemError, RequestError
-from aa_core.lanczos import Applied, apply_function
+from aa_core.errors import ConvergenceError, ProblemError, RequestError
+from aa_core.lanczos import Applied, apply_flow
 from aa_core.problem import Problem
 from aa_core.records import Batch, StepInput, map_inputs
 from aa_core.replay import MEMORY
@@ -33,8 +33,8 @@ from aa_core.state import Params, Snapshot, to_device
 
 SegmentCurvature = Literal["ggn", "none"]
 """No Hessian: held over a whole segment, its negative curvature lets changes grow without bound."""
-TOLERANCE = 1e-5
-"""Of the matrix function, relative to the change that it is applied to."""
+TOLERANCE, SETTLED = 1e-4, 1e-2
+"""Error of a flow that is aimed at, and up to which it is taken, relative to the change that goes through it."""
 EXAMPLES = 1024
 """Training examples of a stage that its curvature is taken over, at most; evenly spaced."""
 CHUNK = 512
@@ -78,7 +78,14 @@ class Flow:
         return found._replace(vectors=found.vectors * self.root * self.reach)
 
     def _apply(self, vectors: Tensor, function: Callable[[Tensor], Tensor]) -> Applied:
-        return apply_function(self.product, vectors, function, tolerance=TOLERANCE)
+        found = apply_flow(self.product, vectors, function, tolerance=TOLERANCE)
+        if not found.error <= SETTLED:
+            raise ConvergenceError(
+                f"the flow between two checkpoints may still be off by {found.error:.1e} of itself after "
+                f"{found.iterations} Lanczos iterations: learning rate x curvature is too large there. Keep more "
+                "checkpoints, or ask for curvature='none'"
+            )
+        return found
 
 
 def _mean_of_flow(x: Tensor) -> Tensor:
@@ -100,12 +107,11 @@ def pieces(run: CheckpointRun, index: int) -> list[tuple[int, int]]:
 def flow_between(
     run: CheckpointRun, problem: Problem, index: int, piece: tuple[int, int], curvature: SegmentCurvature
 ) -> Flow:
-    """The flow over a piece of a stage. Its products cost one forward and two backward passes per stored state."""
-    entry, batches = run.header.stages[index], stage_batches(run, problem, run.header.stages[index].name)
-    states = [state_at(run, problem, k) for k in piece]
+    """The flow over a piece of a stage. Cost of a product: one of the curvature over its examples, per state."""
+    entry, states = run.header.stages[index], [state_at(run, problem, k) for k in piece]
     rate, coupled, decoupled = pace(entry)
     root = _preconditioner(run, problem, index, states).sqrt()
-    curved = _curvature(problem, states, batches, curvature)
+    curved = _curvature(problem, states, stage_batches(run, problem, entry.name), curvature)
     reach = rate * (piece[1] - piece[0])
 
     def product(vectors: Tensor) -> Tensor:
@@ -130,14 +136,22 @@ def momentum_carried(run: CheckpointRun, problem: Problem, index: int, before: S
     theta - c P m moves by the gradient alone, so a change of the momentum m counts as -c P of it: c = lr mu / (1 - mu)
     (with Nesterov lr mu^2 / (1 - mu)), lr beta1 / (1 - beta1) for Adam.
     """
-    entry = run.header.stages[index]
-    slot, mu = momentum(entry)
-    if not entry.resumes or any(slot not in at.state.slots for at in (before, after)):
+    entry, (slot, mu) = run.header.stages[index], momentum(run.header.stages[index])
+    if not entry.resumes or not momentum_known(run, index):
         return torch.zeros_like(flat(after.state.params))
     weight = entry.hyper["lr"] * mu ** (1 + entry.hyper.get("nesterov", 0.0)) / (1 - mu)
     states = [state_at(run, problem, k) for k in pieces(run, index)[0]]
-    change = flat(after.state.slots[slot]) - flat(before.state.slots[slot])
+    change = flat(after.state.slots[slot])
+    if run.header.stages[index - 1].resumes:
+        change = change - flat(before.state.slots[slot])
     return -weight * _preconditioner(run, problem, index, states) * change
+
+
+def momentum_known(run: CheckpointRun, index: int) -> bool:
+    """Whether it is known what the stage before `index` did to the momentum; an optimizer begins with none."""
+    slot, before = momentum(run.header.stages[index])[0], run.stages[index - 1]
+    kept = {s.step: s.slots for s in run.header.states}
+    return slot in kept[before.stop] and (not run.header.stages[index - 1].resumes or slot in kept[before.start])
 
 
 def momentum(entry: SegmentEntry) -> tuple[str, float]:

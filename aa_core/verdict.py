@@ -70,10 +70,23 @@ TRIED: dict[tuple[str, str], Tried] = {
 GROWTH_LIMITS: Limits = (1.5, 2.1, 2.1)
 """Single steps, which have one readout: up to which growth of the adjoint."""
 STEPS_TRIED: Tried = {"size": (15, 19), "rank": (1, 2), "sign": (0, 0)}
-SEGMENT_SPREAD_LIMITS: dict[Estimator, Limits] = {}
-"""As SPREAD_LIMITS, where only checkpoints are known: fitted by benchmarks/checkpoints_only.py."""
-SEGMENT_MOVED_LIMITS: dict[tuple[str, str], Limits] = {}
-SEGMENT_TRIED: dict[tuple[str, str], Tried] = {}
+SEGMENT_SPREAD_LIMITS: dict[Estimator, Limits] = {
+    ("segments", "ggn", "linear"): (0.0, 0.0, 0.36),
+    ("segments", "ggn", "displaced"): (0.0, 0.0, 0.36),
+    ("segments", "ggn", "link"): (0.0, 0.0, 0.36),
+    ("segments", "none", "linear"): (0.0, 0.0, 0.19),
+    ("segments", "none", "displaced"): (0.0, 0.0, 0.19),
+    ("segments", "none", "link"): (0.0, 0.0, 0.19),
+}
+"""As SPREAD_LIMITS, where only checkpoints are known; on runs of benchmarks/checkpoints_only.py."""
+SEGMENT_MOVED_LIMITS: dict[tuple[str, str], Limits] = {
+    ("segments", "ggn"): (0.0, 0.0, 0.21),
+    ("segments", "none"): (0.0, 0.0, 0.15),
+}
+SEGMENT_TRIED: dict[tuple[str, str], Tried] = {
+    ("segments", "ggn"): {"size": (0, 0), "rank": (0, 0), "sign": (24, 27)},
+    ("segments", "none"): {"size": (0, 0), "rank": (0, 0), "sign": (18, 18)},
+}
 
 MEANING: dict[Trust, str] = {
     "size": "trust signs, ranks and sizes",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import aa_core as aa
 from aa_core.checkpoints import open_any
@@ -262,4 +263,20 @@ def test_a_stage_in_two_blocks_cannot_be_forgotten(tmp_path: Path) -> None:
             with recorder.stage(name):
                 recorded.train(recorder, model, optimizer, 2)
     with pytest.raises(RequestError, match="'first' has the blocks"):
+        aa.forget_steps(aa.open_run(tmp_path / "run"), tmp_path / "known")
+
+
+def test_averaged_weights_cannot_be_forgotten(tmp_path: Path) -> None:
+    model, optimizer = recorded.make()
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    averaging = aa.Averaging(average, 0.9)
+    recorder = aa.Recorder(tmp_path / "run", model, optimizer, recorded.LOSS, averaging=averaging)
+    with recorder, recorder.stage("only"):
+        x, y = recorded.data()
+        recorder.batch(x, y)
+        optimizer.zero_grad()
+        recorded.LOSS(model(x), y).backward()
+        optimizer.step()
+        average.update_parameters(model)
+    with pytest.raises(UnsupportedError, match="averaged weights"):
         aa.forget_steps(aa.open_run(tmp_path / "run"), tmp_path / "known")

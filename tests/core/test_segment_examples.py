@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 
 import aa_core as aa
+from aa_core import segments
 from aa_core.errors import RequestError, UnknownStageError
 from aa_core.segment_effects import APPROXIMATION
 from tests import zoo
 from tests.core.checkpoint_case import LENGTHS, build, data, gamma, problem, vector
 from tests.core.test_segments import hessian
+
+
+@pytest.fixture(autouse=True)
+def to_the_last_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flows as exact as Lanczos can make them, so that the formulas are seen, not the tolerance."""
+    monkeypatch.setattr(segments, "TOLERANCE", 1e-12)
 
 
 def found(run: aa.CheckpointRun, stage: str = "b", **options: str) -> aa.Attribution:
@@ -50,7 +57,7 @@ def test_they_are_the_closed_form_of_a_stationary_flow(tmp_path: Path) -> None:
         carried = later @ torch.linalg.matrix_exp(-0.1 * (14 - high) * h)
         mean_gradient = (example_gradients(run, 1, low) + example_gradients(run, 1, high)) / 2
         expected -= 0.1 * 4 * mean_gradient @ mean_flow @ carried.T @ slopes(run).T
-    torch.testing.assert_close(found(run).effects, expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found(run).effects, expected)
 
 
 def test_many_checkpoints_and_small_steps_bring_them_to_real_training_with_other_weights(tmp_path: Path) -> None:
