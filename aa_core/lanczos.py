@@ -60,8 +60,9 @@ def apply_flow(
         beside.append(torch.where(rest > floor, rest, 0.0))
         basis.append(_divided(pushed, beside[-1]))
         if count % EVERY == 0 or count == limit:
-            values, rotation = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
-            error = float((beside[-1] * _lost(values, rotation)).max()) if len(vectors) else 0.0
+            lost = beside[-1] * _lost(*torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1])))
+            error = float(lost.max()) if len(vectors) else 0.0
+    values, rotation = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
     column = torch.einsum("rij,rj,rj->ri", rotation, function(values), rotation[:, 0])
     result = torch.zeros_like(vectors)
     for weight, vector in zip(column.T, basis, strict=False):

@@ -70,7 +70,7 @@ def segment_effects(
 
     Args:
         curvature: "ggn", the mean Gauss-Newton matrix of each piece, or "none".
-        readout: as for `stage_effects`; "displaced" did best here (docs/checkpoints-only.md).
+        readout: as for `stage_effects`; "displaced" had the smallest error (docs/checkpoints-only.md).
 
     Returns:
         Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
