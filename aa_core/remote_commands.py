@@ -15,7 +15,7 @@ from aa_core.writer import files_of
 
 def register(app: typer.Typer) -> None:
     """Offer the command."""
-    app.command(epilog=epilog("aa push runs/digits s3://bucket/digits", "aa info s3://bucket/digits"))(push)
+    app.command(epilog=epilog("aa push runs/digits s3://bucket/digits", "aa push my_run gs://bucket/my_run"))(push)
 
 
 def push(
