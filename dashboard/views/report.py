@@ -6,6 +6,7 @@ from datetime import date
 from functools import partial
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import feedback, tables
 from dashboard.activity import describe
@@ -44,10 +45,15 @@ def render(ctx: Context) -> None:
         feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
         return
     left, right = st.columns([2, 3], gap="large")
-    with left, feedback.refusals():
+    with feedback.refusals(), left:
         with_steps = _contents(ctx)
         about = _about()
-    with right, feedback.refusals():
+        _made(ctx, right, with_steps, about)
+
+
+def _made(ctx: Context, place: DeltaGenerator, with_steps: bool, about: About) -> None:
+    """The report of all that, and its downloads; nothing where the left half was refused."""
+    with place, feedback.refusals():
         with feedback.working("Computing the effects for the report") as progress:
             report = report_of(ctx.desk, ctx.selection, with_steps, about, date.today().isoformat(), progress)
         _summary(report)
