@@ -63,7 +63,7 @@ def local_folder(path: str | Path) -> Path:
 def fetch_missing(root: Path, name: str) -> bool:
     """Fetch a file of a mirror that is not there yet; False if `root` is no mirror."""
     origin = root.with_suffix(".origin")
-    if root.parent != _mirrors(create=False) or not origin.is_file():
+    if not _is_mirror(root):
         return False
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def fetch_missing(root: Path, name: str) -> bool:
 
 def forget(root: Path, name: str) -> bool:
     """Delete a mirrored file that is not what it should be, to fetch it again; False if `root` is no mirror."""
-    if root.parent != _mirrors(create=False):
+    if not _is_mirror(root):
         return False
     (root / name).unlink(missing_ok=True)
     return True
@@ -188,11 +188,15 @@ def _url(address: str | Path) -> str:
     return f"{found[1]}://{found[2].rstrip('/')}"
 
 
-def _mirrors(create: bool = True) -> Path:
+def _mirrors() -> Path:
     folder = workspace() / "remote"
-    if create:
-        folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     return folder
+
+
+def _is_mirror(root: Path) -> bool:
+    """Whether `root` was made here by `mirror`; asks for the workspace, which may not be there, only if it looks so."""
+    return root.with_suffix(".origin").is_file() and root.parent == _mirrors()
 
 
 def _make_room(kept: Path) -> None:

@@ -64,7 +64,7 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Flaky]:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """A bucket of a real server process' worth of S3, on loopback."""
+    """A bucket on a server that speaks S3 on loopback."""
     server = pytest.importorskip("moto.server", reason="needs moto[server]")
     pytest.importorskip("s3fs", reason="needs s3fs")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -248,3 +248,12 @@ def test_a_folder_outside_the_workspace_never_reaches_the_network(tmp_path: Path
     with pytest.raises(IntegrityError, match="missing"):
         aa.open_run(run.path).load(3)
     assert flaky.requests == []
+
+
+def test_a_local_run_with_a_missing_file_needs_no_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = record(tmp_path / "run")
+    (run.path / "states/3.safetensors").unlink()
+    monkeypatch.setenv("AA_WORKSPACE", str(tmp_path / "nowhere"))
+    with pytest.raises(IntegrityError, match="missing"):
+        aa.open_run(run.path).load(3)
+    assert not (tmp_path / "nowhere").exists()
