@@ -16,6 +16,7 @@ from aa_core.example_effects import example_effects, example_effects_by_step, ra
 from aa_core.examples import DatasetReference
 from aa_core.fleet import retrain_all
 from aa_core.forget_steps import forget_steps
+from aa_core.integrity import check_integrity
 from aa_core.noise import NoiseFloor, noise_floor
 from aa_core.path_shares import PathShares, path_shares
 from aa_core.performance import (
@@ -45,7 +46,7 @@ from aa_core.scores import (
 from aa_core.segment_effects import segment_effects
 from aa_core.segment_examples import segment_example_effects
 from aa_core.splits import collapse, stage_effects_by_parameter, step_effects_by_cause, step_effects_by_parameter
-from aa_core.trajectory import Trajectory, check_integrity, open_run
+from aa_core.trajectory import Trajectory, open_run
 from aa_core.verdict import Verdict
 from aa_core.version import __version__
 from aa_core.whatif import WhatIf, what_if

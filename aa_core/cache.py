@@ -13,8 +13,8 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
 
+from aa_core.files import write_atomic
 from aa_core.state import Params
-from aa_core.store import write_atomic
 from aa_core.workspace import workspace
 
 Entry = tuple[Params, float]

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from aa_core.agreement import Agreement
 from aa_core.errors import RunFormatError
+from aa_core.files import write_atomic
 from aa_core.header import Digest, Model, read_json
 from aa_core.plain import plain
 from aa_core.records import RunLike
-from aa_core.store import write_atomic
 from aa_core.workspace import workspace
 
 BESIDE_A_RUN = "calibration.json"

@@ -25,10 +25,11 @@ from aa_core.checkpoints import (
 from aa_core.errors import NonFiniteError, RequestError, RunExistsError, UnsupportedError
 from aa_core.evaluation import Evaluation, encode_evaluation
 from aa_core.examples import Examples, Fields, Ids, digest_rows, encode_examples
+from aa_core.files import sync_folder, write_atomic
 from aa_core.header import FileEntry, Model, ProblemEntry, Role, listed, parse
 from aa_core.live import tensor_specs
 from aa_core.state import Snapshot, is_finite
-from aa_core.store import encode, sha256, sync_folder, write_atomic
+from aa_core.store import encode, sha256
 from aa_core.writer import state_tensors
 
 M = TypeVar("M", bound=Model)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pandas as pd
 import typer
 
+from aa_core.files import write_atomic
 from aa_core.plain import to_json
 from aa_core.reporting.escape import safe_cell, visible
-from aa_core.store import write_atomic
 
 Format = Literal["table", "csv", "json"]
 MOST_ROWS = 10_000_000

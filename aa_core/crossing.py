@@ -16,13 +16,13 @@ class Crossing:
     the next model no longer has.
     """
 
-    def __init__(self, left: Phase, before: Snapshot, phase: Phase, first: Snapshot) -> None:
+    def __init__(self, left: Phase, before: Snapshot, phase: Phase, first: Snapshot, device: torch.device) -> None:
         """`before` is any snapshot of the phase that is left, `first` the recorded one where the next starts."""
         self._old, self._new = _shapes(before.state), _shapes(first.state)
         self._fresh = phase.fresh
         self._sources = {n: phase.sources.get(n, n) for n in (*first.state.params, *first.buffers)}
         values = {**first.state.params, **first.buffers}
-        self._initial = {n: values[n] for n, source in self._sources.items() if source is None}
+        self._initial = {n: values[n].to(device) for n, source in self._sources.items() if source is None}
         self._buffers = tuple(first.buffers)
         self._clocks = [None if phase.fresh else self._clock_before(left, names[0]) for names in phase.clocks]
 

@@ -18,7 +18,7 @@ from aa_core.problem import Problem
 from aa_core.records import Groups, Phase, StepInput
 from aa_core.rules import UpdateRule, rule_named
 from aa_core.rules.clipping import clip
-from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, rays, to_device, unflatten
+from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, rays, unflatten
 
 
 def update(rule: UpdateRule, groups: Groups, clocks: Groups, state: State, grads: Params, step: StepInput) -> State:
@@ -80,10 +80,12 @@ class Training:
         self.problem = problem
         """The last one, by which the trained model is judged."""
         problems = problem.sequence(phases[-1].problem + 1)
-        firsts = [to_device(load(phase.start), problem.device) for phase in phases]
+        firsts = [load(phase.start) for phase in phases]
         for index, own in enumerate(problems):
             own.check_fits(next(f for f, phase in zip(firsts, phases, strict=True) if phase.problem == index))
-        crossings = [Crossing(a, x, b, y) for (a, x), (b, y) in pairwise(zip(phases, firsts, strict=True))]
+        crossings = [
+            Crossing(a, x, b, y, problem.device) for (a, x), (b, y) in pairwise(zip(phases, firsts, strict=True))
+        ]
         self.stretches = tuple(
             Stretch(problems[phase.problem], phase, _shaped(first.state.params), crossing)
             for phase, first, crossing in zip(phases, firsts, [*crossings, None], strict=True)

@@ -14,10 +14,6 @@ import torch
 from torch import Tensor
 
 from aa_core.errors import IntegrityError, RunFormatError, UnsupportedError
-from aa_core.files import MODE as MODE
-from aa_core.files import sync_folder as sync_folder
-from aa_core.files import write_atomic as write_atomic
-from aa_core.files import write_new as write_new
 from aa_core.header import MAX_JSON_BYTES, FileEntry, listed, read_json
 from aa_core.remote import fetch_missing, forget
 

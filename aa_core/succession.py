@@ -107,7 +107,7 @@ def _sources(before: Live, now: Live, reset: Collection[str]) -> dict[str, str |
 
 
 def _check_unchanged(now: Live, sources: Mapping[str, str], values: Mapping[str, str]) -> None:
-    found = leave(now).values
+    found = leave(now).values if values else {}
     changed = [n for n, source in sources.items() if n in found and found[n] != values.get(source, found[n])]
     if changed:
         raise RecordingError(

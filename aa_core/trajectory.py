@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from aa_core.chain import Chain, number_of, read_chain
 from aa_core.columns import Columns, StepTable, column_problems, concat_columns, decode_columns, encode_columns
-from aa_core.errors import IntegrityError, RequestError, RunError, RunFormatError
+from aa_core.errors import RequestError, RunFormatError
 from aa_core.evaluation import Evaluation, decode_evaluation
-from aa_core.examples import Examples, Fields, Ids, concat, decode_examples, digest_rows, fetch_verified, to_batch
+from aa_core.examples import Examples, Fields, Ids, concat, decode_examples, fetch_verified, to_batch
 from aa_core.header import Environment, FileEntry, Header, PhaseEntry, listed, partition_errors
 from aa_core.journal import extend
 from aa_core.phases import read_phases
@@ -119,8 +119,8 @@ class Trajectory:
 
     def example_ids(self, rows: Tensor) -> Ids | None:
         """The ids that the training loop gave these examples; None if it gave none."""
-        ids = self._examples.ids
-        return None if ids is None else [ids[row] for row in self._checked(rows).tolist()]
+        ids = self.stored_examples.ids
+        return None if ids is None else [ids[row] for row in self.check_rows(rows).tolist()]
 
     @cached_property
     def evaluation(self) -> Evaluation | None:
@@ -139,10 +139,10 @@ class Trajectory:
         """The first step with an infinite loss or a gradient that is not finite."""
         if not self.steps:
             return None
-        bad = (~self._column("grad_norm").isfinite() | self._column("loss").isinf()).nonzero()
+        bad = (~self.column("grad_norm").isfinite() | self.column("loss").isinf()).nonzero()
         return int(bad[0]) if len(bad) else None
 
-    def _column(self, name: str) -> Tensor:
+    def column(self, name: str) -> Tensor:
         """One column over all phases."""
         return torch.cat([table.columns[name] for table in self.tables if len(table)])
 
@@ -151,19 +151,14 @@ class Trajectory:
 
         NaN where the optimizer of a phase has no such hyperparameter or group.
         """
-        measured: dict[str, Any] = {n: self._column(n).numpy() if self.steps else [] for n in ("loss", "grad_norm")}
+        measured: dict[str, Any] = {n: self.column(n).numpy() if self.steps else [] for n in ("loss", "grad_norm")}
         frame = pd.DataFrame({"step": range(self.steps), "stage": self._owner, **measured})
         hyper = pd.concat([pd.DataFrame(_hyper_columns(table)) for table in self.tables], ignore_index=True)
         return frame.join(hyper)
 
-    @property
+    @cached_property
     def stored_examples(self) -> Examples:
         """All training examples, in the order of their rows; only digests and ids where they are referenced."""
-        return self._examples
-
-    @cached_property
-    def _examples(self) -> Examples:
-        """All examples of the run, in the order of their rows."""
         parts = [_read_examples(self.path, file) for file in self.chain.files("examples")]
         parts += [step.new for step in self.chain.journal.steps if step.new is not None]
         problems = _example_problems([number_of(f) for f in self.chain.files("examples")], parts)
@@ -171,19 +166,20 @@ class Trajectory:
             raise RunFormatError(f"{self.path}/data: " + listed(problems))
         return concat(parts)
 
-    def _checked(self, rows: Tensor) -> Tensor:
-        count = len(self._examples.digests)
+    def check_rows(self, rows: Tensor) -> Tensor:
+        """The rows themselves; RunFormatError if there are no such examples."""
+        count = len(self.stored_examples.digests)
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
             raise RunFormatError(f"{self.path}: rows {int(rows.min())} to {int(rows.max())} of {count} stored examples")
         return rows
 
     def _batch(self, rows: Tensor, device: torch.device) -> Batch:
-        self._checked(rows)
-        if self._examples.dataset is not None:
-            fields = fetch_verified(self._examples, rows, self.datasets)
+        self.check_rows(rows)
+        if self.stored_examples.dataset is not None:
+            fields = fetch_verified(self.stored_examples, rows, self.datasets)
             return to_batch({n: t.to(device) for n, t in fields.items()})
         if device not in self._on_device:
-            self._on_device[device] = {n: t.to(device) for n, t in self._examples.fields.items()}
+            self._on_device[device] = {n: t.to(device) for n, t in self.stored_examples.fields.items()}
         index = rows.to(device)
         return to_batch({n: t.index_select(0, index) for n, t in self._on_device[device].items()})
 
@@ -309,43 +305,3 @@ def _decode_state(data: bytes, step: int, phase: PhaseEntry, clocks: Groups, whe
 
 def _spec(tensor: Any) -> Spec:
     return getattr(torch, tensor.dtype), tensor.shape
-
-
-def check_integrity(run: Trajectory) -> tuple[str, ...]:
-    """Read all of the run from disk again and verify it; what is wrong, in words. Empty if it is intact.
-
-    Referenced examples are outside the run: they are verified when they are fetched.
-    """
-    try:
-        fresh = open_run(run.path, run.datasets)
-    except RunError as error:
-        return (str(error),)
-    changed = [f"{run.path}: changed since it was opened"] if run.sealed and fresh.digest != run.digest else []
-    return (*changed, *(found for check in _checks(fresh) if (found := _failure(check)) is not None), *fresh.warnings)
-
-
-def _checks(run: Trajectory) -> Iterator[Callable[[], object]]:
-    for step in run.checkpoints:
-        yield partial(run.load, step)
-    yield lambda: run.evaluation
-    if run.steps:
-        yield lambda: _check_examples(run)
-
-
-def _failure(check: Callable[[], object]) -> str | None:
-    try:
-        check()
-    except RunError as error:
-        return str(error)
-    return None
-
-
-def _check_examples(run: Trajectory) -> None:
-    """Every row that a step uses is there, and stored examples are what their digests say."""
-    examples = run._examples
-    run._checked(run._column("rows"))
-    if examples.dataset is None:
-        digests = examples.digests.numpy()
-        wrong = [i for i, found in enumerate(digest_rows(examples.fields)) if found != digests[i].tobytes()]
-        if wrong:
-            raise IntegrityError(f"{run.path}/data: example {wrong[0]} ({len(wrong)} in all) differs from its digest")

@@ -15,13 +15,14 @@ from aa_core.columns import encode_columns
 from aa_core.errors import RunBusyError, RunError, RunExistsError
 from aa_core.evaluation import Evaluation, encode_evaluation
 from aa_core.examples import Examples, concat, encode_examples
+from aa_core.files import MODE, sync_folder, write_atomic, write_new
 from aa_core.header import Commit, FileEntry, Header, PhaseEntry, Role, StageEntry, parse, parse_header
 from aa_core.journal import encode_line, extend
 from aa_core.records import StepRecord
 from aa_core.remote import Upload, is_remote, outgoing
 from aa_core.stages import Stage
 from aa_core.state import Snapshot
-from aa_core.store import MODE, encode, sha256, sync_folder, write_atomic, write_new
+from aa_core.store import encode, sha256
 
 LOCK = ".lock"
 FOLDERS = ("log", "steps", "states", "data", "journal")

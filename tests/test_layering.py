@@ -49,6 +49,7 @@ LAYERS = (
     ),
     ("recorder",),
     ("trajectory",),
+    ("integrity",),
     ("checkpoints", "checkpoint_writer", "checkpoint_builder", "forget_steps"),
     ("schedule",),
     ("replay",),

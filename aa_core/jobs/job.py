@@ -17,10 +17,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from aa_core.errors import RequestError, RunFormatError
+from aa_core.files import write_atomic
 from aa_core.header import parse
 from aa_core.jobs.lock import acquire, is_held
 from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, LOG, PROGRESS, RESULT, SPEC, Failure, JobProgress, JobSpec
-from aa_core.store import write_atomic
 from aa_core.workspace import workspace
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]

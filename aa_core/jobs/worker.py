@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aa_core.errors import AuditError, Cancelled
+from aa_core.files import write_atomic
 from aa_core.header import Model, parse
 from aa_core.jobs.kinds import Outcome, perform
 from aa_core.jobs.lock import acquire
 from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, Failure, JobProgress, JobSpec
 from aa_core.plain import to_json
-from aa_core.store import write_atomic
 
 INTERVAL = 0.5
 """Seconds between two writes of the progress."""

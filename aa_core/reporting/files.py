@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from aa_core.errors import MissingExtraError, RequestError
+from aa_core.files import write_atomic
 from aa_core.reporting.html import to_html
 from aa_core.reporting.model import Report, to_json
 from aa_core.reporting.pdf import to_pdf
 from aa_core.reporting.tables import to_csv
-from aa_core.store import write_atomic
 
 SUFFIXES = (".html", ".json", ".pdf", ".csv", ".zip")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)

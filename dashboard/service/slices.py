@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aa_core.store import write_atomic
+from aa_core.files import write_atomic
 from aa_core.workspace import workspace
 from dashboard.selection import FILTERS, NOTHING, Selection, from_query, to_query
 

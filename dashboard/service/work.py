@@ -20,7 +20,7 @@ FLOPS_OF_A_STEP = 2e7
 """Below this a step costs its calls, not its arithmetic: more arithmetic counts as more steps."""
 
 
-class Waiting(Exception):  # noqa: N818: no error, the page shows how far the job is
+class Waiting(Exception):  # no error: the page shows how far the job is
     """The answer is being computed by a job, which may also have failed."""
 
     def __init__(self, job: Job) -> None:

@@ -20,10 +20,11 @@ from aa_core.errors import (
 )
 from aa_core.evaluation import Evaluation
 from aa_core.examples import DatasetReference, ExampleLog
+from aa_core.integrity import check_integrity
 from aa_core.recorder import Recorder
 from aa_core.rules import rule_named
 from aa_core.store import layout
-from aa_core.trajectory import check_integrity, open_run
+from aa_core.trajectory import open_run
 from tests.recorded import LOSS, batches, data, make, record, train
 
 CPU = torch.device("cpu")
@@ -140,7 +141,7 @@ def test_hyperparameters_in_force_at_the_step_are_recorded(tmp_path: Path) -> No
 
 def test_a_distinct_example_is_stored_once(tmp_path: Path) -> None:
     run = record(tmp_path / "r")
-    assert len(run._examples.digests) == 32
+    assert len(run.stored_examples.digests) == 32
     rows = run.record(5).micro_batches[0].rows
     x, y = data()
     ids = list(batches(6))[5]

@@ -11,10 +11,11 @@ import torch
 
 from aa_core.errors import RequestError, RunNotFoundError
 from aa_core.header import Header, partition_errors
+from aa_core.integrity import check_integrity
 from aa_core.journal import decode_journal, encode_line, extend
 from aa_core.recorder import Recorder
 from aa_core.stages import Stage
-from aa_core.trajectory import Trajectory, check_integrity, open_run
+from aa_core.trajectory import Trajectory, open_run
 from tests.recorded import LOSS, evaluation, make, record, train
 
 
@@ -100,11 +101,13 @@ def test_a_journaled_step_reads_the_same_as_a_committed_one(tmp_path: Path) -> N
     with Recorder(tmp_path / "r", model, optimizer, LOSS, checkpoint_every=100) as recorder, recorder.stage("a"):
         train(recorder, model, optimizer, 6)
         live = open_run(tmp_path / "r")
-        before = live.log_frame(), live._examples.digests, live._examples.fields["x"]
+        before = live.log_frame(), live.stored_examples.digests, live.stored_examples.fields["x"]
     run = open_run(tmp_path / "r")
     assert run.sealed and live.chain.journal.steps
     assert run.log_frame().equals(before[0])
-    assert torch.equal(run._examples.digests, before[1]) and torch.equal(run._examples.fields["x"], before[2])
+    assert torch.equal(run.stored_examples.digests, before[1]) and torch.equal(
+        run.stored_examples.fields["x"], before[2]
+    )
 
 
 def test_the_journal_survives_non_finite_numbers(run: Trajectory) -> None:

@@ -18,10 +18,12 @@ import safetensors.torch
 import torch
 
 from aa_core.errors import IntegrityError, RunBusyError, RunError, RunFormatError, RunVersionError
+from aa_core.files import write_new
 from aa_core.header import MAX_JSON_BYTES, read_json
+from aa_core.integrity import check_integrity
 from aa_core.recorder import Recorder
-from aa_core.store import decode, layout, read_file, write_new
-from aa_core.trajectory import Trajectory, check_integrity, open_run
+from aa_core.store import decode, layout, read_file
+from aa_core.trajectory import Trajectory, open_run
 from tests.faults.forge import entry, file_with, named_files, replace_file, reseal
 from tests.recorded import LOSS, make, record, train
 
