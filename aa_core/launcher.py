@@ -26,8 +26,10 @@ SETTINGS = {
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": "true",
 }
-"""Streamlit's own defaults bind all interfaces, accept any host name and show tracebacks."""
+"""Streamlit's own defaults bind all interfaces, accept any host name, show tracebacks, and offer their own tools for
+installation, on the page too."""
 
 
 class Server(NamedTuple):
