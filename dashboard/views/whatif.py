@@ -12,8 +12,6 @@ from dashboard.service import checking, estimates, glossary, retraining
 from dashboard.shell import Context
 from dashboard.words import effect_words, judged, literal, measure, plural, subject
 
-DECIDES = "First-order estimate of leaving these out together; a retraining decides."
-
 
 def render(ctx: Context) -> None:
     """What is changed at the left, what that would do at the right."""
@@ -85,7 +83,7 @@ def _answer(ctx: Context) -> None:
         _prediction(ctx, found)
         if what.skips_stages:
             seen = replace(ctx, selection=replace(s, method="boundary"))
-            pin(seen, {s.skip: found.effect}, found.unit, DECIDES)
+            pin(seen, {s.skip: found.effect}, found.unit, found.belief.words)
     watch.verification(ctx)
 
 
