@@ -9,7 +9,7 @@ PY   := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help dashboard test check format samples bench screenshots clean runtime dev
+.PHONY: help dashboard test check format schema samples bench screenshots clean runtime dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ check: dev ## format, lint and types, nothing is changed
 format: dev ## put the code in the house's format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+schema: dev ## the JSON Schema of a run, from the code that reads it
+	$(PY) -m aa_core.run_schema docs/run-format.schema.json
 
 samples: dev ## record the sample runs again
 	$(PY) -m sample_runs.record $(ARGS)

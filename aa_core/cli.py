@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import typer
 
-from aa_core import checkpoint_commands, remote_commands, sign_commands
+from aa_core import archive_commands, checkpoint_commands, remote_commands, sign_commands
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints import CheckpointRun
@@ -19,7 +19,7 @@ from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
 from aa_core.curvature import Curvature
 from aa_core.embedding import Readout
 from aa_core.findings_commands import ledger
-from aa_core.jobs import all_jobs, perform, whatif_spec
+from aa_core.jobs import all_jobs, perform, resume_dead, whatif_spec
 from aa_core.launcher import become, prepare
 from aa_core.options import (
     Commands,
@@ -309,10 +309,13 @@ def dashboard(
     """Explore runs in a browser, on this machine only."""
     server = prepare(port, folders or [], problem, f"--server.headless={str(no_browser).lower()}")
     note(f"the dashboard is at http://localhost:{port} (Ctrl-C ends it, jobs go on)")
+    for job in resume_dead():
+        note(f"job {job.id} was interrupted; it goes on")
     become(server)
 
 
 sign_commands.register(app)
+archive_commands.register(app)
 remote_commands.register(app)
 
 

@@ -15,7 +15,7 @@ from aa_core.jobs.spec import anchored
 
 HOST = "127.0.0.1"
 PACKAGES = Path(__file__).resolve().parents[1]
-APP, SAMPLES = PACKAGES / "dashboard" / "app.py", PACKAGES / "sample_runs"
+APP, SAMPLES = PACKAGES / "dashboard" / "server.py", PACKAGES / "sample_runs"
 SETTINGS = {
     "server.address": HOST,
     "server.enableCORS": "true",

@@ -10,11 +10,12 @@ from torch import Tensor
 from aa_core.counterfactual import Counterfactual
 from aa_core.errors import NonFiniteError
 from aa_core.intervention import intervene
+from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.records import RunLike
 from aa_core.replay import Progress, prepare, silent, snapshot_before, verify_once
-from aa_core.state import Buffers, Params, is_finite
+from aa_core.state import Buffers, Params, is_finite, to_device
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def final_model(run: RunLike, problem: Problem) -> TrainedModel:
     return TrainedModel(problem, at.state.judged, at.buffers, 0)
 
 
-def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Progress = silent) -> TrainedModel:
+def retrain(
+    run: RunLike, problem: Problem, what: Counterfactual, progress: Progress = silent, kept: KeptState = NOT_KEPT
+) -> TrainedModel:
     """Train again with `what` changed; every other step as recorded (same batches, hyperparameters, order).
 
     Changed hyperparameters are those of the changed steps alone: later steps keep their recorded ones.
@@ -46,7 +49,8 @@ def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Prog
     Training examples are left out by giving their losses weight zero with every denominator as recorded: the recorded
     loss without their parts of it. Batch statistics (BatchNorm) still see them.
 
-    Starts at the last checkpoint before the first change. Costs one plain step per remaining step.
+    Starts at the last checkpoint before the first change, or where an earlier process left off that kept its state
+    in `kept`: the end is the same, bit for bit. Costs one plain step per remaining step.
 
     Raises:
         UnknownStageError, EmptyStageError, RequestError: `what` does not fit the run.
@@ -55,9 +59,11 @@ def retrain(run: RunLike, problem: Problem, what: Counterfactual, progress: Prog
     intervention, training = intervene(run, what), prepare(run, problem)
     start = min(intervention.steps)
     verify_once(run, training, progress)
-    at = snapshot_before(run, training, start, progress)
+    before = kept.read()
+    at = to_device(before, problem.device) if before else snapshot_before(run, training, start, progress)
     while at.step < run.steps:
         at = intervention.step(training, at)
+        kept.offer(at)
         progress(at.step - start, run.steps - start)
     if not is_finite(at.state):
         raise NonFiniteError(f"training with {what.name!r} diverged: its parameters are not finite at the end")

@@ -14,6 +14,7 @@ from aa_core.attribution import estimate, provenance
 from aa_core.counterfactual import Counterfactual
 from aa_core.curvature import Curvature
 from aa_core.embedding import Readout
+from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.records import RunLike
@@ -65,11 +66,12 @@ def what_if(
     curvature: Curvature = "exact",
     progress: Progress = silent,
     estimating: Progress = silent,
+    kept: KeptState = NOT_KEPT,
 ) -> WhatIf:
     """Estimate the effect of `what`, then retrain and measure it.
 
     A performance that changes in steps, such as accuracy, is measured only: its estimate is NaN.
-    progress counts the steps of the retraining, estimating those of the estimate before it.
+    progress counts the steps of the retraining, estimating those of the estimate before it; `kept` is for `retrain`.
     """
     asked = {"readout": readout, "curvature": curvature}
     recorded = final_model(run, problem).performance(performance).double().cpu()
@@ -80,7 +82,7 @@ def what_if(
         predicted, reliability = torch.full_like(recorded, torch.nan), None
         origin = provenance(run, problem, performance, what.manner, curvature, method="none", readout="none")
         origin["counterfactual"] = what.name
-    model = retrain(run, problem, what, progress)
+    model = retrain(run, problem, what, progress, kept)
     truth = recorded - model.performance(performance).double().cpu()
     return WhatIf(
         counterfactual=what,

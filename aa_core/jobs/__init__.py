@@ -3,7 +3,7 @@
 from aa_core.jobs.checks import CalibrationRequest
 from aa_core.jobs.counterfactuals import counterfactual_runs, run_spec
 from aa_core.jobs.estimating import EffectsRequest, effects
-from aa_core.jobs.job import Job, all_jobs, find, submit
+from aa_core.jobs.job import Job, all_jobs, find, resume_dead, submit
 from aa_core.jobs.kinds import KINDS, asked_counterfactual, perform, retrainings, whatif_spec
 from aa_core.jobs.outcome import Outcome, spec_of
 from aa_core.jobs.spec import JobProgress, JobSpec
@@ -22,6 +22,7 @@ __all__ = [
     "effects",
     "find",
     "perform",
+    "resume_dead",
     "retrainings",
     "run_spec",
     "spec_of",

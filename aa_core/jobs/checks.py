@@ -13,6 +13,7 @@ from aa_core.counterfactual import Semantics
 from aa_core.header import Model
 from aa_core.jobs.outcome import Outcome, read_request
 from aa_core.jobs.spec import Report, in_part
+from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.problem import Problem
 from aa_core.run_performance import run_performance
 from aa_core.trajectory import Trajectory
@@ -25,7 +26,9 @@ class CalibrationRequest(Model):
     semantics: Semantics
 
 
-def calibration(run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report) -> Outcome:
+def calibration(
+    run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report, _: KeptState = NOT_KEPT
+) -> Outcome:
     """Retrain without each stage once; what was found is stored with the run's other calibrations, too."""
     asked = read_request(CalibrationRequest, request)
     gamma = run_performance(run, asked.performance)
@@ -34,7 +37,9 @@ def calibration(run: Trajectory, problem: Problem, request: Mapping[str, Any], r
     return Outcome(found.to_dict(), {"estimators": found.to_frame()})
 
 
-def replay(run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report) -> Outcome:
+def replay(
+    run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report, _: KeptState = NOT_KEPT
+) -> Outcome:
     """Replay every segment between two checkpoints; the table "drifts" has one row a segment."""
     found = check_run(run, problem, in_part(report, "replaying", (0, run.steps), run.steps))
     drifts = pd.DataFrame(found.drifts, columns=["step", "absolute", "relative", "allowed"])

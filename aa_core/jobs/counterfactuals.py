@@ -13,6 +13,7 @@ from aa_core.counterfactual_run import check_recordable, record_counterfactual
 from aa_core.header import Count, Model, StageName
 from aa_core.jobs.outcome import Outcome, read_request, spec_of
 from aa_core.jobs.spec import JobSpec, Report, in_part
+from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.problem import Problem
 from aa_core.trajectory import Trajectory, open_run
 from aa_core.workspace import workspace
@@ -39,7 +40,9 @@ def run_spec(run: Trajectory, what: Counterfactual, problem: str | None = None) 
     return spec_of("run", run, RunRequest(skip=skip, steps=steps, changes=changes), problem)
 
 
-def counterfactual_run(run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report) -> Outcome:
+def counterfactual_run(
+    run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report, _: KeptState = NOT_KEPT
+) -> Outcome:
     """Record it in `counterfactual_runs()`, under a name that the question decides."""
     what = read_request(RunRequest, request).counterfactual
     name = hashlib.sha256(f"{run.digest} {what!r}".encode()).hexdigest()[:16]

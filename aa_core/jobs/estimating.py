@@ -13,6 +13,7 @@ from aa_core.example_effects import example_effects_by_step
 from aa_core.header import Count, Model, StageName
 from aa_core.jobs.outcome import Outcome, read_request
 from aa_core.jobs.spec import Report, in_part
+from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.path_shares import PathShares, path_shares
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -37,7 +38,9 @@ class EffectsRequest(Model):
     semantics: Semantics
 
 
-def effects(run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report) -> Outcome:
+def effects(
+    run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report, _: KeptState = NOT_KEPT
+) -> Outcome:
     """The table "effects": columns of the units, then effect (positive = helped); for path shares, share."""
     asked = read_request(EffectsRequest, request)
     gamma = run_performance(run, asked.performance, asked.examples)

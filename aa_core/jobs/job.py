@@ -19,12 +19,25 @@ import pandas as pd
 from aa_core.errors import RequestError, RunFormatError
 from aa_core.files import write_atomic
 from aa_core.header import parse
-from aa_core.jobs.lock import acquire, is_held
-from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, LOG, PROGRESS, RESULT, SPEC, Failure, JobProgress, JobSpec
+from aa_core.jobs.lock import ENDING, acquire, is_held
+from aa_core.jobs.spec import (
+    ATTEMPTS,
+    CANCEL,
+    FAILURE,
+    LOCK,
+    LOG,
+    PROGRESS,
+    RESULT,
+    SPEC,
+    Failure,
+    JobProgress,
+    JobSpec,
+)
 from aa_core.workspace import workspace
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
-DIED = "the worker died (killed or out of memory)"
+DIED = "all its processes died (killed, or the machine was switched off); asked again, it goes on where it was"
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
 LOG_BYTES = 1 << 16
 
 
@@ -102,12 +115,12 @@ class Job:
             (self.folder / CANCEL).touch()
 
     def retry(self) -> Job:
-        """Start a failed or cancelled job again; any other is left as it is."""
-        if self.status in ("failed", "cancelled") and (lock := acquire(self.folder / LOCK)) is not None:
+        """Start a failed or cancelled job again, from the last state that it kept; any other is left as it is."""
+        if self.status in ("failed", "cancelled") and (lock := acquire(self.folder / LOCK, ENDING)) is not None:
             try:
-                for name in (CANCEL, PROGRESS, FAILURE):
+                for name in (CANCEL, PROGRESS, FAILURE, ATTEMPTS):
                     (self.folder / name).unlink(missing_ok=True)
-                _start_worker(self.folder, lock)
+                _start(self.folder, lock)
             finally:
                 os.close(lock)
         return self
@@ -126,7 +139,10 @@ class Job:
 
 
 def submit(spec: JobSpec) -> Job:
-    """The job of this question: started now if it never was, else as it is (living, done, failed, cancelled)."""
+    """The job of this question: started now if it never was or if its processes died, else as it is.
+
+    A job that is done, failed or cancelled is not started: see `Job.retry`.
+    """
     job = Job(_folder() / spec.id, spec)
     job.folder.mkdir(parents=True, exist_ok=True)
     lock = acquire(job.folder / LOCK)
@@ -135,7 +151,8 @@ def submit(spec: JobSpec) -> Job:
     try:
         if not (job.folder / SPEC).exists():
             write_atomic(job.folder / SPEC, spec.to_bytes())
-            _start_worker(job.folder, lock)
+        if not (job.folder / RESULT).exists() and not (job.folder / FAILURE).exists():
+            _start(job.folder, lock)
     finally:
         os.close(lock)
     return job
@@ -172,11 +189,17 @@ def _folder() -> Path:
     return workspace() / "jobs"
 
 
-def _start_worker(folder: Path, lock: int) -> None:
-    """A process in a session of its own that inherits the held lock, so that there is no moment without it."""
+def resume_dead() -> tuple[Job, ...]:
+    """Start all jobs again whose processes died without a word, each from the last state that it kept."""
+    dead = [job for job in all_jobs() if job.status == "failed" and job._failure() is None]
+    return tuple(submit(job.spec) for job in dead)
+
+
+def _start(folder: Path, lock: int) -> None:
+    """A supervisor in a session of its own that inherits the held lock, so that there is no moment without it."""
     with open(folder / LOG, "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "aa_core.jobs.worker", str(folder), str(lock)],
+            [sys.executable, "-I", str(SUPERVISOR), str(folder), str(lock)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

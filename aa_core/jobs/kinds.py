@@ -22,6 +22,7 @@ from aa_core.jobs.estimating import effects
 from aa_core.jobs.job import Job, all_jobs
 from aa_core.jobs.outcome import Kind, Outcome, read_request, spec_of
 from aa_core.jobs.spec import JobSpec, Report, in_part, no_report
+from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
@@ -88,7 +89,7 @@ def whatif_spec(
     return spec_of("whatif", run, request, problem)
 
 
-def perform(spec: JobSpec, report: Report = no_report) -> Outcome:
+def perform(spec: JobSpec, report: Report = no_report, kept: KeptState = NOT_KEPT) -> Outcome:
     """Do what a spec asks, here and now."""
     if spec.kind not in KINDS:
         raise RequestError(f"kind={spec.kind!r}; expected one of {', '.join(KINDS)}")
@@ -100,10 +101,10 @@ def perform(spec: JobSpec, report: Report = no_report) -> Outcome:
             "changed since. Ask again, about the run as it is now"
         )
     asked = run.header.problem
-    return KINDS[spec.kind](run, load_problem(asked.name, asked.config, spec.problem), spec.request, report)
+    return KINDS[spec.kind](run, load_problem(asked.name, asked.config, spec.problem), spec.request, report, kept)
 
 
-def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report) -> Outcome:
+def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report, kept: KeptState) -> Outcome:
     """Estimate, retrain, compare; see `WhatIfRequest`. The table "examples" has one row a value."""
     asked = read_request(WhatIfRequest, request)
     what, began = asked.counterfactual, time.perf_counter()
@@ -118,6 +119,7 @@ def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report
         curvature=asked.curvature,
         estimating=in_part(report, "estimating", (0, steps), 2 * steps),
         progress=in_part(report, "retraining", (steps, 2 * steps), 2 * steps),
+        kept=kept,
     )
     summary = {**_summary(found, asked), "seconds": time.perf_counter() - began}
     return Outcome(summary, {"examples": found.to_frame()})

@@ -7,14 +7,15 @@ import os
 import time
 from pathlib import Path
 
-PATIENCE, PAUSE = 0.2, 0.01
-"""Seconds: readers that probe a lock hold it for microseconds, so one refusal says nothing."""
+PATIENCE, PAUSE, ENDING = 0.2, 0.01, 5.0
+"""Seconds: readers that probe a lock hold it for microseconds, so one refusal says nothing; ENDING for processes that
+have said their last word and are about to go."""
 
 
-def acquire(path: Path) -> int | None:
+def acquire(path: Path, patience: float = PATIENCE) -> int | None:
     """A descriptor that holds the lock until its last copy is closed; None if somebody else keeps holding it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

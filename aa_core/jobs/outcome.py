@@ -12,6 +12,7 @@ import pandas as pd
 from aa_core.errors import RequestError, RunFormatError
 from aa_core.header import Model, parse
 from aa_core.jobs.spec import JobSpec, Report, anchored, file_digest
+from aa_core.kept import KeptState
 from aa_core.problem import Problem
 from aa_core.trajectory import Trajectory
 
@@ -24,7 +25,7 @@ class Outcome:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
-Kind = Callable[[Trajectory, Problem, Mapping[str, Any], Report], Outcome]
+Kind = Callable[[Trajectory, Problem, Mapping[str, Any], Report, KeptState], Outcome]
 Asked = TypeVar("Asked", bound=Model)
 
 

@@ -15,7 +15,8 @@ from aa_core.files import write_atomic
 from aa_core.header import Model, parse
 from aa_core.jobs.kinds import Outcome, perform
 from aa_core.jobs.lock import acquire
-from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, Failure, JobProgress, JobSpec
+from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, STATE, Failure, JobProgress, JobSpec
+from aa_core.kept import KeptState
 from aa_core.plain import to_json
 
 INTERVAL = 0.5
@@ -58,19 +59,27 @@ class ProgressFile:
 
 def work(folder: Path) -> None:
     """Do the job of this folder and leave a result or the reason why there is none."""
-    report = ProgressFile(folder)
+    report, kept = ProgressFile(folder), KeptState(folder / STATE)
     try:
         spec = parse(JobSpec, (folder / SPEC).read_bytes(), SPEC)
         with _turn(folder.parent / TURN, report):
-            _store(folder, perform(spec, report))
+            _store(folder, perform(spec, report, kept))
+        kept.forget()
     except Cancelled as stopped:
         _write(folder / FAILURE, Failure(status="cancelled", error=str(stopped)))
     except AuditError as error:
         _write(folder / FAILURE, Failure(status="failed", error=str(error)))
     except Exception as error:
         traceback.print_exc()
+        if _is_memory(error):
+            error = MemoryError("out of memory; close other programs, or ask on a machine with more of it")
         said = (str(error).strip() or "no message").splitlines()[0]
         _write(folder / FAILURE, Failure(status="failed", error=f"{type(error).__name__}: {said} (more in the log)"))
+
+
+def _is_memory(error: Exception) -> bool:
+    """Python says it with a type, torch with words."""
+    return isinstance(error, MemoryError) or "not enough memory" in str(error) or "allocate memory" in str(error)
 
 
 @contextmanager

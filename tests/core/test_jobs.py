@@ -19,7 +19,18 @@ import pytest
 
 from aa_core.counterfactual import Counterfactual
 from aa_core.errors import EmptyStageError, IntegrityError, RequestError, UnknownStageError
-from aa_core.jobs import Job, JobSpec, all_jobs, asked_counterfactual, find, perform, retrainings, submit, whatif_spec
+from aa_core.jobs import (
+    Job,
+    JobSpec,
+    all_jobs,
+    asked_counterfactual,
+    find,
+    perform,
+    resume_dead,
+    retrainings,
+    submit,
+    whatif_spec,
+)
 from aa_core.jobs.job import DIED, child_environment
 from aa_core.jobs.lock import acquire, is_held
 from aa_core.registry import load_problem
@@ -213,15 +224,37 @@ def test_other_errors_are_one_line_and_a_traceback_in_the_log(ask: Ask, run: Tra
     assert [(c["counterfactual"], c["status"][:16]) for c in retrainings(run)] == [("skip first", "failed: KeyError")]
 
 
-def test_a_killed_worker_is_a_failed_job_that_can_be_retried(ask: Ask) -> None:
-    job = running(submit(ask(function="slow")))
-    os.kill(workers(job)[0], signal.SIGKILL)
-    assert wait(lambda: job.status == "failed") < 2
-    assert job.error == DIED == "the worker died (killed or out of memory)"
-    assert submit(job.spec).status == "failed"
+def test_a_killed_worker_is_followed_by_another_three_times_at_most(ask: Ask) -> None:
+    job = submit(ask(function="slow"))
+    for number in range(3):
+        wait(lambda number=number: len(workers(job)) > number)
+        os.kill(workers(job)[number], signal.SIGKILL)
+    assert finished(job).status == "failed" and len(workers(job)) == 3
+    assert job.error == (
+        "the worker died each time (killed by SIGKILL: out of memory, or by hand); it is not tried more than 3 times"
+    )
+    assert submit(job.spec).status == "failed" and len(workers(job)) == 3
     assert job.retry().living
+    assert finished(job).status == "done" and len(workers(job)) == 4
+    assert job.retry().status == "done" and len(workers(job)) == 4, "a finished job is left as it is"
+
+
+def test_a_job_all_of_whose_processes_died_goes_on_when_it_is_asked_again(ask: Ask) -> None:
+    job = running(submit(ask(function="slow")))
+    os.killpg(os.getpgid(workers(job)[0]), signal.SIGKILL)
+    assert wait(lambda: job.status == "failed") < 2 and job.error == DIED
+    assert [j.id for j in resume_dead()] == [job.id]
+    assert job.living and resume_dead() == ()
     assert finished(job).status == "done" and len(workers(job)) == 2
-    assert job.retry().status == "done" and len(workers(job)) == 2, "a finished job is left as it is"
+
+
+def test_a_suspended_worker_is_cancelled_within_a_second(ask: Ask) -> None:
+    job = running(submit(ask(function="very_slow")))
+    os.kill(workers(job)[0], signal.SIGSTOP)
+    assert job.living
+    job.cancel()
+    assert wait(lambda: not job.living) < 1
+    assert (job.status, job.error) == ("cancelled", "cancelled; nothing was changed")
 
 
 def test_cancel_takes_effect_at_once_and_retry_starts_anew(ask: Ask) -> None:

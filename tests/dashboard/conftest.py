@@ -118,7 +118,7 @@ def calibrated(screen: Open, monkeypatch: pytest.MonkeyPatch) -> Open:
 def jobs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are done here and now, in a workspace of the test's own."""
     monkeypatch.setenv("AA_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.setattr("aa_core.jobs.job._start_worker", lambda folder, lock: work(folder))
+    monkeypatch.setattr("aa_core.jobs.job._start", lambda folder, lock: work(folder))
 
 
 def checked(app: AppTest) -> AppTest:

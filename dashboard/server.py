@@ -1,0 +1,80 @@
+"""The dashboard as a server: `streamlit run dashboard/server.py`, or `aa dashboard`. Every answer passes the guard."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
+
+
+def _inline_scripts() -> str:
+    """Streamlit's page has a script of its own in it: allowed by its digest, and no other."""
+    page = (Path(st.__file__).parent / "static" / "index.html").read_text()
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    return "".join(f" 'sha256-{digest}'" for digest in digests)
+
+
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        f"script-src 'self' blob:{_inline_scripts()}",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    b"content-security-policy": POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"permissions-policy": b"camera=(), geolocation=(), microphone=()",
+}
+
+
+class Guard:
+    """Refuses hosts that are not this machine's, as against DNS rebinding, and sets the headers of every answer.
+
+    Streamlit looks at the host of its websocket only.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = [(n, v) for n, v in message["headers"] if n.lower() not in (*HEADERS, b"server")]
+                message = {**message, "headers": [*ours, *HEADERS.items()]}
+            await send(message)
+
+        if scope["type"] == "http" and not is_host_allowed(_host(scope)):
+            await _refuse(guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+
+def _host(scope: Scope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
+
+
+async def _refuse(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"This server answers to localhost only.\n"})
+
+
+app = st.App(Path(__file__).with_name("app.py"), middleware=[Middleware(Guard)])

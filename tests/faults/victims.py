@@ -1,0 +1,114 @@
+"""What is killed, and the processes that it runs in: forks of one that has loaded torch and done nothing with it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch._dynamo  # noqa: F401  every optimizer imports it when it is made: here, once, not in each victim
+
+from aa_core import kept
+from aa_core.attribution import stage_effects
+from aa_core.cache import EmbeddingCache
+from aa_core.counterfactual import Counterfactual
+from aa_core.jobs import perform, whatif_spec
+from aa_core.kept import KeptState
+from aa_core.recorder import Recorder
+from aa_core.registry import load_problem
+from aa_core.reporting import Report, write_report
+from aa_core.run_performance import run_performance
+from aa_core.trajectory import open_run
+from tests.recorded import LOSS, make, train
+
+ROOT = str(Path(__file__).resolve().parents[2])
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+REPORTS = ("html", "json")
+
+
+def start(victim: Callable[..., object], *arguments: Any) -> Any:
+    process = PROCESSES.Process(target=victim, args=arguments, daemon=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", ROOT)  # the first one starts the server, which finds this module nowhere else
+        process.start()
+    return process
+
+
+def kill(process: Any, delay: float) -> bool:
+    """SIGKILL after so many seconds; whether that was before the end. To fail by itself it must not."""
+    process.join(delay)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -9), f"the process failed by itself: exit code {process.exitcode}"
+    return process.exitcode != 0
+
+
+def left_alone(victim: Callable[..., object], *arguments: Any) -> float:
+    """Let it come to its end; how many seconds that took."""
+    began = time.monotonic()
+    process = start(victim, *arguments)
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - began
+
+
+def kill_often(
+    times: int, rng: random.Random, check: Callable[[], object], victim: Callable[..., object], *arguments: Any
+) -> None:
+    """Start it again and again, and kill it at random times, from the beginning to its end."""
+    left_alone(victim, *arguments)  # the first one waits for torch to be loaded
+    check()
+    lasts, killed = left_alone(victim, *arguments), 0
+    check()
+    while killed < times:
+        killed += kill(start(victim, *arguments), rng.uniform(0, lasts))
+        check()
+
+
+# ---- the victims -----------------------------------------------------------------------------------------------------
+
+
+def record(path: Path, told: Path) -> None:
+    """Record without end, and tell each step that was acknowledged as one byte."""
+    model, optimizer = make()
+    tell = os.open(told, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    with Recorder(path, model, optimizer, LOSS, checkpoint_every=5) as recorder:
+        for number in range(100_000):
+            with recorder.stage(f"stage {number // 3}"):
+                for _ in range(4):
+                    train(recorder, model, optimizer, 1)
+                    os.write(tell, b".")
+
+
+def retrain(run: Path, problem: str, folder: Path) -> None:
+    """A what-if job that keeps its state after every step."""
+    kept.PAUSE = kept.SHARE = 0.0
+    spec = whatif_spec(open_run(run), Counterfactual.skip("first"), problem=problem)
+    outcome = perform(spec, kept=KeptState(folder / "state"))
+    found = {**outcome.result, "seconds": 0, "rows": outcome.tables["examples"].to_dict("list")}
+    (folder / "result").write_text(json.dumps(found, sort_keys=True))
+
+
+def attribute(run: Path, problem: str, folder: Path) -> None:
+    """Stage effects by way of the embeddings on disk."""
+    opened = open_run(run)
+    found = stage_effects(
+        opened,
+        load_problem(None, {}, problem),
+        run_performance(opened, "log-likelihood"),
+        cache=EmbeddingCache(folder / "embeddings"),
+    )
+    (folder / "result").write_text(found.to_frame().to_csv())
+
+
+def export(report: Report, folder: Path) -> None:
+    """A report in two formats that can be verified."""
+    for kind in REPORTS:
+        write_report(report, folder / f"report.{kind}")
