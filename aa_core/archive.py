@@ -17,9 +17,11 @@ from pathlib import Path
 
 from aa_core.chain import Chain
 from aa_core.errors import IntegrityError, RequestError, RunExistsError, RunFormatError, RunNotFoundError
+from aa_core.files import MODE, sync_folder
 from aa_core.header import listed, repeated
-from aa_core.store import MODE, read_file, sync_folder
-from aa_core.trajectory import Trajectory, check_integrity, open_run
+from aa_core.integrity import check_integrity
+from aa_core.store import read_file
+from aa_core.trajectory import Trajectory, open_run
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 END, END_BYTES = b"PK\x05\x06", 22

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from aa_core.files import write_atomic
 from aa_core.state import Params, Snapshot, State
-from aa_core.store import encode, write_atomic
+from aa_core.store import encode
 
 PAUSE, SHARE = 2.0, 20.0
 """Seconds between two writes at the least, and how many times longer than a write the pause is."""
