@@ -3,13 +3,15 @@
 PYTHON ?= python3
 PORT   ?= 8501
 ARGS   ?=
+DATA   ?= data
+EXPERIMENTS ?= mnist coloured comments xray
 
 VENV := .venv
 PY   := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help dashboard test check format schema samples bench screenshots clean runtime dev
+.PHONY: help dashboard test check format schema samples bench experiments screenshots clean runtime dev
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,6 +40,12 @@ samples: dev ## record the sample runs again
 
 bench: dev ## time and accuracy against retraining
 	$(PY) -m benchmarks $(ARGS)
+
+experiments: dev ## all experiments again; hours            (DATA=folder of the data sets)
+	for name in $(EXPERIMENTS); do \
+	$(PY) -m aa_core experiment $$name --data $(DATA) -o results/$$name && \
+	$(PY) -m sample_runs.experiment.store $$name results/$$name || exit 1; done
+	$(PY) -m sample_runs.experiment.page
 
 screenshots: dev ## the README's pictures, from the real dashboard
 	@$(PY) -m tests.browser.find_chromium

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import typer
 
-from aa_core import archive_commands, checkpoint_commands, remote_commands, sign_commands
+from aa_core import archive_commands, checkpoint_commands, experiment_commands, remote_commands, sign_commands
 from aa_core.attribution import Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints import CheckpointRun
@@ -317,6 +317,7 @@ def dashboard(
 sign_commands.register(app)
 archive_commands.register(app)
 remote_commands.register(app)
+experiment_commands.register(app)
 
 
 def main() -> None:

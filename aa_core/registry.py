@@ -18,7 +18,12 @@ Factory = Callable[[Mapping[str, Any]], Problem]
 """config (a JSON object recorded with the run) -> Problem."""
 
 ENTRY_POINTS = "aa_core.problems"
-BUILT_IN = {"digits-mlp": "sample_runs.problems:digits_mlp"}
+BUILT_IN = {
+    "digits-mlp": "sample_runs.problems:digits_mlp",
+    "pictures-mlp": "sample_runs.problems:pictures_mlp",
+    "pictures-cnn": "sample_runs.problems:pictures_cnn",
+    "text-transformer": "sample_runs.problems:text_transformer",
+}
 
 
 def known_problems() -> dict[str, str]:

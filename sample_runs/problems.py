@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
+from sample_runs.models import PicturesCNN, PicturesMLP, TextTransformer
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -30,3 +31,19 @@ def digits_mlp(config: Mapping[str, Any]) -> aa.Problem:
     """Problem "digits-mlp"; config: hidden, activation."""
     model = DigitsMLP(int(config.get("hidden", 64)), str(config.get("activation", "gelu")))
     return aa.Problem(model, nn.functional.cross_entropy)
+
+
+def pictures_mlp(config: Mapping[str, Any]) -> aa.Problem:
+    """Problem "pictures-mlp"; config: the arguments of PicturesMLP."""
+    return aa.Problem(PicturesMLP(**config), nn.functional.cross_entropy)
+
+
+def pictures_cnn(config: Mapping[str, Any]) -> aa.Problem:
+    """Problem "pictures-cnn"; config: the arguments of PicturesCNN."""
+    return aa.Problem(PicturesCNN(**config), nn.functional.cross_entropy)
+
+
+def text_transformer(config: Mapping[str, Any]) -> aa.Problem:
+    """Problem "text-transformer"; config: the arguments of TextTransformer, and `words`, its vocabulary."""
+    sizes = {n: v for n, v in config.items() if n != "words"}
+    return aa.Problem(TextTransformer(vocabulary=len(config["words"]), **sizes), nn.functional.cross_entropy)
