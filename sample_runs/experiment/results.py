@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from aa_core.calibration import Figures, Scores
 from aa_core.errors import RequestError
+from aa_core.files import write_atomic
 from aa_core.header import Model
-from aa_core.store import write_atomic
 from sample_runs.experiment.plan import ROOT, experiments
 
 RESULTS = "results.json"
