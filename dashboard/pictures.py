@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,12 @@ def picture(values: np.ndarray, shape: list[int]) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def drawing(svg: str, words: str) -> str:
+    """An SVG as a picture in a page, in which nothing runs and nothing is fetched; words: what it shows."""
+    source = base64.b64encode(svg.encode()).decode()
+    return f'<img src="data:image/svg+xml;base64,{source}" alt="{escape(words)}" style="max-width:100%">'
 
 
 def shown(inputs: Tensor | dict[str, Tensor], rows: list[int], display: dict[str, Any] | None) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 FILTERS = ("labels", "predictions", "wrong", "confidence", "where", "text", "slice")
 CHARTS = ("effects", "layers", "causes", "shares")
-MODES = ("runs", "groups", "stages")
+MODES = ("runs", "groups", "stages", "experiments")
 CONFOUNDER = "confounder:"
 """A performance of this name judges by a metadata column: the likelihood of what it says, taken as the label."""
 
@@ -60,12 +60,12 @@ class Selection:
     by: str = ""
     """Subgroups: the column whose values are compared; empty for the saved subgroups."""
     mode: str = "runs"
-    """Compare: two runs, two groups or two stages."""
+    """Compare: two runs, two groups, two stages, or the experiments with one another."""
     other: str = ""
     """Compare: the second run."""
     first: str = ""
     second: str = ""
-    """Compare: two groups or two stages, by name."""
+    """Compare: two groups or two stages, by name; `first` may be an experiment."""
     skip: tuple[str, ...] = ()
     """Stages that the what-if leaves out, scales or changes."""
     leave: tuple[int, int] | None = None

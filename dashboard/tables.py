@@ -48,13 +48,29 @@ def rungs(items: Sequence[tuple[str, str, bool]]) -> str:
 
 def scores(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str], Sequence[str]]], caption: str) -> str:
     """Rows of (name, marks, figures) under their headings."""
+    marked = [
+        (escaped(name) + "".join(f" <span class=aa-mark>{escaped(m)}</span>" for m in marks), cells)
+        for name, marks, cells in rows
+    ]
+    return _figures(head, marked, caption)
+
+
+def linked(head: Sequence[str], rows: Sequence[tuple[str, str, Sequence[str]]], caption: str) -> str:
+    """Rows of (name, address or "", figures) under their headings; a name with an address is a link."""
+    named = [
+        (f'<a href="{escaped(address)}">{escaped(name)}</a>' if address else escaped(name), cells)
+        for name, address, cells in rows
+    ]
+    return _figures(head, named, caption)
+
+
+def _figures(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], caption: str) -> str:
+    """Rows of (name as HTML, figures)."""
     first, *others = head
     titles = f"<th>{escaped(first)}</th>" + "".join(f'<th class="n">{escaped(h)}</th>' for h in others)
     body = "".join(
-        f"<tr><th scope='row'>{escaped(name)}{''.join(f' <span class=aa-mark>{escaped(m)}</span>' for m in marks)}</th>"
-        + "".join(f"<td class='n'>{escaped(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for name, marks, cells in rows
+        f"<tr><th scope='row'>{name}</th>" + "".join(f"<td class='n'>{escaped(cell)}</td>" for cell in cells) + "</tr>"
+        for name, cells in rows
     )
     return (
         f'<div class="aa-scroll"><table class="aa-table"><caption>{escaped(caption)}</caption>'

@@ -3,13 +3,13 @@
 engine      the lock and the memo                 runs         which runs there are
 desk        what a run is, without an estimate    estimates    effects of stages and steps, predictions
 retraining  what-ifs as jobs                      reports      a selection as a report
-ledger      findings: pinned, checked, signed
+ledger      findings: pinned, checked, signed     experiments  results that ship, beside real retraining
 """
 
 from aa_core.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find, submit
 from aa_core.reporting import About, Report, escape, figures, glossary, marks
-from dashboard.service import checking, compare, estimates, groups, ledger, retraining, slices
+from dashboard.service import checking, compare, estimates, experiments, groups, ledger, retraining, slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
@@ -34,6 +34,7 @@ __all__ = [
     "compare",
     "escape",
     "estimates",
+    "experiments",
     "figures",
     "find",
     "formats",

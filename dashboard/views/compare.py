@@ -1,4 +1,4 @@
-"""Compare: two runs, two groups of examples, or two stages, side by side."""
+"""Compare: two runs, two groups of examples, or two stages, side by side; or the experiments that ship."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dashboard import charts, feedback, plots, session
+from dashboard import charts, experiments, feedback, plots, session
 from dashboard.selection import MODES
 from dashboard.service import Desk, compare, figures, groups, list_runs
 from dashboard.service.compare import Pair
 from dashboard.shell import Context
 from dashboard.words import chart_text, judged, literal, plural, subject
 
-WORDS = {"runs": "Two runs", "groups": "Two groups", "stages": "Two stages"}
+WORDS = {"runs": "Two runs", "groups": "Two groups", "stages": "Two stages", "experiments": "Experiments"}
 WIDTH = 300
 
 
 def render(ctx: Context) -> None:
     """What is compared, then both and their difference."""
     st.title("Compare", anchor=False)
-    if ctx.desk.run.evaluation is None:
-        feedback.empty("No evaluation set", "This run was recorded without one: there are no effects to compare.")
-        return
-    if not len(ctx.desk.rows(ctx.selection)):
-        feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
-        return
     st.segmented_control(
         "Compare",
         MODES,
@@ -34,6 +28,15 @@ def render(ctx: Context) -> None:
         label_visibility="collapsed",
         **session.mirror("mode"),
     )
+    if ctx.selection.mode == "experiments":
+        experiments.render(ctx)
+        return
+    if ctx.desk.run.evaluation is None:
+        feedback.empty("No evaluation set", "This run was recorded without one: there are no effects to compare.")
+        return
+    if not len(ctx.desk.rows(ctx.selection)):
+        feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
+        return
     with feedback.refusals():
         {"runs": _runs, "groups": _groups, "stages": _stages}[ctx.selection.mode](ctx)
 

@@ -22,6 +22,11 @@ DOCS = ROOT.parent / "docs"
 PAGE, PICTURES = DOCS / "results.md", DOCS / "images" / "results"
 TRUSTED = ("size", "rank")
 TARGET_R, TARGET_SIGN, TARGET_STEPS = 0.9, 0.9, 0.98
+TARGETS = (
+    f"Targets, where the verdict says rank or better: r >= {TARGET_R} and sign >= {TARGET_SIGN} by the chosen "
+    f"estimator, and r >= {TARGET_STEPS} for effects of single steps where their verdict says so; every planted stage "
+    "found in every seed, wherever retraining shows that it is there."
+)
 ROWS = {
     "chosen by calibration": ("calibrated",),
     "boundary, exact, linear (the engine's default)": ("boundary", "exact", "linear"),
@@ -46,21 +51,26 @@ READ = (
 
 def write_page(plan: Plan, found: Results, folder: Path) -> Path:
     """results.html of one experiment, with its pictures beside it."""
-    blocks = [Heading(1, plan.title), Text(_made(found)), Text(READ), _summary({found.experiment: (plan, found)})]
-    blocks += experiment_blocks(plan, found)
+    short = summary({found.experiment: (plan, found)})
+    blocks = [Heading(1, plan.title), Text(made(found)), Text(READ), short, *experiment_blocks(plan, found)]
     write_pictures(blocks, folder)
     page = folder / "results.html"
     page.write_text(html(blocks, plan.title), "utf-8")
     return page
 
 
-def results_page(root: Path = ROOT) -> list[Block]:
-    """All stored results, in the order of the experiments' names."""
-    known = {
+def stored(root: Path = ROOT) -> dict[str, tuple[Plan, Results]]:
+    """Plan and stored results of every experiment that has been done, in the order of their names."""
+    return {
         name: (read_plan(name, root), read_results(results_path(name, root)))
         for name in experiments(root)
         if results_path(name, root).is_file()
     }
+
+
+def results_page(root: Path = ROOT) -> list[Block]:
+    """All stored results."""
+    known = stored(root)
     blocks: list[Block] = [
         Heading(1, "Experiments"),
         Text(
@@ -70,23 +80,21 @@ def results_page(root: Path = ROOT) -> list[Block]:
         ),
         Text(READ),
         Heading(2, "Summary"),
-        Text(
-            f"Targets, where the verdict says rank or better: r >= {TARGET_R} and sign >= {TARGET_SIGN} by the chosen "
-            f"estimator, and r >= {TARGET_STEPS} for effects of single steps where their verdict says so; every "
-            "planted stage found in every seed, wherever retraining shows that it is there."
-        ),
-        _summary(known),
+        Text(TARGETS),
+        summary(known),
     ]
     for name, (plan, found) in known.items():
-        blocks += [Heading(2, plan.title), Text(f"`{name}`: {_made(found)}"), *experiment_blocks(plan, found)]
+        blocks += [Heading(2, plan.title), Text(f"`{name}`: {made(found)}"), *experiment_blocks(plan, found)]
     return blocks
 
 
-def _made(found: Results) -> str:
+def made(found: Results) -> str:
+    """When, and on what machine."""
     return f"Measured on {found.date}; {found.machine}."
 
 
-def _summary(known: dict[str, tuple[Plan, Results]]) -> Table:
+def summary(known: dict[str, tuple[Plan, Results]]) -> Table:
+    """One row a case that was measured: what was said of it, and how well the estimates did."""
     head = ["experiment, case", "verdicts", "r, default", "r, chosen", "sign, chosen", "step r", "found", "targets"]
     rows = [
         _summary_row(f"{name}, {case.name}", case, trained)
