@@ -20,7 +20,7 @@ from aa_core.curvature import Curvature
 from aa_core.embedding import Readout
 from aa_core.findings_commands import ledger
 from aa_core.jobs import all_jobs, perform, resume_dead, whatif_spec
-from aa_core.launcher import become, prepare
+from aa_core.launcher import HOST, become, prepare, reach
 from aa_core.options import (
     Commands,
     CurvatureOption,
@@ -297,18 +297,30 @@ app.add_typer(reports, name="report")
 app.add_typer(ledger, name="findings")
 
 
-@app.command(epilog=epilog("aa dashboard", "aa dashboard my_runs --port 8600 --no-browser"))
+@app.command(
+    epilog=epilog(
+        "aa dashboard",
+        "aa dashboard my_runs --port 8600 --no-browser",
+        "aa dashboard my_runs --address 0.0.0.0 --access access.toml --no-browser",
+    )
+)
 def dashboard(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="RUNS_DIR", help="Folders with runs; else the sample runs.")
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8501,
+    address: Annotated[str, typer.Option(help="Network address to listen on; another one needs --access.")] = HOST,
+    access: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Who signs in where, and as what: people sign in, on any address."),
+    ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
     problem: ProblemOption = None,
 ) -> None:
-    """Explore runs in a browser, on this machine only."""
-    server = prepare(port, folders or [], problem, f"--server.headless={str(no_browser).lower()}")
-    note(f"the dashboard is at http://localhost:{port} (Ctrl-C ends it, jobs go on)")
+    """Explore runs in a browser, on this machine only; with --access also for others, who sign in."""
+    at = reach(address, access)
+    server = prepare(port, folders or [], problem, at, f"--server.headless={str(no_browser).lower()}")
+    note(f"the dashboard is at {server.url} (Ctrl-C ends it, jobs go on)")
     for job in resume_dead():
         note(f"job {job.id} was interrupted; it goes on")
     become(server)

@@ -19,6 +19,7 @@
     ├── ConvergenceError        an iteration that did not settle
     ├── UnknownStageError       no stage of that name
     ├── RequestError            arguments that make no sense together
+    ├── NotAllowedError         the person's role does not reach that far
     ├── MissingExtraError       an optional dependency is not installed
     └── Cancelled               the caller asked to stop
 
@@ -108,6 +109,10 @@ class UnknownStageError(AuditError):
 
 class RequestError(AuditError):
     """Arguments that make no sense together."""
+
+
+class NotAllowedError(AuditError):
+    """Whoever asks is not let in, or their role does not reach that far."""
 
 
 class MissingExtraError(AuditError):

@@ -1,15 +1,18 @@
-"""Starts the dashboard's server: for this machine only, and with nothing that phones home."""
+"""Starts the dashboard's server: for this machine only, or for people who sign in. Nothing phones home."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
-from aa_core.errors import RequestError, RunNotFoundError
+from aa_core.access import is_loopback, read_access
+from aa_core.errors import MissingExtraError, RequestError, RunNotFoundError
 from aa_core.jobs.job import child_environment
 from aa_core.jobs.spec import anchored
 
@@ -32,11 +35,41 @@ SETTINGS = {
 installation, on the page too."""
 
 
+class Reach(NamedTuple):
+    """Who can reach the server: this machine, unless people sign in."""
+
+    address: str = HOST
+    settings: tuple[str, ...] = ()
+    environment: Mapping[str, str] = MappingProxyType({})
+    origin: str = ""
+    """Where people find it; empty for this machine's own address."""
+
+
 class Server(NamedTuple):
     """A process that is not started yet."""
 
     command: list[str]
     environment: dict[str, str]
+    url: str
+
+
+def reach(address: str = HOST, access: Path | None = None) -> Reach:
+    """The network address to listen on. Other people can be let in only if an identity provider says who they are.
+
+    Raises RequestError, or MissingExtraError without the extra `server`.
+    """
+    if access is None:
+        if not is_loopback(address):
+            raise RequestError(
+                f"--address {address} can be reached from other machines, and nobody would have to sign in; name an "
+                "identity provider and who is let in: --access FILE.toml (docs/server.md), or stay on 127.0.0.1"
+            )
+        return Reach(address)
+    if find_spec("authlib") is None:
+        raise MissingExtraError("signing in (--access)", "server")
+    known, file = read_access(access), str(access.absolute())
+    settings = (f"--secrets.files={file}", f"--server.allowedHosts={known.host}")
+    return Reach(address, settings, {"AA_ACCESS": file}, known.origin)
 
 
 def command(port: int, *settings: str) -> list[str]:
@@ -56,23 +89,24 @@ def environment(folders: Sequence[Path], problem: str | None = None) -> dict[str
     return {**child_environment(), "AA_RUNS_DIRS": found, **chosen}
 
 
-def require_free(port: int) -> None:
-    """RequestError if another program listens on the port."""
-    with socket.socket() as probe:
+def require_free(port: int, address: str = HOST) -> None:
+    """RequestError if another program listens on the port, or the address is not this machine's."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((address, port))
         except OSError as error:
             raise RequestError(
-                f"port {port} on {HOST} is not free ({error.strerror}); choose another one: --port {port + 1}"
+                f"port {port} on {address} is not free ({error.strerror}); choose another one: --port {port + 1}"
             ) from None
 
 
-def prepare(port: int, folders: Sequence[Path], problem: str | None, *settings: str) -> Server:
+def prepare(port: int, folders: Sequence[Path], problem: str | None, at: Reach, *settings: str) -> Server:
     """The server, if it can be started: RunNotFoundError or RequestError if not."""
-    surroundings = environment(folders, problem)
-    require_free(port)
-    return Server(command(port, *settings), surroundings)
+    surroundings = {**environment(folders, problem), **at.environment}
+    require_free(port, at.address)
+    listening = command(port, f"--server.address={at.address}", *at.settings, *settings)
+    return Server(listening, surroundings, at.origin or f"http://localhost:{port}")
 
 
 def become(server: Server) -> NoReturn:

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there, not the project's
     sys.path.insert(0, str(HERE.parent))
 
-from dashboard import feedback, session, shell  # noqa: E402
+from dashboard import feedback, gate, session, shell  # noqa: E402
 from dashboard.views import (  # noqa: E402
     compare,
     explore,
@@ -44,15 +44,21 @@ def main() -> None:
     st.set_page_config("Accountability audit", str(HERE / "assets" / "icon.png"), "wide", initial_sidebar_state=250)
     st.logo(HERE / "assets" / "logo.svg", size="large", icon_image=HERE / "assets" / "icon.png")
     st.html(HERE / "assets" / "style.css")
-    session.begin()
+    person = gate.person()
+    if person is not None:
+        session.begin()
     context: list[shell.Context] = []
     pages = [
         st.Page(_screen(view, context), title=title, icon=icon, url_path=title.lower(), default=view is overview)
         for view, title, icon in SCREENS
     ]
-    page = st.navigation(pages)
+    page = st.navigation(pages, position="hidden" if person is None else "sidebar")
+    if person is None:
+        gate.sign_in()
+        return
     shell.offer({title: page for page, (_, title, _) in zip(pages, SCREENS, strict=True)})
     opened = shell.choose()
+    gate.way_out(person)
     feedback.notes(session.take_notes())
     session.publish()
     if opened:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sys
 from pathlib import Path
 
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
+
+HERE = Path(__file__).resolve().parent
+if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there, not the project's
+    sys.path.insert(0, str(HERE.parent))
+
+from dashboard.reach import require_local_or_access  # noqa: E402
 
 
 def _inline_scripts() -> str:
@@ -47,7 +54,7 @@ HEADERS = {
 
 
 class Guard:
-    """Refuses hosts that are not this machine's, as against DNS rebinding, and sets the headers of every answer.
+    """Refuses hosts that are not ours, as against DNS rebinding, and sets the headers of every answer.
 
     Streamlit looks at the host of its websocket only.
     """
@@ -74,7 +81,8 @@ def _host(scope: Scope) -> str | None:
 
 async def _refuse(send: Send) -> None:
     await send({"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": b"This server answers to localhost only.\n"})
+    await send({"type": "http.response.body", "body": b"This server does not answer to this name.\n"})
 
 
-app = st.App(Path(__file__).with_name("app.py"), middleware=[Middleware(Guard)])
+require_local_or_access()
+app = st.App(HERE / "app.py", middleware=[Middleware(Guard)])

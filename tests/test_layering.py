@@ -70,7 +70,7 @@ LAYERS = (
     ("fleet", "counterfactual_run"),
     ("whatif", "noise"),
     ("calibrate",),
-    ("registry", "signing", "plain", "run_performance", "check", "archive", "run_schema"),
+    ("registry", "signing", "plain", "run_performance", "check", "archive", "run_schema", "access"),
     ("jobs", "jobs.*"),
     ("findings", "findings.*"),
     ("reporting", "reporting.*"),

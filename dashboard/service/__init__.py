@@ -4,12 +4,13 @@ engine      the lock and the memo                 runs         which runs there 
 desk        what a run is, without an estimate    estimates    effects of stages and steps, predictions
 retraining  what-ifs as jobs                      reports      a selection as a report
 ledger      findings: pinned, checked, signed     experiments  results that ship, beside real retraining
+people      who asks, and what they may do
 """
 
 from aa_core.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find, submit
 from aa_core.reporting import About, Report, escape, figures, glossary, marks
-from dashboard.service import checking, compare, estimates, experiments, groups, ledger, retraining, slices
+from dashboard.service import checking, compare, estimates, experiments, groups, ledger, people, retraining, slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
@@ -43,6 +44,7 @@ __all__ = [
     "ledger",
     "list_runs",
     "marks",
+    "people",
     "report_of",
     "retraining",
     "slices",

@@ -14,6 +14,7 @@ from aa_core.jobs import counterfactual_runs
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from dashboard.catalog import find_runs, stamp
+from dashboard.service import people
 from dashboard.service.engine import CHOSEN, memo
 
 
@@ -30,6 +31,7 @@ class RunEntry:
 
 def list_runs() -> dict[str, RunEntry]:
     """All runs on offer, by id, and the counterfactual trainings that were recorded here."""
+    people.require("viewer", "These runs are not shown")
     return {name: _listed(name, folder) for name, folder in find_runs(counterfactual_runs()).items()}
 
 

@@ -1,4 +1,4 @@
-"""The dashboard as its own process, as `aa dashboard` starts it, for browser tests and pictures."""
+"""The dashboard as its own process, as `aa dashboard` starts it, for browser tests, pictures and benchmarks."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-from aa_core.launcher import command, environment
+from aa_core.launcher import HOST, Reach, prepare
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 
 
 @contextmanager
-def dashboard(workspace: Path, log: Path) -> Iterator[str]:
-    """The address of a dashboard over the sample runs, in a workspace of its own."""
-    port = _free_port()
-    surroundings = environment([SAMPLES]) | {"AA_WORKSPACE": str(workspace)}
+def dashboard(
+    workspace: Path, log: Path, runs: Path = SAMPLES, at: Reach | None = None, port: int | None = None
+) -> Iterator[str]:
+    """The address of a dashboard over these runs, in a workspace of its own."""
+    port = port or free_port()
+    server = prepare(port, [runs], None, at or Reach(), "--server.headless=true")
+    surroundings = server.environment | {"AA_WORKSPACE": str(workspace)}
     with log.open("w") as out:
-        process = subprocess.Popen(command(port, "--server.headless=true"), env=surroundings, stdout=out, stderr=out)
+        process = subprocess.Popen(server.command, env=surroundings, stdout=out, stderr=out)
         try:
             _wait_until_healthy(port, process, log)
-            yield f"http://127.0.0.1:{port}"
+            yield at.origin if at else f"http://{HOST}:{port}"
         finally:
             process.terminate()
             process.wait(20)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = monotonic() + 60
     while monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
+        with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/_stcore/health", timeout=5):
             return
         sleep(0.1)
     raise RuntimeError(f"the dashboard did not start:\n{log.read_text()}")

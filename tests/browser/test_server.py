@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browser.server import dashboard
+from aa_core.launcher import command, environment
+from tests.browser.server import dashboard, free_port
 
 UPGRADE = {
     "Connection": "Upgrade",
@@ -99,3 +101,11 @@ def test_only_the_loopback_address_is_bound(port: int) -> None:
         address for address, _, found in (place.partition(":") for place in listening) if int(found, 16) == port
     }
     assert addresses == {"0100007F"}
+
+
+@pytest.mark.parametrize("started", [["--server.address=0.0.0.0"], ["--server.address=::"], ["--server.address="]])
+def test_no_other_address_is_served_however_it_is_started(started: list[str]) -> None:
+    port = free_port()
+    plain = [part for part in command(port, "--server.headless=true") if not part.startswith("--server.address")]
+    ended = subprocess.run([*plain, *started], env=environment([]), capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0 and "nobody would have to sign in" in ended.stdout + ended.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 from torch import nn
 
@@ -20,6 +21,8 @@ SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 HOSTILE = "<img src=x onerror=alert(1)> **bold** [a](http://evil.example) :red[x] $y$ \u202e"
 CLASSES = [f"{HOSTILE} {i}" for i in range(10)]
 Open = Callable[..., AppTest]
+
+config.set_option("server.address", "127.0.0.1")  # a screen without a server is this machine's own, too
 
 
 def record(

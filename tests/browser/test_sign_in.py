@@ -1,0 +1,172 @@
+"""A dashboard that others can reach: people see what their role allows, everybody else nothing of any run."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from aa_core.launcher import reach
+from tests.browser.provider import CLIENT, SECRET, People, Provider, provider
+from tests.browser.server import dashboard, free_port
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+expect.set_options(timeout=20_000)
+PEOPLE: People = {
+    "Ada": {"sub": "1", "email": "ada@example.org", "email_verified": True},
+    "Bob": {"sub": "2", "email": "bob@example.org", "groups": ["staff", "auditors"]},
+    "Eve": {"sub": "3", "email": "eve@example.org", "email_verified": True},
+    "Not Ada": {"sub": "4", "email": "ada@example.org", "email_verified": False},
+}
+ROLES = """
+[roles]
+analyst = ["ada@example.org"]
+viewer = ["groups=auditors"]
+"""
+OF_A_RUN = re.compile(rb"[Dd]igits|rotation|round \d|90\xc2\xb0")
+
+
+class Site(NamedTuple):
+    """A dashboard with its provider."""
+
+    address: str
+    access: Path
+    workspace: Path
+
+
+def access_file(folder: Path, port: int, at: Provider) -> Path:
+    path = folder / "access.toml"
+    path.write_text(f"""
+[auth]
+redirect_uri = "http://localhost:{port}/oauth2callback"
+cookie_secret = "{"0123456789abcdef" * 4}"
+client_id = "{CLIENT}"
+client_secret = "{SECRET}"
+server_metadata_url = "{at.issuer}/.well-known/openid-configuration"
+{ROLES}""")
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder, port = tmp_path_factory.mktemp("dashboard"), free_port()
+    workspace = folder / "workspace"
+    with provider(PEOPLE) as identities:
+        access = access_file(folder, port, identities)
+        with dashboard(workspace, folder / "log", at=reach("127.0.0.1", access), port=port) as address:
+            yield Site(address, access, workspace)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visitor(NamedTuple):
+    """A page, and all that the server told it over its session."""
+
+    page: Page
+    heard: list[bytes]
+
+    def sign_in(self, name: str) -> Page:
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("link", name=name, exact=True).click()
+        return self.page
+
+
+Visit = Callable[[str], Visitor]
+
+
+@pytest.fixture
+def visit(site: Site, browser: Browser) -> Iterator[Visit]:
+    """Opens a path as somebody who has never been here."""
+    contexts = []
+
+    def open_page(path: str) -> Visitor:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        contexts.append(context)
+        context.set_default_timeout(30_000)
+        visitor = Visitor(context.new_page(), [])
+        visitor.page.on("websocket", lambda w: w.on("framereceived", lambda f: visitor.heard.append(_bytes(f))))
+        visitor.page.goto(f"{site.address}/{path}")
+        return visitor
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def _bytes(frame: str | bytes) -> bytes:
+    return frame.encode() if isinstance(frame, str) else frame
+
+
+def told_of_a_run(visitor: Visitor) -> list[bytes]:
+    return [found.group() for frame in visitor.heard if (found := OF_A_RUN.search(frame))]
+
+
+@pytest.mark.parametrize("path", ["", "?run=digits-shift", "explore?run=digits-shift&examples=3", "report", "jobs"])
+def test_who_has_not_signed_in_is_told_nothing_of_any_run(visit: Visit, path: str) -> None:
+    visitor = visit(path)
+    expect(visitor.page.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(visitor.page.get_by_test_id("stSidebar")).to_have_count(0)
+    expect(visitor.page.get_by_role("link", name="Explore")).to_have_count(0)
+    assert visitor.heard and told_of_a_run(visitor) == []
+
+
+@pytest.mark.parametrize("name", ["Eve", "Not Ada"])
+def test_who_is_in_no_list_is_told_nothing_of_any_run(visit: Visit, name: str) -> None:
+    visitor = visit("?run=digits-shift")
+    page = visitor.sign_in(name)
+    expect(page.get_by_text("is in no list of this dashboard")).to_be_visible()
+    page.goto(page.url + "?run=digits-shift")
+    expect(page.get_by_text("is in no list of this dashboard")).to_be_visible()
+    assert told_of_a_run(visitor) == []
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_text("is in no list")).to_have_count(0)
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+
+
+def test_a_cookie_that_somebody_else_signed_is_no_sign_in(visit: Visit, site: Site) -> None:
+    from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
+
+    claims = json.dumps(PEOPLE["Ada"] | {"is_logged_in": True, "iat": time.time(), "origin": site.address})
+    forged = create_signed_value("f" * 64, "_streamlit_user", claims).decode()
+    visitor = visit("")
+    visitor.page.context.add_cookies([{"name": "_streamlit_user", "value": forged, "url": site.address}])
+    visitor.page.reload()
+    expect(visitor.page.get_by_role("button", name="Sign in")).to_be_visible()
+    assert told_of_a_run(visitor) == []
+
+
+def test_an_analyst_signs_in_and_out(visit: Visit) -> None:
+    visitor = visit("")
+    page = visitor.sign_in("Ada")
+    expect(page.get_by_text("ada@example.org")).to_be_visible()
+    expect(page.get_by_text("What each stage did")).to_be_visible()
+    assert told_of_a_run(visitor)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(page.get_by_text("What each stage did")).to_have_count(0)
+
+
+def test_who_is_taken_off_the_list_is_out_at_the_next_click(visit: Visit, site: Site) -> None:
+    page = visit("").sign_in("Ada")
+    expect(page.get_by_text("What each stage did")).to_be_visible()
+    before = site.access.read_text()
+    site.access.write_text(before.replace("ada@", "somebody@"))
+    try:
+        page.get_by_role("link", name="Explore").click()
+        expect(page.get_by_text("is in no list of this dashboard")).to_be_visible()
+        expect(page.get_by_role("link", name="Explore")).to_have_count(0)
+    finally:
+        site.access.write_text(before)
