@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import streamlit as st
 
 from aa_core.errors import AuditError
-from dashboard.service import Belief, Effects, Job, Progress, Waiting, find, glossary
+from dashboard.service import Belief, Effects, Job, JobSpec, Progress, Waiting, acts, find, glossary, people
 from dashboard.words import literal
 
 PATIENCE = 0.1
@@ -58,11 +59,19 @@ def follow(job: Job) -> None:
 
 def try_again(job: Job) -> None:
     """A button that starts a failed or cancelled job anew."""
-    st.button("Try again", icon=":material/refresh:", key=f"again:{job.id}", on_click=_again, args=(job,))
+    for_analysts("Try again", acts.retry, job, icon=":material/refresh:", key=f"again:{job.id}")
 
 
-def _again(job: Job) -> None:
-    job.retry()
+def start(label: str, spec: JobSpec, icon: str = ":material/play_arrow:", **look: Any) -> None:
+    """A button that starts a job."""
+    for_analysts(label, acts.start, spec, icon=icon, **look)
+
+
+def for_analysts(label: str, act: Callable[..., Any], *of: Any, disabled: bool = False, **look: Any) -> None:
+    """A button for what a viewer may not do; to a viewer it says so."""
+    if not people.may_work():
+        disabled, look["help"] = True, "Only an analyst may do this."
+    st.button(label, on_click=act, args=of, disabled=disabled, **look)
 
 
 @st.fragment(run_every=POLL)
@@ -78,7 +87,7 @@ def running(job_id: str) -> None:
         left = f", about {glossary.fmt_seconds(at.eta)} left" if at.eta is not None else ""
         words = f"{at.phase.capitalize()}: {100 * at.done // at.total} %{left}"
         st.progress(min(at.done / at.total, 1.0), text=words)
-    st.button("Cancel", icon=":material/close:", key=f"cancel:{job_id}", on_click=job.cancel)
+    for_analysts("Cancel", acts.cancel, job, icon=":material/close:", key=f"cancel:{job_id}")
 
 
 def refusal(message: str, headline: str = "This cannot be shown") -> None:

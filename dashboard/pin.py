@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import streamlit as st
 
 from dashboard import feedback
-from dashboard.service import glossary, ledger
+from dashboard.service import glossary, ledger, people
 from dashboard.shell import Context
 from dashboard.words import literal, subject
 
@@ -24,7 +25,7 @@ def pin(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
 
     `effects` are means over the selected examples, `reliability` is the verdict on them, in words.
     """
-    if not effects or not ledger.possible(ctx.desk):
+    if not effects or not ledger.possible(ctx.desk) or not people.may_work():
         return
     with st.popover("Pin as finding", icon=":material/push_pin:"):
         _form(ctx, effects, unit, reliability)
@@ -44,7 +45,7 @@ def _form(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
         severity = left.selectbox("Severity", SEVERITIES, index=1)
         extent = right.selectbox("The claim is about", list(EXTENTS), format_func=EXTENTS.__getitem__)
         advice = st.text_area("Recommendation", max_chars=5_000, height=68)
-        name = st.text_input("Your name", key=NAME, max_chars=200)
+        name = your_name("Your name")
         st.caption(f":material/info: {literal(reliability)} It is entered as an estimate; a retraining can confirm it.")
         if st.form_submit_button("Enter into the ledger", type="primary") and _complete(claim, name):
             with feedback.refusals():
@@ -52,6 +53,13 @@ def _form(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
                 st.session_state[_ENTERED] = ledger.enter(
                     ctx.desk, evidence, claim.strip(), severity, extent, advice.strip(), name.strip()
                 ).id
+
+
+def your_name(label: str, **look: Any) -> str:
+    """Who enters something: typed, unless people sign in."""
+    if (person := people.who()) and people.signs_in():
+        st.session_state[NAME] = person.name
+    return st.text_input(label, key=NAME, max_chars=200, disabled=people.signs_in(), **look)
 
 
 def _example(ctx: Context, stages: tuple[str, ...], effect: float) -> str:

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import charts, feedback, session, shell
 from dashboard.activity import describe, effect
 from dashboard.selection import NOTHING, OPTIONS
-from dashboard.service import Job, checking, figures, glossary, retraining
+from dashboard.service import Job, acts, checking, figures, glossary, retraining
 from dashboard.shell import Context
 from dashboard.words import VERDICTS, agreement_words, chart_text, literal, performance_words, plural
 
@@ -21,10 +21,9 @@ SCATTER = 400
 def verification(ctx: Context) -> None:
     """The retraining of the picked what-if: a button, its progress, or its result."""
     spec = retraining.question(ctx.desk, ctx.selection)
-    job = retraining.job_of(spec)
+    job = acts.job_of(spec)
     if job is None:
-        icon = ":material/play_arrow:"
-        st.button("Retrain to verify", type="primary", icon=icon, on_click=retraining.start, args=(spec,))
+        feedback.start("Retrain to verify", spec, type="primary")
         st.caption(
             "Trains again with this change, all else as recorded, in a process of its own; the page may be closed."
         )
@@ -63,9 +62,9 @@ def _as_run(ctx: Context) -> None:
     spec = retraining.recording(ctx.desk, ctx.selection)
     if spec is None:
         return
-    job = retraining.job_of(spec)
+    job = acts.job_of(spec)
     if job is None:
-        st.button("Make it a run", icon=":material/fork_right:", on_click=retraining.start, args=(spec,))
+        feedback.start("Make it a run", spec, ":material/fork_right:")
         st.caption("Records this training like any other, to be opened, compared and audited in turn.")
     elif job.status != "done":
         feedback.follow(job)

@@ -4,13 +4,24 @@ engine      the lock and the memo                 runs         which runs there 
 desk        what a run is, without an estimate    estimates    effects of stages and steps, predictions
 retraining  what-ifs as jobs                      reports      a selection as a report
 ledger      findings: pinned, checked, signed     experiments  results that ship, beside real retraining
-people      who asks, and what they may do
+people      who asks, and what they may do        acts         jobs, started and stopped by who may
 """
 
 from aa_core.calibration import Calibration
-from aa_core.jobs import Job, JobSpec, find, submit
+from aa_core.jobs import Job, JobSpec, find
 from aa_core.reporting import About, Report, escape, figures, glossary, marks
-from dashboard.service import checking, compare, estimates, experiments, groups, ledger, people, retraining, slices
+from dashboard.service import (
+    acts,
+    checking,
+    compare,
+    estimates,
+    experiments,
+    groups,
+    ledger,
+    people,
+    retraining,
+    slices,
+)
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
@@ -31,6 +42,7 @@ __all__ = [
     "Report",
     "RunEntry",
     "Waiting",
+    "acts",
     "checking",
     "compare",
     "escape",
@@ -48,5 +60,4 @@ __all__ = [
     "report_of",
     "retraining",
     "slices",
-    "submit",
 ]

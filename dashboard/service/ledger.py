@@ -27,6 +27,7 @@ from aa_core.run_performance import run_performance
 from aa_core.trajectory import Trajectory
 from aa_core.version import __version__
 from dashboard.selection import Selection, from_query, to_query
+from dashboard.service import people
 from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN
 from dashboard.service.estimates import picked
@@ -65,9 +66,9 @@ def pinned(desk: Desk, s: Selection, stages: Sequence[str], effect: float, unit:
 def enter(
     desk: Desk, evidence: Evidence, claim: str, severity: Severity, extent: Extent, advice: str, by: str
 ) -> Finding:
-    """A claim that rests on an estimate."""
+    """A claim that rests on an estimate. `by` is who says so, unless people sign in: then it is who did."""
     made = Added(claim=claim, severity=severity, extent=extent, evidence=evidence, recommendation=advice)
-    return add(desk.recorded, made, by)
+    return add(desk.recorded, made, _author(by))
 
 
 def listed(desk: Desk) -> tuple[Finding, ...]:
@@ -87,12 +88,18 @@ def says(desk: Desk, finding: Finding) -> tuple[Judgement, Job, float] | None:
 
 def settle(desk: Desk, finding: Finding, wanted: Literal["confirmed", "refuted"], by: str) -> Finding:
     """Enter what a stored retraining says; RequestError if it says something else."""
-    return check(desk.recorded, finding.id, wanted, by)
+    return check(desk.recorded, finding.id, wanted, _author(by))
 
 
 def sign_off(desk: Desk, finding: Finding, name: str, role: str, date: str, by: str) -> Finding:
     """Enter who answers for it."""
-    return sign(desk.recorded, finding.id, Signature(name=name, role=role, date=date), by)
+    return sign(desk.recorded, finding.id, Signature(name=name, role=role, date=date), _author(by))
+
+
+def _author(typed: str) -> str:
+    """NotAllowedError unless it is an analyst."""
+    person = people.require("analyst", "This writes to the ledger of findings")
+    return person.name if people.signs_in() else typed
 
 
 def retraining_of(desk: Desk, finding: Finding) -> JobSpec:

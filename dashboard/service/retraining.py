@@ -10,7 +10,7 @@ import pandas as pd
 
 from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.errors import RequestError
-from aa_core.jobs import Job, JobSpec, all_jobs, asked_counterfactual, find, run_spec, submit, whatif_spec
+from aa_core.jobs import Job, JobSpec, all_jobs, asked_counterfactual, run_spec, whatif_spec
 from aa_core.reporting import glossary
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
@@ -42,19 +42,6 @@ def recording(desk: Desk, s: Selection) -> JobSpec | None:
         return run_spec(desk.recorded, counterfactual(s), CHOSEN)
     except RequestError:
         return None
-
-
-def job_of(spec: JobSpec) -> Job | None:
-    """The job of this question, if it was ever asked."""
-    try:
-        return find(spec.id)
-    except RequestError:
-        return None
-
-
-def start(spec: JobSpec) -> None:
-    """Start the job of this question, once; for callbacks."""
-    submit(spec)
 
 
 def asked(job: Job, s: Selection) -> Selection:

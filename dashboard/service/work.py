@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from aa_core.jobs import EffectsRequest, Job, Outcome, effects, spec_of, submit
+from aa_core.jobs import EffectsRequest, Job, Outcome, effects, spec_of
 from aa_core.state import to_device
 from dashboard.selection import Selection
+from dashboard.service import acts
 from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN, Progress, memo
 
@@ -47,7 +48,7 @@ def ask(desk: Desk, request: EffectsRequest, progress: Progress) -> Answer:
         return desk.ask(
             key, lambda: _answer(effects(desk.recorded, desk.problem, request.model_dump(), _told(progress)))
         )
-    job = submit(spec_of("effects", desk.recorded, request, CHOSEN))
+    job = acts.start(spec_of("effects", desk.recorded, request, CHOSEN))
     if job.status != "done":
         raise Waiting(job)
     return desk.remember(key, lambda: Answer(job.result(), job.table("effects")))
@@ -60,7 +61,7 @@ def is_known(desk: Desk, request: EffectsRequest) -> bool:
 
 def wait_for(desk: Desk, request: EffectsRequest) -> None:
     """Have a job fill the cache that the page reads; raises Waiting until it has."""
-    if not is_light(desk) and (job := submit(spec_of("effects", desk.recorded, request, CHOSEN))).status != "done":
+    if not is_light(desk) and (job := acts.start(spec_of("effects", desk.recorded, request, CHOSEN))).status != "done":
         raise Waiting(job)
 
 

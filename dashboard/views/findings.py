@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import feedback, shell, tables
-from dashboard.pin import EXTENTS, NAME
-from dashboard.service import glossary, ledger, retraining
+from dashboard.pin import EXTENTS, NAME, your_name
+from dashboard.service import acts, glossary, ledger, people
 from dashboard.shell import Context
 from dashboard.words import literal
 
@@ -25,7 +25,8 @@ def render(ctx: Context) -> None:
     if not found:
         feedback.empty("No findings yet", "Pin one in Explore or What-if: it is entered with all that it rests on.")
         return
-    st.text_input("Your name, as it is entered beside what you do here", key=NAME, max_chars=200, width=420)
+    if people.may_work():
+        your_name("Your name, as it is entered beside what you do here", width=420)
     for finding in found:
         with st.container(border=True):
             _finding(ctx, finding)
@@ -45,9 +46,10 @@ def _finding(ctx: Context, f: ledger.Finding) -> None:
         feedback.refusal("\n".join(changed), "The inputs have changed since it was entered")
     st.html(tables.facts(_facts(f), "list"))
     with st.container(horizontal=True), feedback.refusals():
-        if f.checked is None and not changed:
-            _check(ctx, f)
-        _sign(ctx, f)
+        if people.may_work():
+            if f.checked is None and not changed:
+                _check(ctx, f)
+            _sign(ctx, f)
 
 
 def _facts(f: ledger.Finding) -> list[tuple[str, str]]:
@@ -73,16 +75,9 @@ def _check(ctx: Context, f: ledger.Finding) -> None:
     found = ledger.says(ctx.desk, f)
     if found is None:
         spec = ledger.retraining_of(ctx.desk, f)
-        job = retraining.job_of(spec)
+        job = acts.job_of(spec)
         if job is None:
-            st.button(
-                "Retrain to check",
-                key=f"retrain:{f.id}",
-                icon=":material/play_arrow:",
-                type="primary",
-                on_click=retraining.start,
-                args=(spec,),
-            )
+            feedback.start("Retrain to check", spec, key=f"retrain:{f.id}", type="primary")
         else:
             feedback.follow(job)
         return

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import charts, feedback, session, tables
-from dashboard.service import Calibration, checking, figures, glossary, retraining
+from dashboard.service import Calibration, acts, checking, figures, glossary
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, chart_text, judged, literal, performance_words, plural, subject
 
@@ -101,11 +101,9 @@ def _calibrate(ctx: Context) -> None:
         f"again: {plural(len(ctx.desk.run.stages), 'retraining')}, in a process of its own."
     )
     spec = checking.calibration_job(ctx.desk, ctx.selection)
-    job = retraining.job_of(spec)
+    job = acts.job_of(spec)
     if job is None or job.status == "done":
-        st.button(
-            "Verify all stages", type="primary", icon=":material/play_arrow:", on_click=retraining.start, args=(spec,)
-        )
+        feedback.start("Verify all stages", spec, type="primary")
     else:
         feedback.follow(job)
 
@@ -157,10 +155,10 @@ def _table(ctx: Context, found: Calibration) -> None:
 def _replay(ctx: Context) -> None:
     st.subheader("Does the recorded training replay?", anchor=False)
     spec = checking.replay_job(ctx.desk)
-    job = retraining.job_of(spec)
+    job = acts.job_of(spec)
     if job is None:
         st.caption("Every step is taken again and the result compared with the recorded checkpoints.")
-        st.button("Replay the whole run", icon=":material/replay:", on_click=retraining.start, args=(spec,))
+        feedback.start("Replay the whole run", spec, ":material/replay:")
     elif job.status != "done":
         feedback.follow(job)
     else:

@@ -60,12 +60,12 @@ def _builder(ctx: Context) -> None:
             label_visibility="collapsed",
             width=260,
         )
-        st.button(
+        feedback.for_analysts(
             "Save subgroup",
+            _save,
+            ctx,
             icon=":material/bookmark_add:",
             disabled=not (len(rows) and (s.examples or s.filtered)),
-            on_click=_save,
-            args=(ctx,),
             help="Keeps what picks the examples, not the examples: the link to it is a digest of that.",
         )
     _saved(ctx)
@@ -94,7 +94,7 @@ def _saved(ctx: Context) -> None:
             shell.link(
                 "Explore", "Explore", replace(ctx.selection.everything, slice=digest), icon=":material/grid_view:"
             )
-            st.button("Forget", key=f"forget:{digest}", type="tertiary", on_click=_forget, args=(digest,))
+            feedback.for_analysts("Forget", _forget, digest, key=f"forget:{digest}", type="tertiary")
 
 
 def _forget(digest: str) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import changes, feedback, session, shell, tables, watch
 from dashboard.pin import pin
-from dashboard.service import checking, estimates, glossary, retraining
+from dashboard.service import acts, checking, estimates, glossary, retraining
 from dashboard.shell import Context
 from dashboard.words import effect_words, judged, literal, measure, plural, subject
 
@@ -56,9 +56,9 @@ def _all_stages(ctx: Context) -> None:
             shell.link("Reliability", "All stages, estimated and retrained", ctx.selection, icon=":material/verified:")
             return
         spec = checking.calibration_job(ctx.desk, ctx.selection)
-        job = retraining.job_of(spec)
+        job = acts.job_of(spec)
         if job is None or job.status == "done":
-            st.button("Verify all stages", icon=":material/done_all:", on_click=retraining.start, args=(spec,))
+            feedback.start("Verify all stages", spec, ":material/done_all:")
             st.caption(f"{plural(len(ctx.desk.run.stages), 'retraining')} in one job.")
         else:
             feedback.follow(job)
