@@ -122,6 +122,14 @@ class ExampleLog:
             self._new.append(self._pick(fields, digests, ids, first_uses))
         return torch.tensor([self._rows[key] for key in keys])
 
+    def remember(self, known: Examples) -> None:
+        """The rows of a recording that goes on, in their order."""
+        digests = [digest.tobytes() for digest in known.digests.numpy()]
+        keys = zip(digests, known.ids or [None] * len(digests), strict=True)
+        self._rows = {key: row for row, key in enumerate(keys)}
+        self._specs = specs(known.fields) or None
+        self._id_type = type(known.ids[0]) if known.ids else None
+
     def take(self) -> Examples | None:
         """The examples first seen since the last call."""
         new, self._new = self._new, []

@@ -17,7 +17,7 @@ from aa_core.rules.clipping import clip
 from aa_core.state import Buffers
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-_COARSE = 2e-2
+COARSE = 2e-2
 
 
 class Evidence(NamedTuple):
@@ -39,7 +39,7 @@ def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, 
     """
     recomputed = _recompute(live, recorded, evidence, training)
     difference = _relative_difference(recorded, recomputed)
-    tolerance = max(TOLERANCE.get(g.dtype, _COARSE) for g in recorded.values())
+    tolerance = max(TOLERANCE.get(g.dtype, COARSE) for g in recorded.values())
     if difference > tolerance:
         raise RecordingError(
             f"step {step}: the recorded batch gives another gradient than the one about to be applied "

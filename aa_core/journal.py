@@ -6,9 +6,10 @@ import base64
 import hashlib
 import json
 import math
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from aa_core.errors import RunFormatError
@@ -19,6 +20,10 @@ from aa_core.stages import Stage
 
 Number = float | Literal["inf", "-inf"] | None
 """A float in JSON; None for NaN (the loss was not observed, or is not a number)."""
+Base64 = Annotated[str, Field(min_length=4)]
+"""At least one byte."""
+Generators = tuple[Tensor, ...]
+"""States of torch's random number generators: that of the CPU, then that of the device if it is another."""
 
 
 class MicroLine(Model):
@@ -26,8 +31,8 @@ class MicroLine(Model):
 
     rows: tuple[Count, ...]
     weight: float
-    rng: str | None
-    """base64 of the generator's state."""
+    rng: Base64 | None
+    """Of the generator's state."""
 
 
 class ClipLine(Model):
@@ -52,6 +57,8 @@ class StepLine(Model):
     autocast: Literal["bfloat16", "float16"] | None = None
     scale: float = 1.0
     averaging: float | None = None
+    generators: tuple[Base64, ...] = ()
+    """Of the states of torch's generators after the step; empty where they are those of the line before."""
     examples: str | None
 
 
@@ -60,6 +67,8 @@ class JournalStep(NamedTuple):
 
     record: StepRecord
     new: Examples | None
+    generators: Generators = ()
+    """After the step; empty where they are those of the step before."""
 
 
 class Journal(NamedTuple):
@@ -68,6 +77,11 @@ class Journal(NamedTuple):
     steps: tuple[JournalStep, ...]
     intact: bytes
     warnings: tuple[str, ...]
+
+    @property
+    def generators(self) -> Generators:
+        """Those after the last step; empty where they were not noted."""
+        return next((s.generators for s in reversed(self.steps) if s.generators), ())
 
 
 def extend(stage: Stage, step: int) -> Stage:
@@ -78,7 +92,7 @@ def extend(stage: Stage, step: int) -> Stage:
     return Stage(stage.name, (*stage.blocks, (step, step + 1)), stage.note, stage.metadata)
 
 
-def encode_line(record: StepRecord, new: Examples | None) -> bytes:
+def encode_line(record: StepRecord, new: Examples | None, generators: Generators = ()) -> bytes:
     """ "<first 16 hex digits of sha256 of the json> <json>" and a newline."""
     line = {
         "step": record.step,
@@ -95,6 +109,7 @@ def encode_line(record: StepRecord, new: Examples | None) -> bytes:
         "idle": record.idle,
         **record.precision._asdict(),
         "averaging": record.averaging,
+        "generators": [_text(g) for g in generators],
         "examples": None if new is None else base64.b64encode(encode_examples(new)).decode(),
     }
     text = json.dumps(line, separators=(",", ":")).encode()
@@ -154,13 +169,19 @@ def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
         clip,
         line.idle,
         precision,
+        line.averaging,
     )
-    return JournalStep(record, None if line.examples is None else _decode_new(line.examples, where))
+    new = None if line.examples is None else _decode_new(line.examples, where)
+    return JournalStep(record, new, tuple(_bytes(g, where) for g in line.generators))
 
 
 def _micro_batch(line: MicroLine, where: str) -> MicroBatch:
-    rng = None if line.rng is None else torch.frombuffer(bytearray(_data(line.rng, where)), dtype=torch.uint8)
+    rng = None if line.rng is None else _bytes(line.rng, where)
     return MicroBatch(torch.tensor(line.rows, dtype=torch.int64), line.weight, rng)
+
+
+def _bytes(text: str, where: str) -> Tensor:
+    return torch.frombuffer(bytearray(_data(text, where)), dtype=torch.uint8)
 
 
 def _decode_new(text: str, where: str) -> Examples:

@@ -24,9 +24,10 @@ from aa_core.observer import ForwardObserver, announced_clip, check_clipped, che
 from aa_core.preamble import check_stage_name, json_object, preamble
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
 from aa_core.remote import is_remote
+from aa_core.resume import Loop, Resumed, read_generators, resume, set_generators
 from aa_core.state import Buffers
 from aa_core.succession import Left, leave, succeed
-from aa_core.writer import RunWriter
+from aa_core.writer import IfExists, RunWriter
 
 
 class _Pending(NamedTuple):
@@ -44,6 +45,8 @@ class Recorder:
     `clip_value` is the limit of the loop's own clip_grad_norm_ or clip_grad_value_ over all trained parameters.
     `scaler` is the loop's own GradScaler: a step that it skips never was. torch.autocast around model and loss is seen.
     With `averaging` the model is judged by the averaged weights that the loop keeps (EMA).
+    With `if_exists="resume"` a recording that stopped goes on where it did: entering loads what trains, and the loop
+    goes on with step `recorder.steps`. Where nothing was recorded, it begins.
 
     Raises RecordingError in the loop, at the step that cannot be replayed as it was announced.
     """
@@ -65,6 +68,7 @@ class Recorder:
         clip_value: float | None = None,
         scaler: torch.amp.GradScaler | None = None,
         averaging: Averaging | None = None,
+        if_exists: IfExists = "refuse",
     ) -> None:
         if checkpoint_every < 1:
             raise RecordingError(f"checkpoint_every is {checkpoint_every}, expected at least 1 step")
@@ -76,6 +80,7 @@ class Recorder:
         self._observer = ForwardObserver(loss_fn, self._live.device)
         self._clip = announced_clip(clip_norm, clip_value)
         self._scaler, self._scale = scaler, 1.0
+        self._averaging, self._if_exists = averaging, if_exists
         self._average = None if averaging is None else AverageWatch(averaging)
         self._writer: RunWriter | None = None
         self._hooks: list[Any] = []
@@ -92,14 +97,47 @@ class Recorder:
         self._left = Left({}, False)
         self._warned = False
         self._hyper: tuple[Hyper, ...] = ()
+        self._resumed: Resumed | None = None
+        """Where the recording goes on, until it does."""
 
     def __enter__(self) -> Self:
         if self._writer is not None:
             raise RecordingError("a recorder is used once; make another one for another run")
         self._counts = read_counts(self._live)
-        self._writer = RunWriter(self.path, self._header)
+        writer = RunWriter(self.path, self._header, self._if_exists)
+        try:
+            if self._if_exists == "resume":
+                self._resume(writer)
+        except BaseException:
+            writer.close()
+            raise
+        self._writer = writer
         self._attach()
         return self
+
+    @property
+    def steps(self) -> int:
+        """How many steps are recorded: the number of the next one."""
+        return self._active().steps
+
+    def steps_of(self, stage: str) -> int:
+        """How many of them are of this stage."""
+        return self._active().steps_of(stage)
+
+    def _resume(self, writer: RunWriter) -> None:
+        """Take up what is recorded, if anything is."""
+        loop = Loop(self._live, self._header, self._evaluation, self._dataset, self._scaler, self._averaging)
+        found = self._resumed = resume(writer.path, loop, self._examples)
+        if found is None:
+            return
+        for warning in writer.warnings:
+            warnings.warn(f"{self.path}: {warning}", RuntimeWarning, stacklevel=4)
+        self._live, self._counts, self._hyper = found.live, found.counts, found.hyper
+        self._left = leave(self._live)
+        self._average = None if self._averaging is None else AverageWatch(self._averaging)
+        self._evaluation = None if found.evaluated else self._evaluation
+        if writer.steps:
+            set_generators(writer.generators, self._live.device)
 
     def _attach(self) -> None:
         """Watch the model and the optimizer that train now, and no others."""
@@ -158,7 +196,8 @@ class Recorder:
             )
         writer = self._active()
         writer.declare(name, str(note), json_object(metadata or {}, f"metadata of stage {name!r}"))
-        self._stage, self._stage_start = name, writer.steps
+        goes_on = self._resumed if self._resumed and self._resumed.stage == name else None
+        self._stage, self._stage_start = name, goes_on.start if goes_on else writer.steps
         now = self._now
         self._now, self._reset = (model or now[0], optimizer or now[1], loss_fn or now[2]), tuple(reset)
         if any(a is not b for a, b in zip(self._now, now, strict=True)):
@@ -166,7 +205,7 @@ class Recorder:
             self._attach()
         try:
             yield
-            if writer.steps == self._stage_start:
+            if writer.steps == self._stage_start and not (self._resumed and writer.steps_of(name)):
                 raise EmptyStageError(
                     f"stage {name!r} closed without a step; remove it, or step inside it (a stage that has an "
                     "optimizer of its own must name it: recorder.stage(name, optimizer=...))"
@@ -217,6 +256,12 @@ class Recorder:
         if self._average is not None:
             self._average.check(self._live, step)
         phase = self._begin_phase(step) if self._is_first else None
+        if self._resumed is not None and self._now != (self._live.model, self._live.optimizer, self._live.loss_fn):
+            raise RecordingError(
+                f"the recording stopped before step {step}, inside stage {self._stage!r}: make the Recorder with the "
+                "model, optimizer and loss that train there"
+            )
+        self._resumed = None
         if self._is_first or step - known[-1] >= self._every:
             wanted = step not in known or phase is not None
             writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), phase=phase)
@@ -229,7 +274,8 @@ class Recorder:
 
     def _begin_phase(self, step: int) -> PhaseEntry | None:
         """Look at what trains from this step on; None if it is what trained before."""
-        live, phase = succeed(self._live, self._left, self._now, self._reset)
+        announced = self._resumed is not None and self._resumed.announced
+        live, phase = succeed(self._live, self._left, self._now, () if announced else self._reset)
         if phase is None:
             return None
         if self._average is not None:
@@ -289,7 +335,7 @@ class Recorder:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self._in_flight
         assert record is not None
-        self._active().append(record, self._examples.take())
+        self._active().append(record, self._examples.take(), read_generators(self._live.device))
         self._counts.update({n: self._counts[n] + 1 for n in self._live.trained if n not in record.idle})
         self._in_flight = None
 

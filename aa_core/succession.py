@@ -65,10 +65,11 @@ def succeed(
     fresh = _is_fresh(before, live, left)
     _check_slots(live, [n for n in live.trained if fresh or sources[n] is None])
     same = live.groups == before.groups and not replaced and not fresh and not reset
-    return (before if same else live), None if same else _entry(live, sources, fresh)
+    return (before if same else live), None if same else phase_entry(live, sources, fresh)
 
 
-def _entry(live: Live, sources: Mapping[str, str | None], fresh: bool) -> PhaseEntry:
+def phase_entry(live: Live, sources: Mapping[str, str | None], fresh: bool) -> PhaseEntry:
+    """What is trained now, as the log describes it."""
     model = type(live.model)
     return PhaseEntry(
         model_class=f"{model.__module__}.{model.__qualname__}",

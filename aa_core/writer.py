@@ -5,25 +5,28 @@ from __future__ import annotations
 import fcntl
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
+import torch
 from torch import Tensor
 
+from aa_core.chain import number_of, read_chain
 from aa_core.columns import encode_columns
 from aa_core.errors import RunBusyError, RunError, RunExistsError
 from aa_core.evaluation import Evaluation, encode_evaluation
-from aa_core.examples import Examples, concat, encode_examples
+from aa_core.examples import Examples, concat, decode_examples, encode_examples
 from aa_core.files import MODE, sync_folder, write_atomic, write_new
 from aa_core.header import Commit, FileEntry, Header, PhaseEntry, Role, StageEntry, parse, parse_header
-from aa_core.journal import encode_line, extend
+from aa_core.journal import Generators, Journal, decode_journal, encode_line, extend
 from aa_core.records import StepRecord
 from aa_core.remote import Upload, is_remote, outgoing
 from aa_core.stages import Stage
 from aa_core.state import Snapshot
-from aa_core.store import encode, sha256
+from aa_core.store import encode, read_file, read_verified, sha256
 
+IfExists = Literal["refuse", "resume"]
 LOCK = ".lock"
 FOLDERS = ("log", "steps", "states", "data", "journal")
 
@@ -40,33 +43,58 @@ def state_tensors(snapshot: Snapshot) -> dict[str, Tensor]:
 
 
 class RunWriter:
-    """Creates a run and adds to it; the only writer as long as it is not closed.
+    """Creates a run, or goes on with one, and adds to it; the only writer as long as it is not closed.
 
     With an address of object storage it writes to a folder of the workspace, and uploads what it commits.
 
-    Raises RunBusyError if another recorder is writing this run, RunExistsError if the path is taken.
+    Raises RunBusyError if another recorder is writing this run, RunExistsError if the path is taken, or the run sealed.
     """
 
-    def __init__(self, path: str | Path, header: Header) -> None:
+    def __init__(self, path: str | Path, header: Header, if_exists: IfExists = "refuse") -> None:
         text = header.to_bytes()
         parse_header(text)
-        upload = Upload(outgoing(path), path) if is_remote(path) else None
-        path = Path(path) if upload is None else upload.folder
-        _claim(path)
-        self.path, self._upload = path, upload
-        self._lock = _lock(path)
+        self._upload = Upload(outgoing(path), path) if is_remote(path) else None
+        self.path = Path(path) if self._upload is None else self._upload.folder
+        (_claim if if_exists == "refuse" else _enter)(self.path)
+        self._lock = _lock(self.path)
+        try:
+            self._begin(text)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _begin(self, text: bytes) -> None:
+        """Make what is missing, and take up what is there: the last commit, and the journal up to its intact end."""
         for folder in FOLDERS:
-            (path / folder).mkdir()
-        write_new(path / "run.json", text)
+            (self.path / folder).mkdir(exist_ok=True)
+        if not (self.path / "run.json").exists():
+            write_new(self.path / "run.json", text)
+        chain = read_chain(self.path)
+        if chain.sealed:
+            raise RunExistsError(f"{self.path}: sealed, its training has ended; record to another path")
+        self._last = chain.commits[-1] if chain.commits else None
+        self._head, self._number, self._start = chain.head, len(chain.commits), chain.committed
+        self._groups = chain.phases[-1][1].groups
+        self._stages = {e.name: e.to_stage() for e in (self._last.stages if self._last else ())}
+        self.checkpoints = [number_of(file) for file in chain.files("state")]
+        self._committed_rows = _rows(self.path, chain.files("examples"))
+        self._records = [step.record for step in chain.journal.steps]
+        self._examples = [step.new for step in chain.journal.steps if step.new is not None]
+        for record in self._records:
+            self._stages[record.stage] = extend(self._stages.get(record.stage, Stage(record.stage, ())), record.step)
+        self._journal: BinaryIO | None = self._reopen(chain.journal) if self._records else None
+        self.generators = chain.journal.generators or _generators_before(self.path, chain.commits)
+        """After the last step; empty where they were not noted."""
+        self.warnings = chain.journal.warnings
         self._publish()
-        self._head, self._number, self._start = sha256(text), 0, 0
-        self._groups = header.groups
-        self._stages: dict[str, Stage] = {}
-        self._records: list[StepRecord] = []
-        self._examples: list[Examples] = []
-        self._committed_rows = 0
-        self._journal: BinaryIO | None = None
-        self.checkpoints: list[int] = []
+
+    @property
+    def _journal_path(self) -> Path:
+        return self.path / "journal" / f"{self._number:010d}.jsonl"
+
+    def _reopen(self, journal: Journal) -> BinaryIO:
+        os.truncate(self._journal_path, len(journal.intact))
+        return open(self._journal_path, "ab")
 
     @property
     def steps(self) -> int:
@@ -78,12 +106,21 @@ class RunWriter:
         old = self._stages.get(name, Stage(name, ()))
         self._stages[name] = Stage(name, old.blocks, note or old.note, {**old.metadata, **metadata})
 
-    def append(self, record: StepRecord, new: Examples | None) -> None:
+    def steps_of(self, stage: str) -> int:
+        """How many of them are of this stage."""
+        return len(self._stages.get(stage, Stage(stage, ())))
+
+    def append(self, record: StepRecord, new: Examples | None, generators: Generators = ()) -> None:
         """Acknowledge a complete step: its line is with the operating system when this returns."""
+        first, before = self._journal is None, self.generators
         if self._journal is None:
-            self._journal = _create(self.path / "journal" / f"{self._number:010d}.jsonl")
-        self._journal.write(encode_line(record, new))
+            self._journal = _create(self._journal_path)
+        told = not first and len(generators) == len(before) and all(map(torch.equal, generators, before))
+        self._journal.write(encode_line(record, new, () if told else generators))
         self._journal.flush()
+        if first:
+            self._drop_journals(but=self._journal_path)
+        self.generators = generators
         self._records.append(record)
         self._stages[record.stage] = extend(self._stages[record.stage], record.step)
         if new is not None:
@@ -99,12 +136,15 @@ class RunWriter:
     ) -> None:
         """Make everything since the last commit durable, with a checkpoint if there is a snapshot.
 
-        `phase` is what begins with the next step; the snapshot is then the state as it finds it.
+        Where nothing is new, nothing is committed. `phase` is what begins with the next step; the
+        snapshot is then the state as it finds it.
         """
         files = [self._write(name, data, role) for name, data, role in self._contents(snapshot, evaluation)]
         stages = tuple(
             StageEntry(name=s.name, blocks=s.blocks, note=s.note, metadata=s.metadata) for s in self._stages.values()
         )
+        if self._last is not None and not (files or phase or sealed) and stages == self._last.stages:
+            return
         commit = Commit(
             number=self._number,
             previous=self._head,
@@ -120,7 +160,9 @@ class RunWriter:
         if self._journal is not None:
             os.fsync(self._journal.fileno())
         write_new(self.path / "log" / f"{self._number:010d}.json", text)
-        self._advance(text, snapshot)
+        self._advance(commit, text, snapshot)
+        if sealed:
+            self._drop_journals()
         self._publish(sealed)
         self._groups = self._groups if phase is None else phase.groups
 
@@ -157,15 +199,21 @@ class RunWriter:
         write_atomic(self.path / name, data)
         return FileEntry(name=name, sha256=sha256(data), size=len(data), role=role)
 
-    def _advance(self, text: bytes, snapshot: Snapshot | None) -> None:
+    def _advance(self, commit: Commit, text: bytes, snapshot: Snapshot | None) -> None:
         if self._journal is not None:
             self._journal.close()
-            (self.path / "journal" / f"{self._number:010d}.jsonl").unlink()
         if snapshot is not None:
             self.checkpoints.append(snapshot.step)
-        self._head, self._number, self._start, self._journal = sha256(text), self._number + 1, self.steps, None
+        self._last, self._journal = commit, None
+        self._head, self._number, self._start = sha256(text), self._number + 1, self.steps
         self._committed_rows += sum(len(e.digests) for e in self._examples)
         self._records, self._examples = [], []
+
+    def _drop_journals(self, but: Path | None = None) -> None:
+        """What was committed is kept until the next step: its last line alone knows the generators' states."""
+        for path in (self.path / "journal").glob("*.jsonl"):
+            if path != but:
+                path.unlink()
 
     def close(self) -> None:
         """Release the run; what was committed or journaled stays."""
@@ -177,6 +225,31 @@ class RunWriter:
 def files_of(commit: bytes, name: str) -> list[str]:
     """The files that a commit names."""
     return [file.name for file in parse(Commit, commit, f"log/{name}").files]
+
+
+def _rows(path: Path, files: Sequence[FileEntry]) -> int:
+    """How many examples these files hold."""
+    last = max(files, key=number_of, default=None)
+    return 0 if last is None else number_of(last) + len(decode_examples(read_verified(path, last), last.name).digests)
+
+
+def _generators_before(path: Path, commits: Sequence[Commit]) -> Generators:
+    """The generators' states after the last committed step, from the journal that is left of it."""
+    last = next((c for c in reversed(commits) if c.stop > c.start), None)
+    name = f"journal/{last.number if last else 0:010d}.jsonl"
+    if last is None or not (path / name).exists():
+        return ()
+    return decode_journal(read_file(path, name, limit=2**40), last.start, name).generators
+
+
+def _enter(path: Path) -> None:
+    """The folder of a run to go on with, or of a new one; RunExistsError if it holds something else."""
+    path.mkdir(parents=True, exist_ok=True)
+    known = {LOCK, *FOLDERS, "run.json"}
+    strangers = sorted(n for n in os.listdir(path) if n not in known and not n.startswith(".run.json."))
+    if strangers and not (path / "run.json").exists():
+        raise RunExistsError(f"{path}: no run, but it holds {strangers[0]!r}; record to another path")
+    sync_folder(path.parent)
 
 
 def _claim(path: Path) -> None:
@@ -217,6 +290,6 @@ def _lock(path: Path) -> int:
 
 
 def _create(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, MODE)
     os.fchmod(descriptor, MODE)
     return open(descriptor, "wb")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import aa_core as aa
+from aa_core.state import leaves
 from tests import zoo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,3 +65,36 @@ def test_the_head_and_the_optimizer_of_the_training_page_come_in_between(
     run, problem = names["run"], names["problem"]
     assert isinstance(run, aa.Trajectory) and isinstance(problem, aa.Problem)
     assert all(d.absolute == 0.0 for d in aa.replay_drift(run, problem))
+
+
+def test_the_script_of_the_resuming_page_goes_on_where_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "resuming.md").read_text(), re.DOTALL)
+    x, y = zoo.examples(100, seed=1, dtype=torch.float32)
+    calls: list[int] = []
+
+    def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Sequential(nn.Dropout(0.2), zoo.mlp())
+        return model, torch.optim.AdamW(model.parameters(), lr=0.01)
+
+    def loss_fn(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return zoo.cross_entropy(outputs, targets)
+
+    names = {"aa": aa, "torch": torch, "build": build, "loss_fn": loss_fn, "x": x, "y": y}
+    ends = []
+    for folder, stop in (("whole", -1), ("stopped", 11)):
+        (tmp_path / folder).mkdir()
+        calls.clear()
+        monkeypatch.chdir(tmp_path / folder)
+        if stop > 0:
+            with pytest.raises(KeyboardInterrupt):
+                exec(code, names)
+            assert 0 < aa.open_run("runs/long").steps < 10
+        stop = -1
+        exec(code, names)
+        ends.append(aa.open_run("runs/long"))
+    assert all(torch.equal(a, b) for a, b in zip(*(leaves(run.load(10).state) for run in ends), strict=True))

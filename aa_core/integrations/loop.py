@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 from torch import nn
 
-from aa_core.errors import EmptyStageError, RecordingError
+from aa_core.errors import EmptyStageError, RecordingError, RequestError
 from aa_core.live import LossFunction
 from aa_core.recorder import Recorder
 
@@ -27,6 +27,10 @@ class LoopRecorder(ABC, Generic[Progress]):
     """
 
     def __init__(self, path: str | Path, **settings: Any) -> None:
+        if settings.get("if_exists", "refuse") != "refuse":
+            raise RequestError(
+                "a framework's loop cannot be resumed by the recorder: it begins where its own state says"
+            )
         self._path, self._settings = path, settings
         self._recorder: Recorder | None = None
         self._run, self._hooks, self._block = ExitStack(), ExitStack(), ExitStack()

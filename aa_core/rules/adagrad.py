@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import INEXACT, Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_counted
 from aa_core.rules.numerics import safe_sqrt
 
 
@@ -26,6 +26,7 @@ ADAGRAD = UpdateRule(
     slots=("sum",),
     hyper=("lr", "lr_decay", "weight_decay", "eps", "maximize"),
     update=update,
+    write=write_counted,
     refused={k: v for k, v in INEXACT.items() if k != "capturable"},
     stiff=lambda slots: slots["sum"] == 0,
 )

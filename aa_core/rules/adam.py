@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import INEXACT, Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_counted
 from aa_core.rules.numerics import safe_sqrt
 
 
@@ -55,6 +55,7 @@ ADAM = UpdateRule(
     slots=("exp_avg", "exp_avg_sq"),
     hyper=("lr", "beta1", "beta2", "eps", "weight_decay", "maximize"),
     update=adam,
+    write=write_counted,
     refused={
         **INEXACT,
         "decoupled_weight_decay": "build torch.optim.AdamW, which is the same, without decoupled_weight_decay=True",

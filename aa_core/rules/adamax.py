@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import INEXACT, Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_counted
 
 
 def update(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
@@ -26,5 +26,6 @@ ADAMAX = UpdateRule(
     slots=("exp_avg", "exp_inf"),
     hyper=("lr", "beta1", "beta2", "eps", "weight_decay", "maximize"),
     update=update,
+    write=write_counted,
     refused={k: v for k, v in INEXACT.items() if k != "fused"},
 )

@@ -14,12 +14,24 @@ from aa_core.records import Hyper
 
 Slots = dict[str, Tensor]
 Update = Callable[[Tensor, Tensor, Slots, Tensor, Hyper], tuple[Tensor, Slots]]
+Write = Callable[[Slots, float], dict[str, Any]]
 INEXACT = {
     "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
     "capturable": "its rounding differs from the replayed update; build the optimizer without capturable=True",
     "differentiable": "the recorder differentiates on its own; build the optimizer without differentiable=True",
 }
 """Switches of torch's optimizers that no rule replays, with the way out."""
+
+
+def write_slots(slots: Slots, count: float) -> dict[str, Any]:
+    """state[p] of an optimizer that keeps nothing else."""
+    return dict(slots)
+
+
+def write_counted(slots: Slots, count: float) -> dict[str, Any]:
+    """state[p] of an optimizer that keeps the number of updates too, as torch keeps it."""
+    double = torch.get_default_dtype() == torch.float64
+    return {**slots, "step": torch.tensor(count, dtype=torch.float64 if double else torch.float32)}
 
 
 def read_betas(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +61,9 @@ class UpdateRule:
     """How far a steady gradient of one moves a parameter in a step, before any division by its size."""
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = read_betas
     """A parameter group of the optimizer as a mapping that has all of `hyper`, as numbers."""
+    write: Write | None = None
+    """state[p] of the optimizer after so many updates (at least 1), the inverse of `read_slots`: to resume a recording.
+    None where it is not known."""
     differentiated: Update | None = None
     """The update that derivatives are taken of, where `update` itself has none (it rounds on purpose)."""
     assumptions: tuple[str, ...] = ()

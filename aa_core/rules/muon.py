@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import Slots, UpdateRule
+from aa_core.rules.base import Slots, UpdateRule, write_slots
 
 LR_SCALES = (None, "original", "match_rms_adamw")
 """adjust_lr_fn; recorded as its place here. None is "original"."""
@@ -60,6 +60,7 @@ MUON = UpdateRule(
     slots=("momentum_buffer",),
     hyper=("lr", "momentum", "weight_decay", "nesterov", "eps", "ns_steps", "ns_a", "ns_b", "ns_c", "adjust_lr_fn"),
     update=update,
+    write=write_slots,
     refused={},
     elementwise=False,
     read=_read,

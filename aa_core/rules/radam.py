@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import INEXACT, Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_counted
 from aa_core.rules.numerics import safe_sqrt
 
 RECTIFIED = 5.0
@@ -50,6 +50,7 @@ RADAM = UpdateRule(
     slots=("exp_avg", "exp_avg_sq"),
     hyper=("lr", "beta1", "beta2", "eps", "weight_decay", "decoupled_weight_decay", "maximize"),
     update=update,
+    write=write_counted,
     refused={
         **{k: v for k, v in INEXACT.items() if k != "fused"},
         "foreach": "its rounding differs from the replayed update; build the optimizer with foreach=False",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import INEXACT, Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_counted
 from aa_core.rules.numerics import safe_sqrt
 
 
@@ -36,6 +36,7 @@ RMSPROP = UpdateRule(
     hyper=("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
     update=update,
     effective_lr=lambda hyper: hyper["lr"] / max(1 - hyper["momentum"], 1e-12),
+    write=write_counted,
     refused={k: v for k, v in INEXACT.items() if k != "fused"},
     stiff=lambda slots: slots["square_avg"] == 0,
 )

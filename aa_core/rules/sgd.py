@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import INEXACT, Slots, UpdateRule
+from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_slots
 
 
 def update(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
@@ -35,5 +35,6 @@ SGD = UpdateRule(
     hyper=("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize"),
     update=update,
     effective_lr=effective_lr,
+    write=write_slots,
     refused={k: v for k, v in INEXACT.items() if k != "capturable"},
 )

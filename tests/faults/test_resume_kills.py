@@ -1,0 +1,44 @@
+"""kill -9 at random times while a recording goes on, again and again: it ends as one that was left alone."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from aa_core.errors import RunNotFoundError
+from aa_core.trajectory import open_run
+from tests.faults.victims import go_on, kill, left_alone, start
+
+KINDS = ("SGD with momentum, float32", "SGD with momentum, float64", "AdamW, float32", "AdamW, float64")
+KILLS = 12
+
+
+def steps_in(path: Path) -> int:
+    try:
+        return open_run(path).steps
+    except RunNotFoundError:
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recording_killed_again_and_again_ends_as_one_left_alone(tmp_path: Path, kind: str) -> None:
+    left_alone(go_on, tmp_path / "first", kind)  # waits for torch to be loaded
+    lasts, rng = left_alone(go_on, tmp_path / "whole", kind), random.Random(kind)
+    whole, path = open_run(tmp_path / "whole"), tmp_path / "killed"
+    stops, before = list[int](), 0
+    while len(stops) < KILLS:
+        if kill(start(go_on, path, kind), rng.uniform(0, lasts)):
+            stops.append(steps_in(path))
+            assert stops[-1] >= before, "what is recorded stays"
+            before = stops[-1]
+        if steps_in(path) == whole.steps and open_run(path).sealed:
+            assert open_run(path).digest == whole.digest
+            shutil.rmtree(path)
+            before = 0
+    left_alone(go_on, path, kind)
+    assert open_run(path).digest == whole.digest
+    assert len(set(stops)) > 2, "killed at different steps"
