@@ -29,7 +29,7 @@ class LoopRecorder(ABC, Generic[Progress]):
     def __init__(self, path: str | Path, **settings: Any) -> None:
         if settings.get("if_exists", "refuse") != "refuse":
             raise RequestError(
-                "a framework's loop cannot be resumed by the recorder: it begins where its own state says"
+                "the loop of a framework begins where its own state says, so its recording cannot resume"
             )
         self._path, self._settings = path, settings
         self._recorder: Recorder | None = None

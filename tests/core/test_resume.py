@@ -14,10 +14,12 @@ import aa_core as aa
 from aa_core.errors import (
     RecordingError,
     ReplayDriftError,
+    RequestError,
     RunBusyError,
     RunExistsError,
     UnsupportedError,
 )
+from aa_core.integrations.transformers import TrainerRecorder
 from aa_core.resume import scaler_state
 from tests import zoo
 from tests.core.resume_case import KINDS, THOROUGH, Kind, Training, matrices
@@ -244,3 +246,8 @@ def test_a_skipped_step_that_moved_running_statistics_is_not_forgotten(tmp_path:
             Training(kind, 0).run(tmp_path / f"{k}")
     for k in (1, 4, 12):  # the next checkpoint knows
         assert Training(kind, 0).run(tmp_path / f"{k}") == aa.open_run(tmp_path / "whole").digest
+
+
+def test_a_framework_resumes_by_its_own_state(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot resume"):
+        TrainerRecorder(tmp_path / "r", if_exists="resume")

@@ -13,7 +13,7 @@ from aa_core.trajectory import open_run
 from tests.faults.victims import go_on, kill, left_alone, start
 
 KINDS = ("SGD with momentum, float32", "SGD with momentum, float64", "AdamW, float32", "AdamW, float64")
-KILLS = 12
+KILLS = 8
 
 
 def steps_in(path: Path) -> int:
