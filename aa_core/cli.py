@@ -21,6 +21,7 @@ from aa_core.embedding import Readout
 from aa_core.findings_commands import ledger
 from aa_core.jobs import all_jobs, perform, resume_dead, whatif_spec
 from aa_core.launcher import HOST, become, prepare, reach
+from aa_core.log_commands import log
 from aa_core.options import (
     Commands,
     CurvatureOption,
@@ -295,6 +296,7 @@ def _share(progress: Any) -> str:
 
 app.add_typer(reports, name="report")
 app.add_typer(ledger, name="findings")
+app.add_typer(log, name="log")
 
 
 @app.command(

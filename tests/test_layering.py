@@ -73,7 +73,7 @@ LAYERS = (
     ("calibrate",),
     ("registry", "signing", "plain", "run_performance", "check", "archive", "run_schema", "access"),
     ("jobs", "jobs.*"),
-    ("findings", "findings.*"),
+    ("findings", "findings.*", "access_log"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
     ("cli", "*_commands", "options", "whatif_options", "console", "launcher", "__init__", "__main__"),

@@ -25,7 +25,7 @@ from dashboard.service import (
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
-from dashboard.service.reports import formats, report_of
+from dashboard.service.reports import exporting, formats, report_of
 from dashboard.service.runs import RunEntry, list_runs
 from dashboard.service.work import Waiting
 
@@ -48,6 +48,7 @@ __all__ = [
     "escape",
     "estimates",
     "experiments",
+    "exporting",
     "figures",
     "find",
     "formats",

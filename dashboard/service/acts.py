@@ -1,10 +1,11 @@
-"""Jobs are started, tried again and cancelled here, by analysts only; anybody who is let in may look at one."""
+"""Jobs are started, tried again and cancelled here, by analysts only and into the access log; others may look."""
 
 from __future__ import annotations
 
 from aa_core.errors import RequestError
 from aa_core.jobs import Job, JobSpec, find, submit
 from dashboard.service import people
+from dashboard.service.log import append
 
 
 def job_of(spec: JobSpec) -> Job | None:
@@ -17,19 +18,22 @@ def job_of(spec: JobSpec) -> Job | None:
 
 def start(spec: JobSpec) -> Job:
     """The job of this question, started once; as it is for a viewer, NotAllowedError if there is none to look at."""
-    if not people.may_work() and (job := job_of(spec)) is not None:
+    job = job_of(spec)
+    if job is not None and not people.may_work():
         return job
-    people.require("analyst", "This takes a job")
+    person = people.require("analyst", "This takes a job")
+    if job is None:
+        append(person, "started job", spec.digest, spec.id)
     return submit(spec)
 
 
 def retry(job: Job) -> None:
     """Start a failed or cancelled job anew."""
-    people.require("analyst", "This starts a job")
+    append(people.require("analyst", "This starts a job"), "retried job", job.spec.digest, job.id)
     job.retry()
 
 
 def cancel(job: Job) -> None:
     """Ask a job to stop."""
-    people.require("analyst", "This ends a job")
+    append(people.require("analyst", "This ends a job"), "cancelled job", job.spec.digest, job.id)
     job.cancel()

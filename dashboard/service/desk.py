@@ -24,7 +24,7 @@ from aa_core.trajectory import Trajectory
 from dashboard.examples import filter_columns, passing
 from dashboard.pictures import shown
 from dashboard.selection import FILTERS, Facts, Selection
-from dashboard.service import slices
+from dashboard.service import log, slices
 from dashboard.service.engine import compute, memo
 from dashboard.service.runs import RunEntry, opened, problem_of
 
@@ -40,6 +40,7 @@ class Desk:
     def __init__(self, entry: RunEntry) -> None:
         self.entry = entry
         self.run = opened(entry.folder)
+        log.opened(self.run.digest)
 
     @property
     def recorded(self) -> Trajectory:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import parse_qs, urlencode
 
+from aa_core.access_log import Act
 from aa_core.findings import (
     Added,
     Evidence,
@@ -31,6 +32,7 @@ from dashboard.service import people
 from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN
 from dashboard.service.estimates import picked
+from dashboard.service.log import append
 
 __all__ = ["Extent", "Finding", "Judgement", "Severity", "question"]
 
@@ -68,7 +70,7 @@ def enter(
 ) -> Finding:
     """A claim that rests on an estimate. `by` is who says so, unless people sign in: then it is who did."""
     made = Added(claim=claim, severity=severity, extent=extent, evidence=evidence, recommendation=advice)
-    return add(desk.recorded, made, _author(by))
+    return _logged(add(desk.recorded, made, _author(by)), desk, "entered finding")
 
 
 def listed(desk: Desk) -> tuple[Finding, ...]:
@@ -88,18 +90,24 @@ def says(desk: Desk, finding: Finding) -> tuple[Judgement, Job, float] | None:
 
 def settle(desk: Desk, finding: Finding, wanted: Literal["confirmed", "refuted"], by: str) -> Finding:
     """Enter what a stored retraining says; RequestError if it says something else."""
-    return check(desk.recorded, finding.id, wanted, _author(by))
+    return _logged(check(desk.recorded, finding.id, wanted, _author(by)), desk, "checked finding")
 
 
 def sign_off(desk: Desk, finding: Finding, name: str, role: str, date: str, by: str) -> Finding:
     """Enter who answers for it."""
-    return sign(desk.recorded, finding.id, Signature(name=name, role=role, date=date), _author(by))
+    signed = sign(desk.recorded, finding.id, Signature(name=name, role=role, date=date), _author(by))
+    return _logged(signed, desk, "signed finding")
 
 
 def _author(typed: str) -> str:
     """NotAllowedError unless it is an analyst."""
     person = people.require("analyst", "This writes to the ledger of findings")
     return person.name if people.signs_in() else typed
+
+
+def _logged(finding: Finding, desk: Desk, act: Act) -> Finding:
+    append(people.require("analyst", "This writes to the ledger of findings"), act, desk.run.digest, finding.id)
+    return finding
 
 
 def retraining_of(desk: Desk, finding: Finding) -> JobSpec:

@@ -13,13 +13,15 @@ from aa_core.files import write_atomic
 from aa_core.workspace import workspace
 from dashboard.selection import FILTERS, NOTHING, Selection, from_query, to_query
 from dashboard.service import people
+from dashboard.service.log import append
 
 
 def save(evaluation: str, s: Selection, name: str) -> str:
     """Keep what picks the examples under a name; returns the digest of what defines it. The name is no part of that."""
-    people.require("analyst", "Saving a subgroup")
+    person = people.require("analyst", "Saving a subgroup")
     content = {"evaluation": evaluation, "query": to_query(picks_of(s))}
     digest = _digest(content)
+    append(person, "saved subgroup", None, digest)
     _folder().mkdir(parents=True, exist_ok=True)
     text = json.dumps({"name": name, **content}, indent=1, ensure_ascii=False)
     write_atomic(_folder() / f"{digest}.json", text.encode())
@@ -28,8 +30,9 @@ def save(evaluation: str, s: Selection, name: str) -> str:
 
 def forget(digest: str) -> None:
     """Delete a saved subgroup; for callbacks."""
-    people.require("analyst", "Forgetting a subgroup")
+    person = people.require("analyst", "Forgetting a subgroup")
     if re.fullmatch(r"[0-9a-f]{12}", digest):
+        append(person, "forgot subgroup", None, digest)
         (_folder() / f"{digest}.json").unlink(missing_ok=True)
 
 

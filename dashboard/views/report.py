@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date
-from functools import partial
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -11,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard import feedback, tables
 from dashboard.activity import describe
 from dashboard.pin import NAME
-from dashboard.service import About, Report, formats, glossary, ledger, report_of, retraining
+from dashboard.service import About, Report, exporting, formats, glossary, ledger, report_of, retraining
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, performance_words, plural, subject
 
@@ -102,12 +101,12 @@ def _summary(report: Report) -> None:
 
 def _downloads(ctx: Context, report: Report) -> None:
     name = ctx.desk.entry.id.replace("/", "-")
-    for suffix, write in formats().items():
+    for suffix in formats():
         label, mime, words = FORMATS[suffix]
         with st.container(horizontal=True, vertical_alignment="center"):
             st.download_button(
                 label,
-                partial(write, report),
+                exporting(ctx.desk, report, suffix),
                 f"{name}-report.{suffix}",
                 mime,
                 key=f"download:{suffix}",

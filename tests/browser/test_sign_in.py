@@ -18,7 +18,7 @@ from tests.browser.server import dashboard, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=120_000)
 PEOPLE: People = {
     "Ada": {"sub": "1", "email": "ada@example.org", "email_verified": True},
     "Bob": {"sub": "2", "email": "bob@example.org", "groups": ["staff", "auditors"]},
@@ -39,6 +39,7 @@ class Site(NamedTuple):
     address: str
     access: Path
     workspace: Path
+    issuer: str
 
 
 def access_file(folder: Path, port: int, at: Provider) -> Path:
@@ -61,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with provider(PEOPLE) as identities:
         access = access_file(folder, port, identities)
         with dashboard(workspace, folder / "log", at=reach("127.0.0.1", access), port=port) as address:
-            yield Site(address, access, workspace)
+            yield Site(address, access, workspace, identities.issuer)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def visit(site: Site, browser: Browser) -> Iterator[Visit]:
     def open_page(path: str) -> Visitor:
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         contexts.append(context)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(120_000)
         visitor = Visitor(context.new_page(), [])
         visitor.page.on("websocket", lambda w: w.on("framereceived", lambda f: visitor.heard.append(_bytes(f))))
         visitor.page.goto(f"{site.address}/{path}")
@@ -152,16 +153,33 @@ def test_an_analyst_signs_in_and_out(visit: Visit) -> None:
     visitor = visit("")
     page = visitor.sign_in("Ada")
     expect(page.get_by_text("ada@example.org")).to_be_visible()
-    expect(page.get_by_text("What each stage did")).to_be_visible()
+    expect(page.get_by_role("heading", name="The training")).to_be_visible()
     assert told_of_a_run(visitor)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
-    expect(page.get_by_text("What each stage did")).to_have_count(0)
+    expect(page.get_by_role("heading", name="The training")).to_have_count(0)
+
+
+def test_a_viewer_opens_and_exports_and_the_log_says_who(visit: Visit, site: Site) -> None:
+    page = visit("").sign_in("Bob")
+    expect(page.get_by_text("viewer")).to_be_visible()
+    page.goto(f"{site.address}/report?run=digits-adamw&examples=3")
+    page.get_by_text("Include the effect of every step").click()
+    expect(page.get_by_role("button", name="JSON")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="JSON").click()
+    digest = json.loads(download.value.path().read_text())["digest"]
+    lines = [json.loads(line) for line in (site.workspace / "access.jsonl").read_text().splitlines()]
+    bobs = [line for line in lines if line["who"] == f"2 at {site.issuer}"]
+    assert {line["role"] for line in bobs} == {"viewer"}
+    assert [line["act"] for line in bobs][-2:] == ["opened run", "exported report"]
+    assert bobs[-1]["what"] == f"json {digest}"
+    assert not [line for line in lines if line["who"] in ("Eve", "eve@example.org")]
 
 
 def test_who_is_taken_off_the_list_is_out_at_the_next_click(visit: Visit, site: Site) -> None:
     page = visit("").sign_in("Ada")
-    expect(page.get_by_text("What each stage did")).to_be_visible()
+    expect(page.get_by_role("heading", name="The training")).to_be_visible()
     before = site.access.read_text()
     site.access.write_text(before.replace("ada@", "somebody@"))
     try:

@@ -30,7 +30,7 @@ from tests.core.job_run import STAGES, STEPS, make, wait
 
 COMMANDS = (
     *("info", "check", "effects", "whatif", "jobs", "dashboard", "key", "sign", "verify", "export", "import", "push"),
-    *("experiment", "report", "findings"),
+    *("experiment", "report", "findings", "log"),
 )
 
 
