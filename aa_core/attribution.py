@@ -91,7 +91,7 @@ def stage_effects(
         performance: what to judge by, [values]; all values are read from the same embeddings.
         stages: names; all stages that have steps by default.
         method: "boundary" propagates the change over a whole block; "midpoint" does so between the recorded and the
-            predicted states, which is closer while training is smooth; "additive" sums first-order step effects.
+            predicted states, closer for sizes while training is smooth; "additive" sums first-order step effects.
         curvature: "exact" Hessian, "ggn" (stays bounded in stiff training), "none".
         readout: "linear", "displaced" or "link"; see `aa_core.embedding.read`.
         semantics: "freeze" or "zero_gradient"; see `aa_core.counterfactual.SEMANTICS`.

@@ -27,7 +27,10 @@ from aa_core.replay import Progress, silent
 from aa_core.retrain import final_model
 from aa_core.version import __version__
 
-SWEEPS: tuple[tuple[Method, Curvature], ...] = tuple(product(("boundary", "additive"), get_args(Curvature)))
+SWEEPS: tuple[tuple[Method, Curvature], ...] = (
+    *product(("boundary", "additive"), get_args(Curvature)),  # type: ignore[arg-type]
+    ("midpoint", "exact"),  # by ggn it is boundary, by none the same
+)
 PART = 1000
 """Progress counts thousandths of a part: the retrainings, the noise floor, each sweep."""
 
@@ -56,7 +59,7 @@ def calibrate(
     Every stage is really left out once; embeddings are taken by every method and curvature of SWEEPS and read by
     every readout. Effects that the noise floor could explain are left out of the figures.
 
-    Cost: one retraining a stage and six trainings for the noise floor, batched where that is faster; six sweeps.
+    Cost: one retraining a stage and six trainings for the noise floor, batched where that is faster; seven sweeps.
     """
     performance.check_differentiable()
     names = [s.name for s in run.stages if len(s)]

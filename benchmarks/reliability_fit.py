@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from aa_core.verdict import LADDER, SEGMENTS, Estimator, Limits, Tried, Trust
+from aa_core.verdict import LADDER, Estimator, Limits, Tried, Trust
 
 FITTED, HELD_OUT = 0, 1
 """Seeds: the limits are fitted on the runs of the first, and tried on those of the second."""
@@ -36,9 +36,7 @@ def cases(runs: Runs, seed: int) -> list[Case]:
 
 def _case(e: dict[str, Any], moved: float) -> Case:
     name = (e["method"], e["curvature"], e["readout"])
-    return Case(
-        name, _number(e["spread"]), e["signs_agree"], moved if name[0] in ("boundary", SEGMENTS) else None, e["earned"]
-    )
+    return Case(name, _number(e["spread"]), e["signs_agree"], moved if name[0] != "additive" else None, e["earned"])
 
 
 def fit_spread(runs: Runs) -> dict[Estimator, Limits]:

@@ -23,16 +23,16 @@ from aa_core.agreement import agreement
 from aa_core.cache import EmbeddingCache
 from aa_core.calibrate import calibrate
 from aa_core.calibration import Scores
-from aa_core.embedding import READOUTS, read
+from aa_core.curvature import gradient_and_curvature
 from aa_core.errors import NonFiniteError
 from aa_core.plain import plain
+from aa_core.propagator import Training
 from aa_core.registry import load_problem
 from aa_core.reliability import disagreement
 from aa_core.replay import advance, load, prepare
-from aa_core.state import as_rays, norm, subtract
+from aa_core.state import Snapshot, as_rays, norm, subtract
 from aa_core.verdict import earned
 from benchmarks.__main__ import machine
-from benchmarks.candidates import branches_past, embed, embed_second_order, sharpness
 from benchmarks.reliability_fit import FITTED, HELD_OUT
 from benchmarks.reliability_page import page
 from sample_runs.digits import Plan, record
@@ -40,7 +40,7 @@ from sample_runs.digits import Plan, record
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
-SGD = ((0.01, 0.0), (0.1, 0.0), (0.01, 0.9), (0.02, 0.9), (0.05, 0.9), (0.1, 0.9))
+SGD = ((0.01, 0.0), (0.1, 0.0), (0.01, 0.9), (0.02, 0.9), (0.05, 0.9), (0.1, 0.9), (0.2, 0.9), (0.4, 0.9))
 ADAMW = (0.001, 0.003, 0.01)
 LENGTHS = (20, 40)
 """Steps a stage; six stages."""
@@ -66,8 +66,8 @@ def configs() -> list[Config]:
     grid = [(*s, activation) for activation in ("gelu", "relu", "tanh") for s in settings]
     return [
         Config(*setting, LENGTHS[i % 2], ("rotated", "mislabelled")[(i // 2 + seed) % 2], seed)
-        for seed in (FITTED, HELD_OUT)
         for i, setting in enumerate(grid)
+        for seed in (FITTED, HELD_OUT)
     ]
 
 
@@ -94,7 +94,7 @@ def train(config: Config, path: Path) -> aa.Trajectory:
 
 
 def measure_run(config: Config) -> dict[str, Any]:
-    """All that is known of one training: a full calibration, figures that might predict it, and the candidates."""
+    """All that is known of one training: a full calibration, and figures that might predict it."""
     with tempfile.TemporaryDirectory() as folder:
         run = train(config, Path(folder) / "run")
         problem = load_problem("digits-mlp", run.header.problem.config)
@@ -131,7 +131,7 @@ def measure_run(config: Config) -> dict[str, Any]:
             "estimators": estimators,
             "path_share": _short(found.path_share.pairs, found.path_share.stages),
             "step_effects": measure_steps(run, problem, gamma.mean()),
-            **measure_candidates(run, problem, gamma),
+            **measure_motion(run, problem),
         }
 
 
@@ -150,25 +150,10 @@ def measure_steps(run: aa.Trajectory, problem: aa.Problem, mean: aa.Performance)
     return {"growth": estimate.reliability.growth, **found._asdict()}
 
 
-def measure_candidates(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) -> dict[str, Any]:
-    """Every candidate by every readout against the truth; displacement, sharpness and the remainder's bound."""
+def measure_motion(run: aa.Trajectory, problem: aa.Problem) -> dict[str, Any]:
+    """How far stages moved the parameters; sharpness, and the remainder's bound."""
     training = prepare(run, problem)
     states = [first := load(run, training, 0), *advance(run, training, first, run.steps)]
-    final = states[-1]
-    branches, ends = branches_past(run, training, states)
-
-    def value(at: Any) -> torch.Tensor:
-        with torch.no_grad():
-            return gamma(problem, at.state.params, at.buffers)
-
-    truth = torch.stack([value(final) - value(ends[s.name]) for s in run.stages]).numpy()
-    embedded = {**embed(run, training, states, branches), "second order": embed_second_order(run, training, states)}
-    candidates = []
-    for name, by_stage in embedded.items():
-        rows = [read(by_stage[s.name], gamma, problem, final.state.params, final.buffers) for s in run.stages]
-        readings: dict[str, np.ndarray] = {r: torch.stack([row[r] for row in rows]).numpy() for r in READOUTS}
-        readings |= {"median": np.median(list(readings.values()), 0), "blend": _blend(readings)}
-        candidates += [{"candidate": name, "readout": r, **_compare(e, truth)} for r, e in readings.items()]
     moved = [_norm(subtract(states[s.stop].state, states[s.start].state)) for s in run.stages]
     path = [sum(_norm(subtract(states[k + 1].state, states[k].state)) for k in s.steps) for s in run.stages]
     curved = sharpness(run, training, states)
@@ -178,8 +163,7 @@ def measure_candidates(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Perfor
         for h in run.record(k).hyper
     )
     return {
-        "candidates": candidates,
-        "moved": max(moved) / _norm(final.state),
+        "moved": max(moved) / _norm(states[-1].state),
         "displacement": max(path),
         "sharpness": curved,
         "total_lr": total,
@@ -187,18 +171,29 @@ def measure_candidates(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Perfor
     }
 
 
-def _blend(readings: dict[str, np.ndarray]) -> np.ndarray:
-    """Displaced where a stage's three means agree, link where they lie as far apart as they are large."""
-    means = np.stack([values.mean(1) for values in readings.values()])
-    weight = np.clip(np.ptp(means, 0) / np.abs(means).mean(0), 0, 1)[:, None]
-    return (1 - weight) * readings["displaced"] + weight * readings["link"]
+def sharpness(
+    run: aa.Trajectory, training: Training, states: list[Snapshot], samples: int = 4, rounds: int = 12
+) -> float:
+    """Lambda: the largest |eigenvalue| of the Hessian by power iteration, the largest over some recorded steps."""
+    found = [
+        _power_iteration(training, states[k], run.step_input(k, training.problem.device), rounds)
+        for k in torch.linspace(0, run.steps - 1, samples).long().tolist()
+    ]
+    return max(found)
 
 
-def _compare(estimate: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    if not np.isfinite(estimate).all():
-        return {"earned": "nothing", "pearson": None, "relative_error": None}
-    pairs, stages = Scores.of(agreement(estimate, truth)), Scores.of(agreement(estimate.mean(1), truth.mean(1)))
-    return {"earned": earned(pairs, stages), "pearson": pairs.pearson, "relative_error": pairs.relative_error}
+def _power_iteration(training: Training, at: Snapshot, data: Any, rounds: int) -> float:
+    product = gradient_and_curvature(training.problem, at, data, "exact")[2]
+    generator = torch.Generator().manual_seed(0)
+    vector = [
+        torch.randn(1, *p.shape, generator=generator, dtype=torch.float64).to(p) for p in at.state.params.values()
+    ]
+    size = 0.0
+    for _ in range(rounds):
+        length = torch.cat([v.flatten() for v in vector]).norm()
+        vector = product([v / length for v in vector])
+        size = float(torch.cat([v.flatten() for v in vector]).norm())
+    return size
 
 
 def _short(pairs: Scores, stages: Scores) -> dict[str, Any]:
@@ -236,6 +231,12 @@ def _short_numbers(value: Any) -> Any:
     return [_short_numbers(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+def _described(runs: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """The runs with what they were measured on."""
+    date = datetime.now(UTC).date().isoformat()
+    return {"date": date, "machine": machine(), "cpu_minutes": seconds / 60, "runs": runs}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     if sys.argv[1:] != ["page"]:
@@ -246,13 +247,7 @@ def main() -> None:
             for config in configs():
                 runs.append(measure_run(config))
                 print(len(runs), *config, f"{time.process_time() - start:.0f} s", flush=True)
-        figures = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine(),
-            "cpu_minutes": (time.process_time() - start) / 60,
-            "runs": runs,
-        }
-        RESULTS.write_text(compact(figures))
+                RESULTS.write_text(compact(_described(runs, time.process_time() - start)))
     PAGE.write_text(page(json.loads(RESULTS.read_text())))
 
 

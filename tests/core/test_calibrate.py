@@ -54,16 +54,16 @@ def test_the_truth_is_what_retraining_gives() -> None:
 
 def test_every_estimator_has_its_figures_and_the_path_share_stands_apart() -> None:
     found = calibrated(True)
-    assert len(found.estimators) == len(SWEEPS) * len(READOUTS) == 18
+    assert len(found.estimators) == len(SWEEPS) * len(READOUTS) == 21
     assert found.path_share not in found.estimators and found.find("path share", "", "") is None
     frame = found.to_frame()
-    assert len(frame) == 19 and frame["method"].iloc[-1] == "path share"
+    assert len(frame) == 22 and frame["method"].iloc[-1] == "path share"
     assert {"pairs_pearson", "pairs_slope", "stages_relative_error", "examples_sign"} <= set(frame.columns)
 
 
 def test_where_training_is_affine_the_displaced_boundary_is_the_truth() -> None:
     found = calibrated(False)
-    for method, curvature in (("boundary", "exact"), ("boundary", "ggn")):  # all the same here
+    for method, curvature in (("boundary", "exact"), ("boundary", "ggn"), ("midpoint", "exact")):  # all the same here
         figures = found.find(method, curvature, "displaced")
         assert figures is not None and figures.pairs.relative_error == pytest.approx(0, abs=1e-9)
         assert figures.pairs.slope == pytest.approx(1) and figures.pairs.sign == 1

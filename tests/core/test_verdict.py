@@ -198,6 +198,14 @@ def test_the_page_is_that_of_the_figures() -> None:
     assert (ROOT / "docs" / "reliability.md").read_text() == reliability_page.page(measured())
 
 
+def test_the_verdict_is_nothing_where_propagation_explodes() -> None:
+    runs = [r for r in measured()["runs"] if r["growth"]["exact"] is None or r["growth"]["exact"] > 1e3]
+    assert len(runs) >= 4
+    for seed in (reliability_fit.FITTED, reliability_fit.HELD_OUT):
+        cases = [c for c in reliability_fit.cases(runs, seed) if c.estimator[1] == "exact"]
+        assert cases and all(reliability_page.judge(case) == "nothing" for case in cases)
+
+
 def test_fitting_finds_the_limit_that_separates() -> None:
     known = [(0.1, "size"), (0.2, "size"), (0.3, "rank"), (0.4, "sign"), (0.5, "nothing")]
     assert reliability_fit.fit(known) == (0.2, 0.3, 0.4)  # type: ignore[arg-type]
