@@ -35,7 +35,7 @@ SWEEPS: dict[Method, Callable[..., tuple[dict[str, State], dict[str, float]]]] =
 }
 ASSUMED = {"midpoint": ("every step was linearised half way to the mean of the states predicted without the stages",)}
 """What a method takes for granted beside the others."""
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Raised when an embedding's definition changes, so that no stale one is read."""
 
 

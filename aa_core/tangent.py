@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
+from torch import Tensor
+
 from aa_core.counterfactual import Semantics, blocks
 from aa_core.curvature import Curvature
 from aa_core.intervention import Intervention
@@ -17,6 +20,8 @@ from aa_core.state import Snapshot, State, add, as_rays, concat_rays, norm, ray,
 
 Carry = Callable[[Snapshot], Snapshot]
 """How a state takes the next step in the counterfactual."""
+CAP = 1.0
+"""Of the midpoint method's path, in lengths of the change that a stage made; tried on benchmarks/accuracy_zoo.py."""
 
 
 @dataclass
@@ -27,6 +32,11 @@ class _Front:
     tangent: State | None = None
     pushed: dict[str, float] = field(default_factory=dict)
     """Sum of the norms of all pushes per stage."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """How far each stage itself moved the parameters, [R]."""
+        return torch.tensor([self.pushed[name] for name in self.names], dtype=torch.float64)
 
     def push(self, name: str, change: State) -> None:
         """Add a change of the state to the stage's ray."""
@@ -47,24 +57,28 @@ class _Front:
             )
 
 
-Place = Callable[[Snapshot, State], Snapshot]
-"""(recorded snapshot, tangents) -> where the step is linearized."""
+Place = Callable[[Snapshot, _Front], Snapshot]
+"""(recorded snapshot, tangents on their way) -> where the step is linearized."""
 
 
-def recorded(at: Snapshot, tangent: State) -> Snapshot:
+def recorded(at: Snapshot, front: _Front) -> Snapshot:
     """On the recorded trajectory: the derivative proper, first order in the change."""
     return at
 
 
-def midway(at: Snapshot, tangent: State) -> Snapshot:
+def midway(at: Snapshot, front: _Front) -> Snapshot:
     """Half way to the mean of the states that the tangents predict: theta - mean_R(d) / 2, slots as recorded.
 
     For one ray this is the midpoint rule, Phi(theta) - Phi(theta - d) = DPhi(theta - d / 2) d + O(d^3), one order up.
-    For many it is so as far as they moved the same way, and one graph serves all.
+    For many it is so as far as they moved the same way, and one graph serves all. A ray that has grown counts as
+    no longer than CAP times the change that its stage made: where training is stiff, predictions that explode must not
+    lead the path away.
     """
-    return at._replace(
-        state=at.state._replace(params={n: p - tangent.params[n].mean(0) / 2 for n, p in at.state.params.items()})
-    )
+    assert front.tangent is not None
+    lengths = norm(front.tangent)
+    weights = (CAP * front.sizes.to(lengths) / lengths).nan_to_num(1.0).clamp(max=1.0) / (2 * len(front.names))
+    params = {n: p - torch.tensordot(weights.to(p), front.tangent.params[n], 1) for n, p in at.state.params.items()}
+    return at._replace(state=at.state._replace(params=params))
 
 
 def boundary_tangents(
@@ -211,7 +225,7 @@ def _advance(
     if front.tangent is None:
         after = training.step(at, data)
     else:
-        where = place(at, front.tangent)
+        where = place(at, front)
         take, propagator = training.linearize(where, data, curvature)
         after = take() if where is at else training.step(at, data)
         front.tangent = propagator @ front.tangent

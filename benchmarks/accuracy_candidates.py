@@ -28,7 +28,6 @@ from aa_core.state import (
     stack_rays,
     subtract,
 )
-from aa_core.tangent import midway
 
 BEND = 1e-3
 """Of the finite difference in the second-order term."""
@@ -132,17 +131,23 @@ def switched(m: Moment, *, after: int, first: Curvature, then: Curvature) -> Sta
 def own_midpoint(m: Moment) -> State:
     """The midpoint method with a graph for every ray: half way between recorded and predicted, for each by itself."""
     single = [as_rays(ray(m.tangent, i)) for i in range(rays(m.tangent))]
-    return concat_rays(*(curved(m._replace(at=midway(m.at, t), tangent=t), kind="exact") for t in single))
+    return concat_rays(*(curved(m._replace(at=_midway(m.at, t), tangent=t), kind="exact") for t in single))
 
 
-def capped_midpoint(m: Moment) -> State:
-    """The midpoint method, but no ray bends the path by more than the change that its stage made."""
-    return curved(_capped_path(m), kind="exact")
+def uncapped_midpoint(m: Moment) -> State:
+    """The midpoint method, the path following the tangents however far they have grown."""
+    return curved(m._replace(at=_midway(m.at, m.tangent)), kind="exact")
 
 
-def _capped_path(m: Moment) -> Moment:
+def capped_path(m: Moment) -> Moment:
+    """Where the midpoint method linearises."""
     shrink = (m.sizes / norm(m.tangent).clamp_min(1e-300)).clamp(max=1.0)
-    return m._replace(at=midway(m.at, map_state(lambda t: t * _column(shrink, t), m.tangent)))
+    return m._replace(at=_midway(m.at, map_state(lambda t: t * _column(shrink, t), m.tangent)))
+
+
+def _midway(at: Snapshot, tangent: State) -> Snapshot:
+    params = {n: p - tangent.params[n].mean(0) / 2 for n, p in at.state.params.items()}
+    return at._replace(state=at.state._replace(params=params))
 
 
 def _propagator(m: Moment, grads: Params, product: Product) -> Propagator:
@@ -226,8 +231,8 @@ DROPPED: dict[str, Sweep] = {
     "exact, growth capped at 1": _each_step(capped),
     "exact, damped by 0.01": _each_step(partial(damped, by=0.01)),
     "midpoint of each stage's own": _each_step(own_midpoint),
-    "midpoint, its path capped": _each_step(capped_midpoint),
-    "trust region at the capped midpoint": _each_step(lambda m: trust_region(_capped_path(m))),
+    "midpoint, its path not capped": _each_step(uncapped_midpoint),
+    "trust region at the midpoint": _each_step(lambda m: trust_region(capped_path(m))),
     "relinearised after 5 real steps": partial(relinearised, after=5),
     "relinearised after 20 real steps": partial(relinearised, after=20),
     "relinearised after 80 real steps": partial(relinearised, after=80),

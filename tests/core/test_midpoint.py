@@ -57,9 +57,11 @@ def test_it_is_a_dense_product_at_the_midpoints(optimizer: str, curvature: str) 
     before, after = (case.run.states[k].state for k in (0, 4))
     change = oracle.flatten(after) - oracle.flatten(before)
     size = len(vector(after.params))
+    longest = change[:size].norm()
     for k in range(4, case.run.steps):
-        at = case.run.states[k].state
-        half = oracle.unflatten(oracle.flatten(at) - torch.cat([change[:size] / 2, 0 * change[size:]]), at)
+        at, path = case.run.states[k].state, change[:size]
+        path = path * min(1.0, float(longest / path.norm()))
+        half = oracle.unflatten(oracle.flatten(at) - torch.cat([path / 2, 0 * change[size:]]), at)
         change = case.oracle.dense(half, k, curvature) @ change
     found = embeddings(case.run, case.problem, method="midpoint", curvature=curvature)
     assert torch.allclose(vector(found["a"]), change[:size], rtol=1e-9, atol=1e-12)
