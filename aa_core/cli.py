@@ -107,7 +107,8 @@ def _facts(run: Trajectory) -> dict[str, Any]:
         "steps": run.steps,
         "checkpoints": f"{len(run.checkpoints)}, before steps {shorten(', '.join(map(str, run.checkpoints)), 60)}",
         "evaluation": f"{len(evaluation)} examples" if evaluation else "(none)",
-        "recorded on": f"{machine.device}, {machine.threads} threads, torch {machine.torch}, Python {machine.python}",
+        "recorded on": f"{machine.device}, {machine.cpu or 'processor unknown'}, {machine.threads} threads, "
+        f"torch {machine.torch}, Python {machine.python}",
     }
 
 

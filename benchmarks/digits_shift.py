@@ -6,7 +6,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ import torch
 import aa_core as aa
 from aa_core.agreement import relative_error_of_means
 from aa_core.cache import EmbeddingCache
+from aa_core.calibrate import SWEEPS
+from aa_core.embedding import READOUTS
 from aa_core.registry import load_problem
 from aa_core.replay import advance, load, prepare
 
 RUN = Path(__file__).parents[1] / "sample_runs" / "digits-shift" / "run"
 ROUNDS = 7
 SAMPLED_STEPS = 36
-METHODS, CURVATURES, READOUTS = ("boundary", "additive"), ("exact", "ggn", "none"), ("linear", "displaced", "link")
 
 
 def measure() -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _costs(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) -> di
             f"embeddings of all stages: {m}, {c}": lambda m=m, c=c: aa.embed_stages(
                 run, problem, method=m, curvature=c, cache=EmbeddingCache(None)
             )
-            for m, c in product(METHODS, CURVATURES)
+            for m, c in SWEEPS
         },
         "retraining without each stage in turn": lambda: [
             aa.retrain(run, problem, aa.Counterfactual.skip(s.name)) for s in run.stages
@@ -82,7 +82,7 @@ def _accuracy(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) ->
         ]
     )
     rows, cache = [], EmbeddingCache(None)
-    for method, curvature in product(METHODS, CURVATURES):
+    for method, curvature in SWEEPS:
         found = aa.stage_effects(run, problem, gamma, method=method, curvature=curvature, cache=cache)  # type: ignore[arg-type]
         for readout in READOUTS:
             estimate = found.readings[readout].numpy()  # type: ignore[index]

@@ -83,8 +83,12 @@ def record(
     *,
     activation: str = "gelu",
     seed: int = 0,
+    judged_at: tuple[int, ...] = (0, 45, 90),
 ) -> None:
-    """Train a 64-64-10 MLP in float64 through the stages and record it at `path`, replacing what is there."""
+    """Train a 64-64-10 MLP in float64 through the stages and record it at `path`, replacing what is there.
+
+    judged_at: rotations of the evaluation digits, degrees.
+    """
     shutil.rmtree(path, ignore_errors=True)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -94,7 +98,14 @@ def record(
     schedule = make_schedule(optimizer) if make_schedule else None
     generator = torch.Generator().manual_seed(seed + 1)
     with aa.Recorder(
-        path, model, optimizer, loss_fn, evaluation=evaluation(), title=title, problem="digits-mlp", config=config
+        path,
+        model,
+        optimizer,
+        loss_fn,
+        evaluation=evaluation(judged_at),
+        title=title,
+        problem="digits-mlp",
+        config=config,
     ) as recorder:
         for plan in plans:
             described = {"rotation": plan.rotation, "label_shift": plan.label_shift}

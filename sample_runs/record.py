@@ -22,14 +22,24 @@ def record_again(name: str, path: Path) -> aa.Trajectory:
     return aa.open_run(path)
 
 
+def compared(before: aa.Trajectory | None, after: aa.Trajectory) -> str:
+    """Whether a recording is the one that was there; where not, whether the machines explain it."""
+    if before is None:
+        return "new"
+    if before.digest == after.digest:
+        return "same to the bit"
+    old, new = (dict(run.header.environment) for run in (before, after))
+    unlike = [name for name in new if old.get(name) != new[name]]
+    return f"differs from {before.digest[:12]}" + (f", recorded with other {', '.join(unlike)}" if unlike else "")
+
+
 def main() -> None:
     """Record the named runs (all by default) in place."""
     for name in sys.argv[1:] or NAMES:
         path = ROOT / name / "run"
-        before = aa.open_run(path).digest if path.exists() else None
-        digest = record_again(name, path).digest
-        same = "new" if before is None else "same to the bit" if before == digest else f"differs from {before[:12]}"
-        print(f"{name}: {digest[:12]} ({same})")
+        before = aa.open_run(path) if path.exists() else None
+        after = record_again(name, path)
+        print(f"{name}: {after.digest[:12]} ({compared(before, after)})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""digits-mislabelled: seven rounds of upright digits, one with shifted labels."""
+"""digits-mislabelled: seven rounds of upright digits, one with shifted labels; judged by upright digits."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,13 @@ PLANS = [
 
 
 def main(path: Path = HERE / "run") -> None:
-    record(path, "Digits, one mislabelled round", PLANS, lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
+    record(
+        path,
+        "Digits, one mislabelled round",
+        PLANS,
+        lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+        judged_at=(0,),  # on digits that no round ever taught, less confident nonsense would count as help
+    )
 
 
 if __name__ == "__main__":
