@@ -27,7 +27,7 @@ METHODS = {
     "boundary": "The change that the stage made to weights and optimizer state is carried to the end of training "
     "through the derivatives of all later steps; what happened inside the stage is exact.",
     "midpoint": "As boundary, but the derivatives are taken half way between the recorded weights and the mean of "
-    "those that the stages' absence predicts: sizes are closer while training is smooth, and worse where it is not.",
+    "those that the stages' absence predicts: closer while training is smooth, and worse where it amplifies changes.",
     "additive": "Every step’s own change is carried to the end of training through the derivatives of all later steps, "
     "and the results are summed over the stage.",
 }

@@ -177,7 +177,7 @@ def test_reliability_says_what_may_be_trusted_and_why(calibrated: Open) -> None:
     words = said(app)
     assert "do not trust" in words and "Sizes" in words
     assert "boundary, exact, displaced" in words and "Noise floor" in words
-    checked(next(b for b in app.button if b.label.startswith("Use boundary")).click().run())
+    checked(next(b for b in app.button if b.label.startswith("Use midpoint")).click().run())
     assert app.query_params["readout"] == "displaced"
     assert "do not trust" not in said(app)
 
