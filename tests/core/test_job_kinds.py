@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import aa_core as aa
+from aa_core.calibrate import SWEEPS
+from aa_core.embedding import READOUTS
 from aa_core.errors import RequestError
 from aa_core.jobs import CalibrationRequest, EffectsRequest, Outcome, perform, spec_of
 from aa_core.jobs.estimating import By
@@ -88,4 +90,4 @@ def test_a_calibration_is_stored_and_found(asked: Asked, tmp_path: Path, monkeyp
     found = perform(spec)
     stored = aa.find_calibration(run, run_performance(run, "log-likelihood").digest)
     assert stored is not None and stored.to_dict() == found.result
-    assert len(found.tables["estimators"]) == 19
+    assert len(found.tables["estimators"]) == len(SWEEPS) * len(READOUTS) + 1, "and the path share"

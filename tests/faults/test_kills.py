@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from aa_core.integrity import check_integrity
@@ -81,18 +82,19 @@ def test_attribution_killed_fifty_times_leaves_no_wrong_embedding(
     recorded: tuple[Trajectory, str], tmp_path: Path
 ) -> None:
     run, problem = recorded
-    results: set[str] = set()
+    results: list[pd.DataFrame] = []
 
     def check() -> None:
         if (tmp_path / "result").exists():
-            results.add((tmp_path / "result").read_text())
+            results.append(pd.read_csv(tmp_path / "result"))
             (tmp_path / "result").unlink()
             shutil.rmtree(tmp_path / "embeddings")
 
     kill_often(50, random.Random(2), check, attribute, run.path, problem, tmp_path)
     left_alone(attribute, run.path, problem, tmp_path)
     check()
-    assert len(results) == 1, "what a killed process left in the cache gives the same effects"
+    for found in results:  # what a killed process left in the cache; fewer stages propagated at once round otherwise
+        pd.testing.assert_frame_equal(found, results[-1], rtol=1e-9)
 
 
 @pytest.mark.slow
