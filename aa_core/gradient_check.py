@@ -1,15 +1,17 @@
-"""Does the recorded batch explain the gradient? Checked at the first step of a stage, without disturbing training."""
+"""Does the recorded batch explain the gradient? Checked at every checkpoint, without disturbing training."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from aa_core.errors import RecordingError
+from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.live import Live
 from aa_core.problem import computing_in, generator_at, output_tensor
 from aa_core.records import Batch, Clip
@@ -46,9 +48,9 @@ def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, 
             f"(relative difference {difference:.1e}, at most {tolerance:.0e} expected). Likely causes: "
             "recorder.batch was called with other data than the forward pass; weight= is missing although the loss is "
             "divided for accumulation; the gradient was clipped (announce it: Recorder(clip_norm=...) or clip_value=) "
-            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers; a "
-            "submodule is in another mode than the model; the loss has terms that loss_fn(model(x), y) does not, or is "
-            "computed outside the autocast that the model runs in"
+            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers, "
+            "or the model does elsewhere than from torch's generator; a submodule is in another mode than the model; "
+            "the loss has terms that loss_fn(model(x), y) does not, or is computed outside the autocast of the model"
         )
 
 
@@ -61,8 +63,29 @@ def _recompute(live: Live, names: Collection[str], evidence: Evidence, training:
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Mode(live.model, training):
         loss = sum(weight * _loss(live, params | buffers, batch) for batch, weight in evidence.batches)
         assert isinstance(loss, Tensor)
-        found = torch.autograd.grad(loss * evidence.scale, list(params.values()), materialize_grads=True)
+        with _only_backward(live.model):
+            found = torch.autograd.grad(loss * evidence.scale, list(params.values()), materialize_grads=True)
         return clip({n: g / evidence.scale for n, g in zip(params, found, strict=True)}, evidence.clip)
+
+
+@contextmanager
+def _only_backward(model: nn.Module) -> Iterator[None]:
+    """UnsupportedError if a part of the model runs forward inside: it would do so with other parameters than asked."""
+    parts, again = set(model.modules()), list[str]()
+
+    def note(part: nn.Module, _: object) -> None:
+        again.extend([type(part).__name__] if part in parts else [])
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
+        if again:
+            raise UnsupportedError(
+                f"{again[0]} runs forward once more on the way back (gradient checkpointing, torch.utils.checkpoint), "
+                "with the model's parameters of that moment, not with those that a replay asks for: train without it"
+            ) from None
 
 
 def _loss(live: Live, tensors: dict[str, Tensor], batch: Batch) -> Tensor:

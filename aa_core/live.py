@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.header import TensorSpec
@@ -47,7 +48,8 @@ def observe(
 ) -> Live:
     """What is trained from now on; `rested` names what was trained before.
 
-    Raises UnsupportedError for an optimizer that cannot be replayed or parameters that are not the model's."""
+    Raises UnsupportedError for a model or optimizer that cannot be replayed, or parameters that are not the model's."""
+    _check_model(model)
     rule = rule_for(optimizer)
     names = {id(p): n for n, p in model.named_parameters()}
     strangers = [tuple(p.shape) for g in optimizer.param_groups for p in g["params"] if id(p) not in names]
@@ -63,6 +65,21 @@ def observe(
     return Live(
         model, optimizer, loss_fn, rule, groups, trained, carried, {n: p for n, p in others.items() if n in rested}
     )
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"the model is a {type(model).__name__}, expected a torch.nn.Module")
+    if "_orig_mod" in model._modules:
+        raise UnsupportedError(
+            "a compiled model is another module around the model: record the one inside, Recorder(path, "
+            "model._orig_mod, ...), and train by the compiled one as before"
+        )
+    if isinstance(model, nn.DataParallel):
+        raise UnsupportedError("DataParallel splits batches over devices; train on one device, without it, to record")
+    unmade = [n for n, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)]
+    if unmade:
+        raise UnsupportedError(f"{unmade[0]} has no shape yet; call the model once on a batch before it is recorded")
 
 
 def tensor_specs(tensors: dict[str, Tensor]) -> tuple[TensorSpec, ...]:
@@ -123,12 +140,17 @@ def read_hyper(live: Live) -> tuple[Hyper, ...]:
 
 
 def read_gradients(live: Live) -> dict[str, Tensor]:
-    """p.grad by name, where there is one: torch passes over the others. RecordingError if there is none at all."""
+    """p.grad by name, where there is one: torch passes over the others. RecordingError if there is none at all,
+    UnsupportedError for a sparse one."""
     found = {n: p.grad for n, p in live.trained.items() if p.grad is not None}
     if not found:
         names = [*live.trained]
         raise RecordingError(
             f"the gradient of {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} is None, so torch would "
             "change nothing; call backward() before step(), and do not freeze all parameters"
+        )
+    if sparse := [n for n, g in found.items() if g.layout is not torch.strided]:
+        raise UnsupportedError(
+            f"the gradient of {sparse[0]} is sparse; replays are dense: build the layer with sparse=False"
         )
     return found

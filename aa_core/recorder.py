@@ -25,8 +25,8 @@ from aa_core.preamble import check_stage_name, json_object, preamble
 from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
 from aa_core.remote import is_remote
 from aa_core.resume import Loop, Resumed, read_generators, resume, set_generators
-from aa_core.state import Buffers
-from aa_core.succession import Left, leave, succeed
+from aa_core.state import Buffers, Params
+from aa_core.succession import Left, check_untouched, leave, parameters, succeed
 from aa_core.writer import IfExists, RunWriter
 
 
@@ -94,6 +94,8 @@ class Recorder:
         self._now = (model, optimizer, loss_fn)
         """What trains from the next step on."""
         self._reset: tuple[str, ...] = ()
+        self._untouched: Params = {}
+        """All parameters after a checked step, to see at the next that nothing else has changed them."""
         self._left = Left({}, False)
         self._warned = False
         self._hyper: tuple[Hyper, ...] = ()
@@ -212,7 +214,7 @@ class Recorder:
                 )
             self._left = leave(self._live)
         finally:
-            self._stage = None
+            self._stage, self._untouched = None, {}
             self._drop_pending()
 
     def batch(self, x: Inputs, y: Tensor, *, ids: Any = None, weight: float = 1.0) -> None:
@@ -238,21 +240,28 @@ class Recorder:
         plain_ids = check_ids(ids, len(y))
         if not self._pending:
             self._begin_step(writer)
-        if self._is_first and self._dataset is not None:
+        if self._is_checked and self._dataset is not None:
             check_reference(self._dataset, fields, plain_ids)
         rows = self._examples.add(fields, plain_ids)
-        kept = {n: t.detach().clone() for n, t in fields.items()} if self._is_first else fields
+        kept = {n: t.detach().clone() for n, t in fields.items()} if self._is_checked else fields
         self._pending.append(_Pending(MicroBatch(rows, float(weight)), to_batch(kept)))
         self._observer.expect(y, weight)
 
     @property
     def _is_first(self) -> bool:
-        """Whether the next step is the first of its stage block: the one whose gradient is checked."""
+        """Whether the next step is the first of its stage block."""
         return self._active().steps == self._stage_start
+
+    @property
+    def _is_checked(self) -> bool:
+        """Whether a checkpoint was made for the next step: then its gradient is checked, and what follows it."""
+        return self._active().checkpoints[-1] == self._active().steps
 
     def _begin_step(self, writer: RunWriter) -> None:
         """Before the first forward pass of a step, while buffers are still those before the step."""
         step, known = writer.steps, writer.checkpoints
+        check_untouched(self._live, self._untouched, step)
+        self._untouched = {}
         if self._average is not None:
             self._average.check(self._live, step)
         phase = self._begin_phase(step) if self._is_first else None
@@ -265,7 +274,7 @@ class Recorder:
         if self._is_first or step - known[-1] >= self._every:
             wanted = step not in known or phase is not None
             writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), phase=phase)
-        self._buffers_before = read_buffers(self._live) if self._is_first else None
+        self._buffers_before = read_buffers(self._live) if self._is_checked else None
         self._scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
     def _was_skipped(self) -> bool:
@@ -335,6 +344,8 @@ class Recorder:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self._in_flight
         assert record is not None
+        if self._is_checked:
+            self._untouched = {n: p.detach().clone() for n, p in parameters(self._live).items()}
         self._active().append(record, self._examples.take(), read_generators(self._live.device))
         self._counts.update({n: self._counts[n] + 1 for n in self._live.trained if n not in record.idle})
         self._in_flight = None

@@ -25,14 +25,37 @@ class Left(NamedTuple):
     """Whether the optimizer had a state."""
 
 
+def parameters(live: Live) -> Params:
+    """All that nothing but a recorded step may change: the live tensors."""
+    return live.trained | live.rested | {n: t for n, t in live.carried.items() if isinstance(t, nn.Parameter)}
+
+
 def leave(live: Live) -> Left:
-    parameters = live.trained | live.rested | {n: t for n, t in live.carried.items() if isinstance(t, nn.Parameter)}
-    return Left({n: _digest(p) for n, p in parameters.items()}, any(live.optimizer.state.values()))
+    return Left({n: _digest(p) for n, p in parameters(live).items()}, any(live.optimizer.state.values()))
 
 
 def _digest(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return sha256(flat.view(torch.uint8).numpy().tobytes()) if len(flat) else ""
+    return sha256(_bytes(tensor).cpu().numpy().tobytes())
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def check_untouched(live: Live, kept: Params, step: int) -> None:
+    """Before `step`: RecordingError unless all kept parameters have the bytes that the step before left."""
+    now = parameters(live)
+    changed = [n for n, before in kept.items() if not torch.equal(_bytes(now[n]), _bytes(before))]
+    if changed:
+        raise RecordingError(
+            f"{_some(changed)} changed between steps {step - 1} and {step}, outside the recorded optimizer's step(): "
+            "by a clamp or projection, another optimizer, or values that were loaded. A replay cannot know of it: make "
+            "constraints part of the model (torch.nn.utils.parametrize), and train all by one optimizer"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def succeed(
@@ -112,9 +135,9 @@ def _check_unchanged(now: Live, sources: Mapping[str, str], values: Mapping[str,
     changed = [n for n, source in sources.items() if n in found and found[n] != values.get(source, found[n])]
     if changed:
         raise RecordingError(
-            f"{', '.join(changed[:3])}{f' and {len(changed) - 3} more' if len(changed) > 3 else ''} changed between "
-            "two stages, outside any recorded step, so how they depend on the training before is not known. If they "
-            "were initialised anew, say so: recorder.stage(name, reset=[names]); else record the parts as separate runs"
+            f"{_some(changed)} changed between two stages, outside any recorded step, so how they depend on the "
+            "training before is not known. If they were initialised anew, say so: recorder.stage(name, reset=[names]); "
+            "else record the parts as separate runs"
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from aa_core.errors import (
     EmptyStageError,
@@ -289,6 +291,63 @@ def test_a_gradient_that_the_batch_does_not_explain_is_refused_before_it_is_appl
     assert torch.equal(model.body[0].weight, before)
 
 
+def test_a_loop_that_departs_within_a_stage_is_stopped_at_the_next_checkpoint(tmp_path: Path) -> None:
+    model, optimizer = make()
+    with (
+        pytest.raises(RecordingError, match=r"step 6: .*relative difference"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS, checkpoint_every=3) as recorder,
+        recorder.stage("a"),
+    ):
+        train(recorder, model, optimizer, 4)
+        for _ in range(3):
+            recorder.batch(X, Y, ids=range(4))
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), Y, label_smoothing=0.1).backward()
+            optimizer.step()
+    run = open_run(tmp_path / "r")
+    assert (run.steps, run.sealed) == (6, False)
+
+
+def clamp(model: nn.Module, _: object) -> None:
+    for param in model.body.parameters():
+        param.data.clamp_(-0.1, 0.1)
+
+
+def train_more(model: nn.Module, _: object) -> None:
+    model.frozen.data.sub_(0.1)
+
+
+def swap_and_restore(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    kept = {n: t.clone() for n, t in model.state_dict().items()}
+    clamp(model, optimizer)
+    model.load_state_dict(kept)
+
+
+def one_by_one(path: Path, between: Callable[[nn.Module, torch.optim.Optimizer], None], start: int = 0) -> None:
+    """Four steps with a checkpoint every second one, and something done after each from `start` on."""
+    model, optimizer = make()
+    with Recorder(path, model, optimizer, LOSS, checkpoint_every=2) as recorder, recorder.stage("a"):
+        for k in range(4):
+            train(recorder, model, optimizer, 1)
+            if k >= start:
+                between(model, optimizer)
+
+
+@pytest.mark.parametrize(("between", "name"), [(clamp, r"body\.0\.weight"), (train_more, "frozen")])
+@pytest.mark.parametrize(("start", "found"), [(0, 1), (1, 3)])
+def test_what_changes_parameters_beside_the_optimizer_is_stopped(
+    tmp_path: Path, between: Callable[..., None], name: str, start: int, found: int
+) -> None:
+    with pytest.raises(RecordingError, match=rf"{name}.* changed between steps {found - 1} and {found}, outside"):
+        one_by_one(tmp_path / "r", between, start)
+    assert open_run(tmp_path / "r").steps == found
+
+
+def test_parameters_may_be_swapped_for_others_and_back_between_steps(tmp_path: Path) -> None:
+    one_by_one(tmp_path / "r", swap_and_restore)
+    assert open_run(tmp_path / "r").sealed
+
+
 def test_dampened_momentum_that_starts_late_is_refused(tmp_path: Path) -> None:
     model, optimizer = make(torch.optim.SGD, dampening=0.3)
     with (
@@ -402,6 +461,49 @@ def test_parameters_that_are_not_the_models_are_unsupported(tmp_path: Path) -> N
     model, _ = make()
     with pytest.raises(UnsupportedError, match="not the model's"):
         Recorder(tmp_path / "r", model, torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1), LOSS)
+
+
+MODELS_AS_THEY_CANNOT_BE_RECORDED = {
+    r"record the one inside.*_orig_mod": lambda: torch.compile(make()[0], backend="eager"),
+    "train on one device": lambda: nn.DataParallel(make()[0]),
+    "0.weight has no shape yet": lambda: nn.Sequential(nn.LazyLinear(3)),
+    "is a function, expected a torch.nn.Module": lambda: make,
+}
+
+
+@pytest.mark.parametrize("message", MODELS_AS_THEY_CANNOT_BE_RECORDED)
+def test_a_model_that_cannot_be_replayed_is_refused_before_anything_is_written(tmp_path: Path, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        Recorder(tmp_path / "r", MODELS_AS_THEY_CANNOT_BE_RECORDED[message](), make()[1], LOSS)
+    assert not (tmp_path / "r").exists()
+
+
+class Checkpointed(nn.Sequential):
+    """Runs its layers again on the way back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "message"),
+    [
+        (Checkpointed(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), X, "Linear runs forward once more.*checkpoint"),
+        (nn.Sequential(nn.EmbeddingBag(9, 3, sparse=True)), X.abs().long(), "0.weight is sparse.*sparse=False"),
+    ],
+)
+def test_what_a_model_does_on_the_way_back_may_be_unsupported(
+    tmp_path: Path, model: nn.Module, x: torch.Tensor, message: str
+) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.raises(UnsupportedError, match=message),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        recorder.batch(x, Y)
+        LOSS(model(x), Y).backward()
+        optimizer.step()
 
 
 class Pairs:
