@@ -51,6 +51,10 @@ class Counterfactual:
 
     def __post_init__(self) -> None:
         check_semantics(self.semantics)
+        if strays := [k for k in (*self.steps, *self.examples) if not hasattr(k, "__index__")]:
+            raise RequestError(
+                f"{strays[0]!r} is no step and no row of a training example; give whole numbers, such as *range(40, 60)"
+            )
         if not self.stages and not self.steps and not self.examples:
             raise RequestError(
                 "a counterfactual needs at least one stage, step or training example to leave out or scale"

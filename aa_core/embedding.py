@@ -118,14 +118,15 @@ def read(
     performance.check_differentiable()
     parts: dict[Readout, list[Tensor]] = {"linear": [], "displaced": [], "link": []}
     moved = {n: p - embedding[n] for n, p in params.items()}
-    for inputs, targets in performance.chunks(problem.device):
-        outputs, change = push_outputs(problem, params, buffers, inputs, embedding)
-        value, slope = jvp(lambda f, y=targets: performance.score(f, y), (outputs,), (change,))[:2]
-        with torch.no_grad():
-            elsewhere = problem.outputs(moved, dict(buffers), inputs)
-            parts["linear"].append(slope)
-            parts["displaced"].append(value - performance.score(elsewhere, targets))
-            parts["link"].append(value - performance.score(outputs - change, targets))
+    with performance.explained():
+        for inputs, targets in performance.chunks(problem.device):
+            outputs, change = push_outputs(problem, params, buffers, inputs, embedding)
+            value, slope = jvp(lambda f, y=targets: performance.score(f, y), (outputs,), (change,))[:2]
+            with torch.no_grad():
+                elsewhere = problem.outputs(moved, dict(buffers), inputs)
+                parts["linear"].append(slope)
+                parts["displaced"].append(value - performance.score(elsewhere, targets))
+                parts["link"].append(value - performance.score(outputs - change, targets))
     return {readout: performance.combine([part.detach() for part in found]) for readout, found in parts.items()}
 
 

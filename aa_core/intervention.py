@@ -16,6 +16,9 @@ from aa_core.propagator import Training
 from aa_core.records import Hyper, RunLike, StepInput
 from aa_core.state import Snapshot, blend
 
+NOT_NEGATIVE = ("lr", "momentum", "weight_decay")
+"""Hyperparameters of which torch refuses negative values."""
+
 
 @dataclass(frozen=True)
 class Intervention:
@@ -118,9 +121,9 @@ def _make(change: Change, hyper: dict[int, tuple[dict[str, float], ...]]) -> Non
     moved = False
     for place, k, group in places:
         value = change.value(group[change.name], place, len(hyper))
-        if not math.isfinite(value) or (change.name == "lr" and value < 0):
+        if not math.isfinite(value) or (value < 0 and change.name in NOT_NEGATIVE):
             raise RequestError(
-                f"{change.hyper} {change.text} gives {value} in step {k}; expected a finite value, lr >= 0"
+                f"{change.hyper} {change.text} gives {value} in step {k}; expected a finite value, not below zero"
             )
         moved = moved or value != group[change.name]
         group[change.name] = value

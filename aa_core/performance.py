@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,8 +46,23 @@ class Performance:
 
     def __call__(self, problem: Problem, params: Params, buffers: Buffers) -> Tensor:
         """The values at these parameters, differentiable in them, [values]."""
-        parts = [self.score(problem.outputs(params, dict(buffers), x), y) for x, y in self.chunks(problem.device)]
+        with self.explained():
+            parts = [self.score(problem.outputs(params, dict(buffers), x), y) for x, y in self.chunks(problem.device)]
         return self.combine(parts)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Inside, an error of the model or the score becomes a RequestError that says what the examples are."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise RequestError(
+                f"{self.name} cannot be computed on these examples: {error}. Found inputs {_describe(self.inputs)} and "
+                f"targets {_describe(self.targets)}; expected inputs as the model was trained on, and targets that go "
+                "with its outputs"
+            ) from error
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Performance:
         """The performance of some of the examples."""
@@ -118,6 +134,12 @@ class Performance:
                 f"{self.name} changes in steps, so it has no derivative to attribute: retrain to see it change, or "
                 "judge by a smooth performance, such as log_likelihood or margin"
             )
+
+
+def _describe(tensors: Inputs) -> str:
+    if isinstance(tensors, dict):
+        return ", ".join(f"{name} {_describe(tensor)}" for name, tensor in tensors.items())
+    return f"{list(tensors.shape)} {str(tensors.dtype).removeprefix('torch.')}"
 
 
 def performance(inputs: Inputs, targets: Any, score: Score, *, name: str, unit: str) -> Performance:

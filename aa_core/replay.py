@@ -16,7 +16,7 @@ from aa_core.problem import Problem
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.schedule import split
-from aa_core.state import AVERAGE, Params, Snapshot, State, max_difference, nbytes, to_device
+from aa_core.state import AVERAGE, Params, Snapshot, max_difference, nbytes, to_device
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); may raise Cancelled to stop."""
@@ -30,9 +30,9 @@ class Drift(NamedTuple):
 
     step: int
     absolute: float
-    """Largest absolute difference over all parameters."""
+    """Largest absolute difference over all parameters, or over all buffers: whichever is further off."""
     relative: float
-    """The same, relative to the largest change of a parameter since the checkpoint before."""
+    """The same, relative to the largest change of one of them since the checkpoint before."""
     allowed: float
     """The largest `relative` that can be rounding: other threads or another device, not another model."""
 
@@ -168,20 +168,32 @@ def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots
 
 def measure_drift(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     """Compare a replayed snapshot with the recorded checkpoint of the same step."""
-    recorded = _weights(load(run, training, replayed.step).state)
+    recorded = load(run, training, replayed.step)
     earlier = load(run, training, max((c for c in run.checkpoints if c < replayed.step), default=0))
-    before = _weights(training.skip(earlier, replayed.step).state)
+    before = training.skip(earlier, replayed.step)
+    weights, buffers = (
+        _compare(replayed.step, *(kind(s) for s in (replayed, recorded, before))) for kind in (_weights, _buffers)
+    )
+    return buffers if weights.within_tolerance and not buffers.relative <= weights.relative else weights
+
+
+def _compare(step: int, replayed: Params, recorded: Params, before: Params) -> Drift:
     size = max((float(t.abs().max()) for t in recorded.values() if t.numel()), default=0.0)
-    absolute, change = max_difference(_weights(replayed.state), recorded), max_difference(recorded, before)
+    absolute, change = max_difference(replayed, recorded), max_difference(recorded, before)
     double = all(p.dtype == torch.float64 for p in recorded.values())
     share, epsilon = (1e-8, 2.3e-16) if double else (1e-2, 1.2e-7)
     relative = absolute / change if change else math.inf if absolute else 0.0
-    return Drift(replayed.step, absolute, relative, share + (32 * epsilon * size / change if change else 0.0))
+    return Drift(step, absolute, relative, share + (32 * epsilon * size / change if change else 0.0))
 
 
-def _weights(state: State) -> Params:
+def _weights(at: Snapshot) -> Params:
     """The parameters, and the averaged ones where there are any."""
-    return {**state.params, **{f"{AVERAGE}.{n}": t for n, t in state.slots.get(AVERAGE, {}).items()}}
+    return {**at.state.params, **{f"{AVERAGE}.{n}": t for n, t in at.state.slots.get(AVERAGE, {}).items()}}
+
+
+def _buffers(at: Snapshot) -> Params:
+    """What forward passes leave in the model: running statistics and the like."""
+    return {n: t for n, t in at.buffers.items() if t.is_floating_point()}
 
 
 def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
@@ -189,10 +201,10 @@ def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     drift = measure_drift(run, training, replayed)
     if not drift.within_tolerance:
         raise ReplayDriftError(
-            f"replaying up to step {drift.step} gives parameters {drift.relative:.2e} away from the recorded "
+            f"replaying up to step {drift.step} gives a state {drift.relative:.2e} away from the recorded "
             f"checkpoint (relative to the change since the checkpoint before), more than the {drift.allowed:.0e} "
-            "allowed: model, loss, data or hyperparameters are not those of the recording. Check the problem's "
-            "architecture and loss"
+            "allowed: model, loss, data or hyperparameters are not those of the recording, or something but "
+            "the recorded steps changed it. Check the problem's architecture and loss"
         )
     training.problem.verified.add(run.digest)
     training.problem.drifts[run.digest] = max(drift.relative, training.problem.drifts.get(run.digest, 0.0))

@@ -206,6 +206,18 @@ def test_the_drift_of_every_segment_is_reported() -> None:
     assert drifts[0].relative == pytest.approx(drifts[0].absolute / change) and not drifts[0].within_tolerance
 
 
+def test_running_statistics_that_something_else_moved_are_noticed() -> None:
+    model = nn.Sequential(nn.Linear(zoo.FEATURES, 5), nn.BatchNorm1d(5), nn.Linear(5, zoo.CLASSES))
+    case = make_case(lambda: model, zoo.OPTIMIZERS["sgd"], every=5)
+    assert all(d.absolute == 0 for d in aa.replay_drift(case.run, case.problem))
+    last = case.run.states[-1]
+    moved = last._replace(buffers={**last.buffers, "1.running_mean": last.buffers["1.running_mean"] + 0.1})
+    run = dataclasses.replace(case.run, states=[*case.run.states[:-1], moved])
+    assert [d.within_tolerance for d in aa.replay_drift(run, case.problem)] == [True, True, False]
+    with pytest.raises(ReplayDriftError, match="up to step 12"):
+        aa.step_effects(run, case.problem, queries())
+
+
 @pytest.mark.parametrize("every", [1, 5])
 def test_retraining_with_a_wrong_model_is_refused(every: int) -> None:
     case = recorded("mlp", "momentum", every=every)
@@ -331,6 +343,30 @@ def test_a_score_that_is_not_one_number_per_example_is_refused(ask: Any, shape: 
     gamma = aa.performance(*zoo.examples(5, 9), SHAPES[shape], name="error", unit="squares")
     with pytest.raises(RequestError):
         ask(case.run, case.problem, gamma)
+
+
+X, Y = zoo.examples(5, 9)
+UNFIT: dict[str, tuple[Tensor, Tensor, str]] = {
+    "other shape": (torch.zeros(5, 7, dtype=torch.float64), Y, r"inputs \[5, 7\] float64"),
+    "other dtype": (X.float(), Y, r"inputs \[5, 6\] float32"),
+    "labels out of range": (X, Y + zoo.CLASSES, r"out of bounds.*targets \[5\] int64"),
+    "labels of another dtype": (X, Y.double(), r"targets \[5\] float64"),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+@pytest.mark.parametrize("ask", [aa.stage_effects, aa.step_effects, aa.path_shares], ids=["stages", "steps", "shares"])
+def test_examples_that_do_not_go_with_the_model_are_described(ask: Any, unfit: str) -> None:
+    case, (x, y, found) = recorded("mlp", "sgd"), UNFIT[unfit]
+    with pytest.raises(RequestError, match=f"log-likelihood cannot be computed on these examples: .*{found}.*expected"):
+        ask(case.run, case.problem, aa.log_likelihood(x, y))
+
+
+@pytest.mark.parametrize("stray", [1.5, range(3), "a"], ids=str)
+def test_a_step_or_an_example_is_a_whole_number(stray: Any) -> None:
+    for make in (aa.Counterfactual.skip_steps, aa.Counterfactual.without_examples):
+        with pytest.raises(RequestError, match="is no step and no row"):
+            make(stray)
 
 
 # ---- problems by name ------------------------------------------------------------------------------------------------
