@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 
 from aa_core import archive_commands, checkpoint_commands, experiment_commands, remote_commands, sign_commands
-from aa_core.attribution import Attribution, stage_effects, step_effects
+from aa_core.attribution import SIGN, Attribution, stage_effects, step_effects
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints import CheckpointRun
 from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
@@ -45,6 +45,7 @@ from aa_core.reporting.escape import shorten, visible
 from aa_core.run_performance import run_performance
 from aa_core.trajectory import Trajectory
 from aa_core.version import __version__
+from aa_core.whatif_each import AddressOption, EachOption, ExecutorOption, answers, separately
 from aa_core.whatif_options import counterfactual
 
 app = typer.Typer(
@@ -215,6 +216,8 @@ def _write_effects(found: Attribution, format: Format | None, output: Path | Non
         "aa whatif my_run --change finetune:lr=0.5x --change finetune:momentum=0.8",
         'aa whatif my_run --change "finetune:lr=cosine 0.1 to 0"',
         "aa whatif my_run --without-example 3,7-9",
+        "aa whatif my_run --each                              # every stage by itself",
+        "aa whatif my_run --each --executor ray               # as a fleet on a Ray cluster",
     )
 )
 def whatif(
@@ -245,14 +248,27 @@ def whatif(
     curvature: CurvatureOption = "exact",
     readout: ReadoutOption = "linear",
     semantics: SemanticsOption = "freeze",
+    each: EachOption = False,
+    executor: ExecutorOption = "here",
+    address: AddressOption = None,
     problem: ProblemOption = None,
     format: FormatOption = None,
     output: Output = None,
 ) -> None:
     """Train again with something changed, and compare with the estimate. Runs here and now."""
-    what = counterfactual(skip or (), steps or (), without_example, change or (), scale, semantics)
     opened = open_told(run)
-    spec = whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
+    if each:
+        questions = separately(opened, skip or (), steps or (), semantics, rest=(without_example, change, scale))
+    else:
+        questions = [counterfactual(skip or (), steps or (), without_example, change or (), scale, semantics)]
+    specs = [
+        whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
+        for what in questions
+    ]
+    if each or executor == "ray":
+        write_rows(answers(specs, executor, address), format, output, {"run": opened.digest, "sign": SIGN})
+        return
+    (spec,) = specs
     found = perform(spec, Meter())
     result = found.result
     if format is None and output is None:

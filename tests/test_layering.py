@@ -76,7 +76,7 @@ LAYERS = (
     ("findings", "findings.*", "access_log"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
-    ("cli", "*_commands", "options", "whatif_options", "console", "launcher", "__init__", "__main__"),
+    ("cli", "*_commands", "options", "whatif_options", "whatif_each", "console", "launcher", "__init__", "__main__"),
 )
 UNPLACED = -1
 ESTIMATORS = ("tangent", "adjoint", "embedding", "attribution")

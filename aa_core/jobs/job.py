@@ -116,14 +116,29 @@ class Job:
 
     def retry(self) -> Job:
         """Start a failed or cancelled job again, from the last state that it kept; any other is left as it is."""
-        if self.status in ("failed", "cancelled") and (lock := acquire(self.folder / LOCK, ENDING)) is not None:
-            try:
-                for name in (CANCEL, PROGRESS, FAILURE, ATTEMPTS):
-                    (self.folder / name).unlink(missing_ok=True)
-                _start(self.folder, lock)
-            finally:
-                os.close(lock)
+        if self.status in ("failed", "cancelled") and (lock := self.reopen()) is not None:
+            _hand_over(self.folder, lock)
         return self
+
+    def reopen(self) -> int | None:
+        """The lock of a job that is to be done, what an earlier attempt left put away; None if done or under way."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = acquire(self.folder / LOCK, ENDING)
+        if lock is None:
+            return None
+        if (self.folder / RESULT).exists():
+            os.close(lock)
+            return None
+        for name in (CANCEL, PROGRESS, FAILURE, ATTEMPTS):
+            (self.folder / name).unlink(missing_ok=True)
+        if not (self.folder / SPEC).exists():
+            write_atomic(self.folder / SPEC, self.spec.to_bytes())
+        return lock
+
+    @staticmethod
+    def of(spec: JobSpec) -> Job:
+        """The job of a question, whether it was ever submitted or not."""
+        return Job(_folder() / spec.id, spec)
 
     def _failure(self) -> Failure | None:
         try:
@@ -143,18 +158,17 @@ def submit(spec: JobSpec) -> Job:
 
     A job that is done, failed or cancelled is not started: see `Job.retry`.
     """
-    job = Job(_folder() / spec.id, spec)
+    job = Job.of(spec)
     job.folder.mkdir(parents=True, exist_ok=True)
     lock = acquire(job.folder / LOCK)
     if lock is None:
         return job
-    try:
-        if not (job.folder / SPEC).exists():
-            write_atomic(job.folder / SPEC, spec.to_bytes())
-        if not (job.folder / RESULT).exists() and not (job.folder / FAILURE).exists():
-            _start(job.folder, lock)
-    finally:
+    if not (job.folder / SPEC).exists():
+        write_atomic(job.folder / SPEC, spec.to_bytes())
+    if (job.folder / RESULT).exists() or (job.folder / FAILURE).exists():
         os.close(lock)
+    else:
+        _hand_over(job.folder, lock)
     return job
 
 
@@ -193,6 +207,14 @@ def resume_dead() -> tuple[Job, ...]:
     """Start all jobs again whose processes died without a word, each from the last state that it kept."""
     dead = [job for job in all_jobs() if job.status == "failed" and job._failure() is None]
     return tuple(submit(job.spec) for job in dead)
+
+
+def _hand_over(folder: Path, lock: int) -> None:
+    """Start a supervisor and let go of the lock, which it holds from then on."""
+    try:
+        _start(folder, lock)
+    finally:
+        os.close(lock)
 
 
 def _start(folder: Path, lock: int) -> None:

@@ -6,13 +6,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from aa_core.errors import AuditError, Cancelled
 from aa_core.files import write_atomic
-from aa_core.header import Model, parse
+from aa_core.header import parse
 from aa_core.jobs.kinds import Outcome, perform
 from aa_core.jobs.lock import acquire
 from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, STATE, Failure, JobProgress, JobSpec
@@ -60,21 +61,38 @@ class ProgressFile:
 def work(folder: Path) -> None:
     """Do the job of this folder and leave a result or the reason why there is none."""
     report, kept = ProgressFile(folder), KeptState(folder / STATE)
-    try:
-        spec = parse(JobSpec, (folder / SPEC).read_bytes(), SPEC)
+
+    def take_turn() -> Outcome:
         with _turn(folder.parent / TURN, report):
-            _store(folder, perform(spec, report, kept))
+            return perform(parse(JobSpec, (folder / SPEC).read_bytes(), SPEC), report, kept)
+
+    files = answer(take_turn)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    if RESULT in files:
         kept.forget()
+
+
+def answer(job: Callable[[], Outcome]) -> dict[str, bytes]:
+    """The files that a job leaves: its tables and then the result, which says that all is there; or a failure."""
+    try:
+        found = job()
+        tables = {f"{name}.table.json": to_json(frame.to_dict("list")).encode() for name, frame in found.tables.items()}
+        return {**tables, RESULT: to_json(found.result).encode()}
     except Cancelled as stopped:
-        _write(folder / FAILURE, Failure(status="cancelled", error=str(stopped)))
+        return _failed("cancelled", str(stopped))
     except AuditError as error:
-        _write(folder / FAILURE, Failure(status="failed", error=str(error)))
+        return _failed("failed", str(error))
     except Exception as error:
         traceback.print_exc()
         if _is_memory(error):
             error = MemoryError("out of memory; close other programs, or ask on a machine with more of it")
         said = (str(error).strip() or "no message").splitlines()[0]
-        _write(folder / FAILURE, Failure(status="failed", error=f"{type(error).__name__}: {said} (more in the log)"))
+        return _failed("failed", f"{type(error).__name__}: {said} (more in the log)")
+
+
+def _failed(status: Literal["failed", "cancelled"], why: str) -> dict[str, bytes]:
+    return {FAILURE: Failure(status=status, error=why).to_bytes()}
 
 
 def _is_memory(error: Exception) -> bool:
@@ -92,17 +110,6 @@ def _turn(path: Path, report: ProgressFile) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _store(folder: Path, outcome: Outcome) -> None:
-    """The tables first: a result says that all of it is there."""
-    for name, frame in outcome.tables.items():
-        write_atomic(folder / f"{name}.table.json", to_json(frame.to_dict("list")).encode())
-    write_atomic(folder / RESULT, to_json(outcome.result).encode())
-
-
-def _write(path: Path, content: Model) -> None:
-    write_atomic(path, content.to_bytes())
 
 
 def main(folder: str, lock: str | None = None) -> None:

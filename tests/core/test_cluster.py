@@ -1,0 +1,137 @@
+"""A fleet of jobs on a real Ray of this machine, with two workers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from aa_core.cli import app
+from aa_core.counterfactual import Counterfactual
+from aa_core.errors import RequestError
+from aa_core.jobs import Job, JobSpec, perform, submit, whatif_spec
+from aa_core.jobs.cluster import run_fleet
+from aa_core.trajectory import Trajectory
+from tests.core.job_run import STAGES, make
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # two jobs at once on two processors
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Trajectory, str]:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs the extra `ray`")
+    monkeypatch.setenv("AA_WORKSPACE", str(tmp_path / "workspace"))
+    run, file = make(tmp_path)
+    return run, f"{file}:problem"
+
+
+def specs(run: Trajectory, problem: str) -> list[JobSpec]:
+    return [whatif_spec(run, Counterfactual.skip(name), problem=problem) for name in STAGES]
+
+
+def test_it_finds_what_one_machine_finds_to_the_bit(asked: tuple[Trajectory, str]) -> None:
+    questions = specs(*asked)
+    jobs = run_fleet(questions, threads=1)
+    for spec, job in zip(questions, jobs, strict=True):
+        here = perform(spec)
+        assert job.status == "done" and job.result()["mean_truth"] == here.result["mean_truth"]
+        assert job.table("examples").equals(here.tables["examples"])
+    again = run_fleet(questions, threads=1)
+    assert [job.result() for job in again] == [job.result() for job in jobs], "what is done is not done again"
+
+
+def test_a_killed_worker_costs_only_its_own_job_which_is_begun_again(
+    asked: tuple[Trajectory, str], tmp_path: Path
+) -> None:
+    run, problem = asked
+    file = Path(problem.partition(":")[0])
+    file.write_text(file.read_text() + DIES_ONCE.format(mark=str(tmp_path / "died")))
+    jobs = run_fleet(
+        [whatif_spec(run, Counterfactual.skip("first"), problem=f"{file}:{n}") for n in ("mortal", "problem")],
+        threads=1,
+    )
+    assert (tmp_path / "died").exists() and [job.status for job in jobs] == ["done", "done"]
+    assert jobs[0].result()["mean_truth"] == jobs[1].result()["mean_truth"]
+
+
+DIES_ONCE = """
+import os, signal
+from pathlib import Path
+
+def mortal(config):
+    if not Path({mark!r}).exists():
+        Path({mark!r}).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return problem(config)
+"""
+
+
+def test_one_is_cancelled_one_fails_and_the_third_is_done(asked: tuple[Trajectory, str]) -> None:
+    run, problem = asked
+    file = problem.partition(":")[0]
+    names = ("very_slow", "broken", "problem")
+    questions = [whatif_spec(run, Counterfactual.skip("first"), problem=f"{file}:{name}") for name in names]
+
+    def cancel_the_first(jobs: Sequence[Job]) -> None:
+        if jobs[0].progress is not None:
+            jobs[0].cancel()
+
+    slow, broken, done = run_fleet(questions, threads=1, watch=cancel_the_first)
+    assert slow.status == "cancelled" and broken.status == "failed" and done.status == "done"
+    assert broken.error is not None and "no such setting" in broken.error
+    assert submit(questions[1]).status == "failed", "a fleet's job is a job like any other"
+
+
+def test_an_interrupt_stops_all_and_leaves_no_job_alive(asked: tuple[Trajectory, str]) -> None:
+    run, problem = asked
+    questions = [
+        whatif_spec(run, Counterfactual.skip(n), problem=problem.replace(":problem", ":very_slow")) for n in STAGES
+    ]
+
+    def interrupt(jobs: Sequence[Job]) -> None:
+        if any(job.progress is not None for job in jobs):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fleet(questions, threads=1, watch=interrupt)
+    assert {Job.of(spec).status for spec in questions} == {"cancelled"}
+
+
+def test_a_cluster_that_asks_no_token_is_refused(
+    asked: tuple[Trajectory, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(RequestError, match="token"):
+        run_fleet(specs(*asked), "ray://elsewhere:10001")
+
+
+def test_the_command_line_asks_every_stage_here_and_on_a_cluster(asked: tuple[Trajectory, str]) -> None:
+    run, problem = asked
+    line = ["whatif", str(run.path), "--each", "--problem", problem, "--format", "json"]
+    here, there = (CliRunner().invoke(app, [*line, "--executor", executor]) for executor in ("here", "ray"))
+    assert here.exit_code == there.exit_code == 0, (here.output, there.output)
+    rows = [json.loads(result.stdout)["rows"] for result in (here, there)]
+    assert rows[0] == rows[1] and len(rows[0]) == len(STAGES)
+
+
+@pytest.mark.parametrize("options", [["--each", "--scale", "0.5"], ["--each", "--address", "auto"]])
+def test_options_that_do_not_go_together(asked: tuple[Trajectory, str], options: list[str]) -> None:
+    run, problem = asked
+    result = CliRunner().invoke(app, ["whatif", str(run.path), "--problem", problem, *options])
+    assert result.exit_code == 2 and "goes with" in result.output
