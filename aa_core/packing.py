@@ -1,6 +1,8 @@
-"""Parameters side by side: an elementwise optimizer costs a few long operations instead of many short ones."""
+"""Small parameters side by side: an elementwise optimizer costs a few long operations instead of many short ones."""
 
 from __future__ import annotations
+
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -8,9 +10,12 @@ from torch import Tensor
 from aa_core.records import Groups
 from aa_core.state import Params, State
 
+BLOCK = 1 << 16
+"""Elements of a bundle at most, so that it stays in the processor's cache; a parameter of more is alone, not copied."""
+
 
 class Packing:
-    """Packs tensors of one parameter group, clock and dtype into one vector named by its number, and unpacks them.
+    """Packs tensors of one parameter group, clock and dtype into vectors, each named by its number, and unpacks them.
 
     For derivatives only: a packed update may round differently in the last bit. Parameters at rest are packed, too.
     """
@@ -22,19 +27,35 @@ class Packing:
         group = {n: g for g, names in enumerate(groups) for n in names}
         clock = {n: c for c, names in enumerate(clocks) for n in names}
         keys = {n: (group.get(n), clock.get(n), p.dtype if together else n) for n, p in like.items()}
-        order = list(dict.fromkeys(keys.values()))
-        self.bundles = {str(i): tuple(n for n, k in keys.items() if k == key) for i, key in enumerate(order)}
-        self.groups = tuple(tuple(str(i) for i, k in enumerate(order) if k[0] == g) for g in range(len(groups)))
-        self.clocks = tuple(tuple(str(i) for i, k in enumerate(order) if k[1] == c) for c in range(len(clocks)))
+        alike = [tuple(n for n, k in keys.items() if k == key) for key in dict.fromkeys(keys.values())]
+        self.bundles = {str(i): names for i, names in enumerate(chain.from_iterable(map(self._cut, alike)))}
+        self.groups = self._parts(groups)
+        self.clocks = self._parts(clocks)
+
+    def _cut(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Into runs of at most BLOCK elements, as far as each holds several."""
+        runs: list[tuple[str, ...]] = []
+        room = 0
+        for name in names:
+            size = self.shapes[name].numel()
+            if size > room:
+                runs.append(())
+                room = BLOCK
+            runs[-1] += (name,)
+            room -= size
+        return runs
+
+    def _parts(self, division: Groups) -> Groups:
+        """The same division of the bundles."""
+        return tuple(tuple(key for key, members in self.bundles.items() if members[0] in names) for names in division)
 
     def pack(self, params: Params, rays: tuple[int, ...] = ()) -> Params:
         """Tensors of shape [*rays, ...] -> vectors [*rays, size]; a bundle whose parameters are missing is left out."""
         found = {key: names for key, names in self.bundles.items() if names[0] in params}
         if not self._together:
             return {key: params[name] for key, (name,) in found.items()}
-        return {
-            key: torch.cat([params[n].reshape(*rays, -1) for n in names], len(rays)) for key, names in found.items()
-        }
+        flat = {key: [params[n].reshape(*rays, -1) for n in names] for key, names in found.items()}
+        return {key: torch.cat(parts, len(rays)) if len(parts) > 1 else parts[0] for key, parts in flat.items()}
 
     def pack_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The bundles that consist of these parameters."""

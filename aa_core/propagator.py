@@ -9,48 +9,15 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
 from aa_core.crossing import Crossing
-from aa_core.curvature import Curvature, Product, gradient, gradient_and_curvature, pull_back
+from aa_core.curvature import Curvature, Product, gradient, gradient_and_curvature
 from aa_core.packing import Packing
 from aa_core.problem import Problem
-from aa_core.records import Groups, Phase, StepInput
+from aa_core.records import Phase, StepInput
 from aa_core.rules import UpdateRule, rule_named
-from aa_core.rules.clipping import clip
-from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, rays, unflatten
-
-
-def update(rule: UpdateRule, groups: Groups, clocks: Groups, state: State, grads: Params, step: StepInput) -> State:
-    """U: clipping and the optimizer as one pure function of the state and the gradient.
-
-    What the optimizer does not have, or passed over for want of a gradient, stays as it is.
-    """
-    hyper = {n: h for names, h in zip(groups, step.hyper, strict=True) for n in names if n not in step.idle}
-    count = state.count + _ticks(clocks, step.idle, state.count)
-    clock = {n: count[i] for i, names in enumerate(clocks) for n in names}
-    clipped = clip({n: g for n, g in grads.items() if n in hyper}, step.clip)
-    stepped = {
-        n: rule.update(state.params[n], clipped[n], {s: state.slots[s][n] for s in rule.slots}, clock[n], h)
-        for n, h in hyper.items()
-    }
-    params = {n: stepped[n][0] if n in stepped else p for n, p in state.params.items()}
-    slots = {s: {n: stepped[n][1][s] if n in stepped else t for n, t in state.slots[s].items()} for s in rule.slots}
-    return State(params, slots | _averaged(state, params, step.averaging), count)
-
-
-def _averaged(state: State, params: Params, weight: float | None) -> dict[str, Params]:
-    """The averaged weights after a step, where the training keeps any."""
-    if AVERAGE not in state.slots or weight is None:
-        return {s: leaves for s, leaves in state.slots.items() if s == AVERAGE}
-    return {AVERAGE: {n: average.lerp(params[n], weight) for n, average in state.slots[AVERAGE].items()}}
-
-
-def _ticks(clocks: Groups, idle: tuple[str, ...], like: Tensor) -> Tensor | float:
-    """What a step adds to each clock."""
-    if not idle:
-        return 1.0
-    return torch.tensor([float(names[0] not in idle) for names in clocks], dtype=like.dtype, device=like.device)
+from aa_core.state import Buffers, Params, Snapshot, State
+from aa_core.update import Linearized, update
 
 
 class Stretch:
@@ -67,6 +34,10 @@ class Stretch:
     def update(self, state: State, grads: Params, step: StepInput) -> State:
         """U of a recorded step."""
         return update(self.rule, self.phase.groups, self.phase.clocks, state, grads, step)
+
+    def linearized(self, state: State, grads: Params, step: StepInput) -> Linearized:
+        """dU of a recorded step."""
+        return Linearized(self.rule.smooth, self.packing, state, grads, step)
 
 
 class Training:
@@ -142,7 +113,7 @@ class Training:
             with torch.no_grad():
                 return self._arrive(at, stretch.update(at.state, grads, step), buffers)
 
-        return take, Propagator(stretch, at.state, grads, step, product, self.crossing(at.step))
+        return take, Propagator(stretch.linearized(at.state, grads, step), product, self.crossing(at.step))
 
     def graph_bytes(self, at: Snapshot, step: StepInput, curvature: Curvature) -> int:
         """What a propagator of this step holds on to beside the states, measured on one."""
@@ -166,37 +137,13 @@ class Propagator:
     crossing to the next is part of it.
     """
 
-    def __init__(
-        self,
-        stretch: Stretch,
-        state: State,
-        grads: Params,
-        step: StepInput,
-        product: Product,
-        crossing: Crossing | None = None,
-    ) -> None:
-        self._rule, self._packing, self._product, self._crossing = (
-            stretch.rule.smooth,
-            stretch.packing,
-            product,
-            crossing,
-        )
-        self._state, self._grads = self._packing.pack_state(state), self._packing.pack(grads)
-        self._step = step._replace(idle=self._packing.pack_names(step.idle))
-        self._size = len(leaves(self._state))
+    def __init__(self, update: Linearized, product: Product, crossing: Crossing | None = None) -> None:
+        self._update, self._product, self._crossing = update, product, crossing
 
     def __matmul__(self, tangent: State) -> State:
         """Push a tangent of xi_k forward to a tangent of xi_{k+1}."""
-        lead = (rays(tangent),)
         curved = dict(zip(tangent.params, self._product(list(tangent.params.values())), strict=True))
-        packed = self._packing.pack_state(tangent, lead)
-        directions = (*leaves(packed), *self._packing.pack(curved, lead).values())
-
-        def push(*direction: Tensor) -> tuple[Tensor, ...]:
-            return jvp(self._update, self._primals(), direction)[1]
-
-        pushed = vmap(push)(*directions) if lead[0] > 1 else [t[None] for t in push(*(d[0] for d in directions))]
-        after = self._packing.unpack_state(unflatten((t.detach() for t in pushed), packed), lead)
+        after = self._update.push(tangent, curved)
         return after if self._crossing is None else self._crossing.push(after)
 
     @property
@@ -215,24 +162,7 @@ class Propagator:
 
     def _pull_update(self, cotangent: State) -> tuple[State, Params]:
         """((dU/dxi)^T a, (dU/dg)^T a)."""
-        if self._crossing is not None:
-            cotangent = self._crossing.pull(cotangent)
-        lead = (rays(cotangent),)
-        packed = self._packing.pack_state(cotangent, lead)
-        primals = tuple(t.detach().requires_grad_() for t in self._primals())
-        found = pull_back(self._update(*primals), primals, leaves(packed))
-        state = self._packing.unpack_state(unflatten(found[: self._size], packed), lead)
-        return state, self._packing.unpack(dict(zip(self._grads, found[self._size :], strict=True)), lead)
-
-    def _primals(self) -> tuple[Tensor, ...]:
-        return (*leaves(self._state), *self._grads.values())
-
-    def _update(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """U on the packed leaves, packed gradients last."""
-        grads = dict(zip(self._grads, tensors[self._size :], strict=True))
-        state = unflatten(tensors[: self._size], self._state)
-        packing = self._packing
-        return tuple(leaves(update(self._rule, packing.groups, packing.clocks, state, grads, self._step)))
+        return self._update.pull(cotangent if self._crossing is None else self._crossing.pull(cotangent))
 
 
 class Transposed:

@@ -155,7 +155,7 @@ def _measure(training: Training, at: Snapshot, data: StepInput, over: Mapping[st
     """Curvature at a step, and how it bends towards every stage that is over."""
     stretch = training.stretch(at.step)
     grads, _, product = gradient_and_curvature(stretch.problem, at, data, "exact")
-    metric = _metric(Propagator(stretch, at.state, grads, data._replace(clip=None), product), at.state)
+    metric = _metric(Propagator(stretch.linearized(at.state, grads, data._replace(clip=None)), product), at.state)
     root = metric.sqrt()
     reach = max(map(_reach, data.hyper)) / max(_largest_lr(training, at.step, data.hyper), 1e-300)
     low, high = extremes(lambda v: root * _times(product, root * v, at.state.params), _random(root), PRODUCTS)

@@ -116,13 +116,17 @@ def rays(state: State) -> int:
 
 
 def pair(cotangent: State, tangent: State) -> Tensor:
-    """<a, d> for rays: the inner product of each cotangent ray with each tangent ray, [R_a, R_d], in float64."""
-    return _matrix(cotangent) @ _matrix(tangent).T
+    """<a, d> for rays: the inner product of each cotangent ray with each tangent ray, float64 [R_a, R_d].
+
+    Each leaf's part is computed in its own precision, but never in less than float32, their sum in float64.
+    """
+    pairs = zip(leaves(cotangent), leaves(tangent), strict=True)
+    return torch.stack([(_matrix(a) @ _matrix(d).T).double() for a, d in pairs]).sum(0)
 
 
-def _matrix(tangent: State) -> Tensor:
-    """All leaves of each ray side by side, float64 [R, size]."""
-    return torch.cat([t.reshape(len(t), -1).double() for t in leaves(tangent)], 1)
+def _matrix(leaf: Tensor) -> Tensor:
+    """[R, size]."""
+    return leaf.reshape(len(leaf), -1).to(torch.promote_types(leaf.dtype, torch.float32))
 
 
 def norm(tangent: State) -> Tensor:
@@ -139,7 +143,7 @@ def norm(tangent: State) -> Tensor:
 
 def max_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Largest absolute difference between two sets of tensors of the same names; NaN if any is."""
-    differences = [(a[n].double() - b[n].double()).abs().max() for n in a if a[n].numel()]
+    differences = [(a[n] - b[n]).abs().max().double() for n in a if a[n].numel()]
     return float(torch.stack(differences).max()) if differences else 0.0
 
 

@@ -45,6 +45,8 @@ class Trajectory:
     """The recorded steps, phase by phase."""
     datasets: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _on_device: dict[torch.device, Fields] = field(default_factory=dict, repr=False)
+    _loaded: dict[int, Snapshot] = field(default_factory=dict, repr=False)
+    """The snapshots that were read last, at most two: a sweep meets each checkpoint once more from its other side."""
 
     @property
     def title(self) -> str:
@@ -109,6 +111,12 @@ class Trajectory:
         """The stored snapshot before `step`, on the CPU; IntegrityError if it is not the one that was recorded."""
         if step not in self._states:
             raise RequestError(f"no checkpoint before step {step}; there are checkpoints at {list(self.checkpoints)}")
+        found = self._loaded.get(step) or self._read_state(step)
+        for other in [k for k in self._loaded if k != step][:-1]:
+            self._loaded.pop(other, None)
+        return self._loaded.setdefault(step, found)
+
+    def _read_state(self, step: int) -> Snapshot:
         file, phase = self._states[step], self._phase_of(step)
         entry = self.chain.phases[phase][1]
         return _decode_state(read_verified(self.path, file), step, entry, self.phases[phase].clocks, file.name)

@@ -26,6 +26,7 @@ LAYERS = (
     ("rules.numerics", "rules.*", "rules"),
     ("problem",),
     ("curvature", "packing", "crossing"),
+    ("update",),
     ("propagator",),
     (
         "header",

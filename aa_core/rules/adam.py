@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
+from aa_core.rules.adam_derivative import adam_derivative, adamw_derivative
 from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_counted
 from aa_core.rules.numerics import safe_sqrt
 
+Root = Callable[[Tensor], Tensor]
 
-def _moments_step(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
+
+def _moments_step(
+    param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper, root: Root
+) -> tuple[Tensor, Slots]:
     """m' = lerp(m, g, 1 - b1), v' = b2 v + (1 - b2) g^2, theta' = theta - eta m^ / (sqrt(v^) + eps).
 
     With amsgrad the largest v so far stands in the place of v^.
@@ -28,26 +35,30 @@ def _moments_step(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hype
     made = {"exp_avg": mean, "exp_avg_sq": square}
     if "max_exp_avg_sq" in slots:
         made["max_exp_avg_sq"] = square = torch.maximum(slots["max_exp_avg_sq"], square)
-    denominator = safe_sqrt(square) / correction + hyper["eps"]
-    return param + (mean * -step_size) / denominator, made
+    denominator = (root(square) / correction).add_(hyper["eps"])
+    return (mean * -step_size).div_(denominator).add_(param), made
 
 
-def adam(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
+def adam(
+    param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper, root: Root = Tensor.sqrt
+) -> tuple[Tensor, Slots]:
     """Adam; weight decay is added to the gradient."""
     if hyper["maximize"]:
         grad = -grad
     if hyper["weight_decay"]:
         grad = grad.add(param, alpha=hyper["weight_decay"])
-    return _moments_step(param, grad, slots, count, hyper)
+    return _moments_step(param, grad, slots, count, hyper, root)
 
 
-def adamw(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
+def adamw(
+    param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper, root: Root = Tensor.sqrt
+) -> tuple[Tensor, Slots]:
     """AdamW; weight decay shrinks the parameter before the update."""
     if hyper["maximize"]:
         grad = -grad
     if hyper["weight_decay"]:
         param = param * (1 - hyper["lr"] * hyper["weight_decay"])
-    return _moments_step(param, grad, slots, count, hyper)
+    return _moments_step(param, grad, slots, count, hyper, root)
 
 
 ADAM = UpdateRule(
@@ -61,15 +72,18 @@ ADAM = UpdateRule(
         "decoupled_weight_decay": "build torch.optim.AdamW, which is the same, without decoupled_weight_decay=True",
     },
     stiff=lambda slots: slots["exp_avg_sq"] == 0,
+    derivative=adam_derivative,
 )
-ADAMW = replace(ADAM, name="AdamW", update=adamw, refused=INEXACT)
+ADAMW = replace(ADAM, name="AdamW", update=adamw, derivative=adamw_derivative, refused=INEXACT)
 AMSGRAD = {
     rule.name: replace(
         rule,
         name=f"{rule.name} with amsgrad",
         slots=(*rule.slots, "max_exp_avg_sq"),
+        differentiated=partial(update, root=safe_sqrt),
+        derivative=None,
         stiff=lambda slots: slots["max_exp_avg_sq"] == 0,
     )
-    for rule in (ADAM, ADAMW)
+    for rule, update in ((ADAM, adam), (ADAMW, adamw))
 }
 """By the name of the rule without it: one more slot, the largest second moment so far (Reddi et al. 2018)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,20 @@ from aa_core.records import Hyper
 Slots = dict[str, Tensor]
 Update = Callable[[Tensor, Tensor, Slots, Tensor, Hyper], tuple[Tensor, Slots]]
 Write = Callable[[Slots, float], dict[str, Any]]
+
+
+class Derivative(Protocol):
+    """An update's derivative at one point: linear maps of [R, ...] rays, count [R]."""
+
+    def push(self, param: Tensor, grad: Tensor, slots: Slots, count: Tensor) -> tuple[Tensor, Slots]:
+        """Tangents of what the update takes -> those of what it makes."""
+        ...
+
+    def pull(self, param: Tensor, slots: Slots) -> tuple[Tensor, Tensor, Slots, Tensor]:
+        """The transpose: cotangents of (parameter', slots') -> those of (parameter, gradient, slots, count)."""
+        ...
+
+
 INEXACT = {
     "fused": "its rounding differs from the replayed update; build the optimizer without fused=True",
     "capturable": "its rounding differs from the replayed update; build the optimizer without capturable=True",
@@ -66,6 +80,8 @@ class UpdateRule:
     None where it is not known."""
     differentiated: Update | None = None
     """The update that derivatives are taken of, where `update` itself has none (it rounds on purpose)."""
+    derivative: Callable[[Tensor, Tensor, Slots, Tensor, Hyper], Derivative] | None = None
+    """The derivative of `update`, written down where that is faster than autograd."""
     assumptions: tuple[str, ...] = ()
     """What derivatives of this rule take for granted; results say so."""
     blind: str = ""

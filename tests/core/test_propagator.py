@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim import AdamW
 
+from aa_core import packing
 from aa_core.curvature import gradient_and_curvature
 from aa_core.errors import UnsupportedError
 from aa_core.state import Snapshot, State, as_rays, leaves, map_state, pair, ray, stack_rays
@@ -186,6 +188,16 @@ def test_many_rays_at_once_are_those_one_by_one(model: str, optimizer: str, curv
         one = as_rays(ray(many, i))
         assert_states_close(propagator @ one, as_rays(ray(pushed, i)), 1e-11)
         assert_states_close(propagator.T @ one, as_rays(ray(pulled, i)), 1e-11)
+
+
+@pytest.mark.parametrize("block", [1, 7, 40])
+def test_however_parameters_are_packed_it_is_the_same_matrix(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(zoo.MODELS["mlp"], two_groups(AdamW, lr=0.05, weight_decay=0.1))
+    at, together = generic(case), case.propagator(generic(case), STEP)
+    monkeypatch.setattr(packing, "BLOCK", block)
+    apart, rays = case.propagator(at, STEP), random_rays(at.state, 3)
+    assert_states_close(apart @ rays, together @ rays, 1e-13)
+    assert_states_close(apart.T @ rays, together.T @ rays, 1e-13)
 
 
 def test_a_propagator_is_linear_and_remembers_nothing() -> None:

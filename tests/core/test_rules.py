@@ -13,11 +13,11 @@ from torch.optim import SGD, Adam, AdamW
 
 import aa_core as aa
 from aa_core.errors import RunFormatError, UnsupportedError
-from aa_core.propagator import update
 from aa_core.records import Hyper, StepInput
 from aa_core.rules import RULES, rule_for, rule_named
 from aa_core.rules.numerics import safe_sqrt
 from aa_core.state import State, leaves
+from aa_core.update import Autograd, update
 from tests import zoo
 from tests.core.cases import (
     assert_close,
@@ -204,6 +204,37 @@ def test_safe_sqrt_is_sqrt_with_slope_zero_at_zero() -> None:
 
 def test_safe_sqrt_does_not_hide_a_nan() -> None:
     assert bool(safe_sqrt(torch.tensor([torch.nan])).isnan().all())
+
+
+# ---- derivatives that are written down -------------------------------------------------------------------------------
+
+WRITTEN_DOWN = [name for name, rule in RULES.items() if rule.derivative is not None]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=show)
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"maximize": 1.0}, {"weight_decay": 0.0}, {"beta1": 0.0}, {"beta2": 0.0}, {"lr": 0.0}, {"eps": 0.0}],
+    ids=str,
+)
+@pytest.mark.parametrize("name", WRITTEN_DOWN)
+def test_a_derivative_written_down_is_that_of_autograd(
+    name: str, changed: dict[str, float], dtype: torch.dtype
+) -> None:
+    rule, draw = RULES[name], torch.Generator().manual_seed(0)
+    own = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.2, "maximize": 0.0}
+
+    def many(*rays: int) -> Tensor:
+        return torch.randn(*rays, 4, 5, generator=draw, dtype=torch.float64).to(dtype)
+
+    at = many(), many(), {"exp_avg": many(), "exp_avg_sq": many().square()}, torch.tensor(3.0, dtype=torch.float64)
+    assert rule.derivative is not None
+    written, expected = rule.derivative(*at, own | changed), Autograd(rule, *at, own | changed)
+    slots = {s: many(3) for s in rule.slots}
+    tangent = many(3), many(3), slots, torch.randn(3, generator=draw, dtype=torch.float64)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    torch.testing.assert_close(written.push(*tangent), expected.push(*tangent), **tolerance)
+    torch.testing.assert_close(written.pull(tangent[0], slots), expected.pull(tangent[0], slots), **tolerance)
 
 
 # ---- what cannot be replayed is refused ------------------------------------------------------------------------------

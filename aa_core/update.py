@@ -1,0 +1,170 @@
+"""U: clipping, the optimizer and averaging as one pure function of state and gradient, and its derivative."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from aa_core.curvature import pull_back
+from aa_core.packing import Packing
+from aa_core.records import Groups, Hyper, StepInput
+from aa_core.rules import UpdateRule
+from aa_core.rules.base import Derivative, Slots
+from aa_core.rules.clipping import clip
+from aa_core.state import AVERAGE, Params, State, rays
+
+
+def update(rule: UpdateRule, groups: Groups, clocks: Groups, state: State, grads: Params, step: StepInput) -> State:
+    """U: clipping and the optimizer as one pure function of the state and the gradient.
+
+    What the optimizer does not have, or passed over for want of a gradient, stays as it is.
+    """
+    hyper = _in_force(groups, step)
+    count = state.count + _ticks(clocks, step.idle, state.count)
+    clock = _clock_of(clocks)
+    clipped = clip({n: g for n, g in grads.items() if n in hyper}, step.clip)
+    stepped = {
+        n: rule.update(state.params[n], clipped[n], {s: state.slots[s][n] for s in rule.slots}, count[clock[n]], h)
+        for n, h in hyper.items()
+    }
+    params = {n: stepped[n][0] if n in stepped else p for n, p in state.params.items()}
+    slots = {s: {n: stepped[n][1][s] if n in stepped else t for n, t in state.slots[s].items()} for s in rule.slots}
+    return State(params, slots | _averaged(state, params, step.averaging), count)
+
+
+def _in_force(groups: Groups, step: StepInput) -> dict[str, Hyper]:
+    """The hyperparameters of each parameter that the step updates."""
+    return {n: h for names, h in zip(groups, step.hyper, strict=True) for n in names if n not in step.idle}
+
+
+def _clock_of(clocks: Groups) -> dict[str, int]:
+    return {n: i for i, names in enumerate(clocks) for n in names}
+
+
+def _ticks(clocks: Groups, idle: tuple[str, ...], like: Tensor) -> Tensor | float:
+    """What a step adds to each clock."""
+    if not idle:
+        return 1.0
+    return torch.tensor([float(names[0] not in idle) for names in clocks], dtype=like.dtype, device=like.device)
+
+
+def _averaged(state: State, params: Params, weight: float | None) -> dict[str, Params]:
+    """The averaged weights after a step, where the training keeps any; or their tangents."""
+    if AVERAGE not in state.slots or weight is None:
+        return {s: leaves for s, leaves in state.slots.items() if s == AVERAGE}
+    return {AVERAGE: {n: average.lerp(params[n], weight) for n, average in state.slots[AVERAGE].items()}}
+
+
+class Linearized:
+    """dU at one state and gradient, on packed parameters: bundle by bundle, for all rays at once."""
+
+    def __init__(self, rule: UpdateRule, packing: Packing, state: State, grads: Params, step: StepInput) -> None:
+        self._rule, self._packing, self._state, self._grads = rule, packing, state, grads
+        self._step = step._replace(idle=packing.pack_names(step.idle))
+        self._clock = _clock_of(packing.clocks)
+
+    @cached_property
+    def _gradient(self) -> Params:
+        """Of what the step updates, before clipping."""
+        return {
+            n: g for n, g in self._packing.pack(self._grads).items() if n in _in_force(self._packing.groups, self._step)
+        }
+
+    @cached_property
+    def _parts(self) -> dict[str, Derivative]:
+        """The derivative of the rule for every bundle that the step updates."""
+        rule, at = self._rule, self._packing.pack_state(self._state)
+        count = at.count + _ticks(self._packing.clocks, self._step.idle, at.count)
+        clipped = clip(self._gradient, self._step.clip)
+        derivative = rule.derivative or (lambda *at: Autograd(rule, *at))
+        return {
+            n: derivative(at.params[n], clipped[n], {s: at.slots[s][n] for s in rule.slots}, count[self._clock[n]], h)
+            for n, h in _in_force(self._packing.groups, self._step).items()
+        }
+
+    def push(self, tangent: State, grads: Params) -> State:
+        """dU/dxi d + dU/dg dg."""
+        lead = (rays(tangent),)
+        at, curved = self._packing.pack_state(tangent, lead), self._push_clip(self._packing.pack(grads, lead))
+        params, slots = _copied(at)
+        for n, part in self._parts.items():
+            own = {s: slots[s][n] for s in self._rule.slots}
+            params[n], made = part.push(params[n], curved[n], own, at.count[:, self._clock[n]])
+            for s, t in made.items():
+                slots[s][n] = t
+        pushed = State(params, slots | _averaged(at, params, self._step.averaging), at.count)
+        return self._packing.unpack_state(pushed, lead)
+
+    def pull(self, cotangent: State) -> tuple[State, Params]:
+        """((dU/dxi)^T a, (dU/dg)^T a)."""
+        lead = (rays(cotangent),)
+        at = self._packing.pack_state(cotangent, lead)
+        (params, slots), count = _copied(at), at.count.clone()
+        if AVERAGE in slots and (weight := self._step.averaging) is not None:
+            params |= {n: params[n] + weight * a for n, a in slots[AVERAGE].items()}
+            slots[AVERAGE] = {n: (1 - weight) * a for n, a in slots[AVERAGE].items()}
+        grads = {}
+        for n, part in self._parts.items():
+            own = {s: slots[s][n] for s in self._rule.slots}
+            params[n], grads[n], made, ticks = part.pull(params[n], own)
+            count[:, self._clock[n]] += ticks
+            for s, t in made.items():
+                slots[s][n] = t
+        rest = {n: torch.zeros_like(a) for n, a in params.items() if n not in grads}
+        through = self._packing.unpack(self._pull_clip(grads) | rest, lead)
+        return self._packing.unpack_state(State(params, slots, count), lead), through
+
+    def _push_clip(self, tangent: Params) -> Params:
+        if self._step.clip is None:
+            return tangent
+        own = {n: tangent[n] for n in self._gradient}
+        return vmap(lambda t: jvp(lambda g: clip(g, self._step.clip), (self._gradient,), (t,))[1])(own)
+
+    def _pull_clip(self, cotangent: Params) -> Params:
+        if self._step.clip is None:
+            return cotangent
+        at = {n: g.detach().requires_grad_() for n, g in self._gradient.items()}
+        clipped = clip(at, self._step.clip)
+        found = pull_back([clipped[n] for n in cotangent], list(at.values()), list(cotangent.values()))
+        return dict(zip(at, found, strict=True))
+
+
+def _copied(state: State) -> tuple[Params, dict[str, Params]]:
+    """Its dictionaries, to change."""
+    return dict(state.params), {s: dict(leaves) for s, leaves in state.slots.items()}
+
+
+class Autograd(NamedTuple):
+    """A rule's derivative where none is written down."""
+
+    rule: UpdateRule
+    param: Tensor
+    grad: Tensor
+    slots: Slots
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    hyper: Hyper
+
+    def push(self, param: Tensor, grad: Tensor, slots: Slots, count: Tensor) -> tuple[Tensor, Slots]:
+        def one(*direction: Tensor) -> tuple[Tensor, ...]:
+            return jvp(self._made, self._taken, direction)[1]
+
+        pushed = vmap(one)(param, grad, count, *(slots[s] for s in self.slots))
+        return pushed[0], dict(zip(self.slots, pushed[1:], strict=True))
+
+    def pull(self, param: Tensor, slots: Slots) -> tuple[Tensor, Tensor, Slots, Tensor]:
+        taken = [t.detach().requires_grad_() for t in self._taken]
+        found = pull_back(self._made(*taken), taken, [param, *(slots[s] for s in self.slots)])
+        return found[0], found[1], dict(zip(self.slots, found[3:], strict=True)), found[2]
+
+    @property
+    def _taken(self) -> tuple[Tensor, ...]:
+        return self.param, self.grad, self.count, *self.slots.values()
+
+    def _made(self, param: Tensor, grad: Tensor, count: Tensor, *slots: Tensor) -> tuple[Tensor, ...]:
+        """The update, flat."""
+        param, made = self.rule.update(param, grad, dict(zip(self.slots, slots, strict=True)), count, self.hyper)
+        return param, *(made[s] for s in self.slots)
