@@ -22,8 +22,8 @@ from aa_core.replay import MEMORY, Progress, at_steps, prepare, silent, verify_o
 from aa_core.retrain import TrainedModel
 from aa_core.state import Buffers, Params, Snapshot, is_finite, max_difference, nbytes, ray, stack_rays
 
-TRIES = 3
-"""How often a step is taken in both ways before one is chosen; the first time warms both up."""
+TRIES = 2
+"""How many steps are timed each way before one is chosen."""
 COPIES = 4
 """States that a training in flight is taken to hold at once: its own, its gradient, the next one, activations."""
 
@@ -181,33 +181,48 @@ class _Fleet:
         self._together, self._stacked = (), None
 
 
+Way = Literal["loop", "batch", "both"]
+
+
 @dataclass
 class _Trial:
-    """Which way is faster, and from how many lanes on. More lanes make batching pay more, so a win is final."""
+    """Which way is faster, and from how many lanes on. More lanes make batching pay more, so a win is final.
+
+    A trial is one step in both ways, which must agree and warms both up, and then steps in one way or the other: these
+    had to be taken anyway.
+    """
 
     batch_from: int | None = None
     loop_up_to: int = 1
-    seconds: list[tuple[float, float]] = field(default_factory=list)
-    """(one by one, batched) of the trial that is going on."""
+    seconds: dict[Way, list[float]] = field(default_factory=dict)
+    """Of a lane, by way, in the trial that is going on; empty until both ways agreed."""
 
-    def way(self, lanes: int) -> Literal["loop", "batch", "try"]:
+    def way(self, lanes: int) -> Way:
         if self.batch_from is not None and lanes >= self.batch_from:
             return "batch"
-        return "try" if lanes >= 2 * self.loop_up_to else "loop"
+        if lanes < 2 * self.loop_up_to:
+            return "loop"
+        return min(self.seconds, key=lambda way: len(self.seconds[way])) if self.seconds else "both"
 
-    def note(self, lanes: int, loop: float, batch: float) -> None:
-        self.seconds.append((loop, batch))
-        if len(self.seconds) == TRIES:
-            one_by_one, batched = (min(times) for times in zip(*self.seconds, strict=True))
-            if batched < one_by_one:
+    def agree(self) -> None:
+        """Both ways gave the same: time them."""
+        self.seconds = {"batch": [], "loop": []}
+
+    def note(self, lanes: int, way: Way, seconds: float) -> None:
+        """A step in one way took so long; decides once both have been timed."""
+        if way not in self.seconds or lanes < 2 * self.loop_up_to:
+            return
+        self.seconds[way].append(seconds / lanes)
+        if min(map(len, self.seconds.values())) == TRIES:
+            if min(self.seconds["batch"]) < min(self.seconds["loop"]):
                 self.batch_from = lanes
             else:
                 self.loop_up_to = lanes
-            self.seconds.clear()
+            self.seconds = {}
 
     def fail(self) -> None:
         """Batching is impossible, or not the same training."""
-        self.batch_from, self.loop_up_to = None, sys.maxsize
+        self.batch_from, self.loop_up_to, self.seconds = None, sys.maxsize, {}
 
 
 def _advance(training: Training, fleet: _Fleet, lanes: tuple[int, ...], step: StepInput, trial: _Trial) -> None:
@@ -215,32 +230,27 @@ def _advance(training: Training, fleet: _Fleet, lanes: tuple[int, ...], step: St
     stretch = training.stretch(step.step)
     way = "loop" if training.crossing(step.step) else trial.way(len(lanes))
     if way == "batch":
-        fleet.put(step_together(training, fleet.stacked(stretch.problem, lanes), step))
-        return
-    before = [fleet[i] for i in lanes]
-    began = time.perf_counter()
-    after = [training.step(at, step) for at in before]
-    if way == "try":
-        _try_batch(training, before, after, step, trial, time.perf_counter() - began)
-    for lane, at in zip(lanes, after, strict=True):
-        fleet[lane] = at
-
-
-def _try_batch(
-    training: Training, before: list[Snapshot], after: list[Snapshot], step: StepInput, trial: _Trial, loop: float
-) -> None:
-    """The step that was just taken one by one in `loop` seconds, once more in a batch."""
-    try:
-        stacked = stack(training.stretch(step.step).problem, before)
+        stacked = fleet.stacked(stretch.problem, lanes)
         began = time.perf_counter()
-        stepped = step_together(training, stacked, step)
-        seconds = time.perf_counter() - began
+        fleet.put(step_together(training, stacked, step))
+    else:
+        before = [fleet[i] for i in lanes]
+        began = time.perf_counter()
+        after = [training.step(at, step) for at in before]
+        for lane, at in zip(lanes, after, strict=True):
+            fleet[lane] = at
+        if way == "both":
+            _compare(training, before, after, step, trial)
+    trial.note(len(lanes), way, time.perf_counter() - began)
+
+
+def _compare(training: Training, before: list[Snapshot], after: list[Snapshot], step: StepInput, trial: _Trial) -> None:
+    """The step that was just taken one by one, once more in a batch."""
+    try:
+        stepped = step_together(training, stack(training.stretch(step.step).problem, before), step)
     except (RuntimeError, ValueError):  # vmap's words for what it cannot take: data-dependent control flow, buffers ...
         return trial.fail()
-    if all(map(_same, before, after, unstack(stepped))):
-        trial.note(len(before), loop, seconds)
-    else:
-        trial.fail()
+    return trial.agree() if all(map(_same, before, after, unstack(stepped))) else trial.fail()
 
 
 def _same(before: Snapshot, after: Snapshot, other: Snapshot) -> bool:

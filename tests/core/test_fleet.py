@@ -13,6 +13,9 @@ import aa_core as aa
 from aa_core import fleet
 from aa_core.errors import Cancelled, NonFiniteError, UnknownStageError
 from aa_core.fleet import retrain_all, stack, step_together, unstack
+from aa_core.propagator import Training
+from aa_core.records import StepInput
+from aa_core.replay import prepare
 from aa_core.state import Snapshot, nbytes
 from tests import zoo
 from tests.core.cases import STAGES, Case, assert_same_params, equal, make_case, recorded, two_groups
@@ -26,7 +29,7 @@ QUESTIONS = (
     aa.Counterfactual(("b",), 0.25, "zero_gradient"),
     aa.Counterfactual.skip_steps(3, 8),
 )
-WAYS = ("batch", "try", "loop")
+WAYS = ("batch", "both", "loop")
 
 
 @pytest.fixture(params=WAYS)
@@ -135,16 +138,42 @@ def test_a_batch_that_is_not_the_same_training_is_refused(monkeypatch: pytest.Mo
 
 def test_the_faster_way_is_chosen_and_a_loss_is_tried_again_with_twice_as_many() -> None:
     trial = fleet._Trial()
-    assert [trial.way(n) for n in (1, 2, 3)] == ["loop", "try", "try"]
-    for _ in range(fleet.TRIES):
-        trial.note(3, loop=1.0, batch=1.1)
-    assert [trial.way(n) for n in (2, 3, 5, 6)] == ["loop", "loop", "loop", "try"]
-    for _ in range(fleet.TRIES - 1):
-        trial.note(6, loop=1.0, batch=50.0)  # warming up
-    trial.note(6, loop=2.0, batch=0.9)
+    assert [trial.way(n) for n in (1, 2, 3)] == ["loop", "both", "both"]
+    measure(trial, 3, loop=1.0, batch=1.1)
+    assert [trial.way(n) for n in (2, 3, 5, 6)] == ["loop", "loop", "loop", "both"]
+    measure(trial, 6, loop=2.0, batch=1.9)
     assert [trial.way(n) for n in (3, 5, 6, 9)] == ["loop", "loop", "batch", "batch"]
     trial.fail()
     assert trial.way(100) == "loop"
+
+
+def measure(trial: fleet._Trial, lanes: int, **seconds: float) -> None:
+    """A trial as the fleet carries it out: the slowest steps are disturbed, and do not count."""
+    trial.agree()
+    for disturbed in (50.0, 0.0):
+        for _ in seconds:
+            way = trial.way(lanes)
+            trial.note(1, way, 0.0)  # too few lanes to learn from
+            trial.note(lanes, way, seconds[way] + disturbed)
+
+
+def test_a_trial_takes_one_step_twice_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, taken = recorded("mlp", "adam"), {"loop": 0, "batch": 0}
+    one, many = Training.step, step_together
+
+    def alone(training: Training, at: Snapshot, step: StepInput) -> Snapshot:
+        taken["loop"] += 1
+        return one(training, at, step)
+
+    def together(training: Training, stacked: fleet.Stack, step: StepInput) -> fleet.Stack:
+        taken["batch"] += len(stacked.at.state.count)
+        return many(training, stacked, step)
+
+    training = prepare(case.run, case.problem)
+    monkeypatch.setattr(Training, "step", alone)
+    monkeypatch.setattr(fleet, "step_together", together)
+    fleet.train_lanes(case.run, training, [fleet.Lane(case.run.states[0])] * 2)
+    assert sum(taken.values()) == 2 * (case.run.steps + 1) and min(taken.values()) >= 2 * fleet.TRIES
 
 
 def test_stacking_and_unstacking_lose_nothing() -> None:
