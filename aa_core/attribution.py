@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aa_core.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.cache import EmbeddingCache
-from aa_core.calibration import find_calibration
+from aa_core.calibration import find_calibration, prefer
 from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import ASSUMED, READOUTS, Method, Readout, check_request, embed_stages, read
@@ -78,9 +78,9 @@ def stage_effects(
     performance: Performance,
     *,
     stages: Sequence[str] | None = None,
-    method: Method = "boundary",
-    curvature: Curvature = "exact",
-    readout: Readout = "linear",
+    method: Method | None = None,
+    curvature: Curvature | None = None,
+    readout: Readout | None = None,
     semantics: Semantics = "freeze",
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
@@ -93,12 +93,14 @@ def stage_effects(
         method: "boundary" propagates the change over a whole block; "midpoint" does so between the recorded and the
             predicted states, closer for sizes while training is smooth; "additive" sums first-order step effects.
         curvature: "exact" Hessian, "ggn" (stays bounded in stiff training), "none".
-        readout: "linear", "displaced" or "link"; see `aa_core.embedding.read`.
+        readout: "linear", "displaced" or "link"; see `aa_core.embedding.read`. By default method, curvature and readout
+            are boundary, exact, linear; where none is given, those that a stored calibration of this question prefers.
         semantics: "freeze" or "zero_gradient"; see `aa_core.counterfactual.SEMANTICS`.
 
     Returns:
         Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
     """
+    method, curvature, readout = prefer(run, performance.digest, semantics, (method, curvature, readout))
     check_request(method, curvature, readout, semantics)
     performance.check_differentiable()
     embeddings = embed_stages(

@@ -19,6 +19,8 @@ from aa_core.workspace import workspace
 
 BESIDE_A_RUN = "calibration.json"
 """A shipped run brings its calibration in the folder above its own."""
+PLAIN = ("boundary", "exact", "linear")
+"""The estimator of stage effects as long as no calibration has chosen a better one."""
 RULE = "of the estimators with the most right signs of stage means, the one with the smallest error over all pairs"
 
 
@@ -128,6 +130,18 @@ def find_calibration(run: RunLike, evaluation: str | None, semantics: str = "fre
         if c.run == run.digest and c.semantics == semantics and (evaluation is None or c.evaluation == evaluation)
     ]
     return max(fitting, key=lambda c: c.values, default=None)
+
+
+def prefer(
+    run: RunLike, evaluation: str, semantics: str, chosen: tuple[str | None, str | None, str | None]
+) -> tuple[Any, Any, Any]:
+    """(method, curvature, readout): those chosen, the rest plain; where none is, as a stored calibration of this very
+    question prefers them."""
+    known = find_calibration(run, evaluation, semantics) if chosen == (None, None, None) else None
+    best = known.default if known else None
+    plain = (best.method, best.curvature, best.readout) if best else PLAIN
+    method, curvature, readout = (own or other for own, other in zip(chosen, plain, strict=True))
+    return method, curvature, readout
 
 
 def _candidates(run: RunLike) -> Iterator[Path]:

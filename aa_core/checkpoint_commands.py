@@ -47,7 +47,7 @@ def effects(run: CheckpointRun, problem: Problem, judged: Performance, **asked: 
     """`aa effects`: of the stages, approximated; RequestError for what needs steps."""
     if asked["by"] == "step":
         run.refuse("the effects of steps were asked for")
-    if (asked["method"], asked["semantics"]) != ("boundary", "freeze"):
+    if (asked["method"] or "boundary", asked["semantics"]) != ("boundary", "freeze"):
         raise RequestError("where only checkpoints are known there is one method, boundary, and one semantics, freeze")
     note(f"{APPROXIMATION}; how good that is: docs/checkpoints-only.md")
     return segment_effects(

@@ -151,19 +151,19 @@ def effects(
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
     mean: Annotated[bool, typer.Option("--mean", help="The mean over the examples, as one value.")] = False,
-    method: MethodOption = "boundary",
+    method: MethodOption = None,
     curvature: Annotated[
         Curvature | None,
         typer.Option(
             help="How a change is propagated through later steps.",
-            show_default="exact; ggn where only checkpoints are known",
+            show_default="as calibrated, else exact; ggn where only checkpoints are known",
         ),
     ] = None,
     readout: Annotated[
         Readout | None,
         typer.Option(
             help="How a change of parameters becomes one of performance.",
-            show_default="linear; displaced where only checkpoints are known",
+            show_default="as calibrated, else linear; displaced where only checkpoints are known",
         ),
     ] = None,
     semantics: SemanticsOption = "freeze",
@@ -180,9 +180,14 @@ def effects(
     judged = judged.mean() if mean else judged
     meter = Meter()
     common: dict[str, Any] = {"semantics": semantics, "progress": partial(meter, "attributing")}
-    if bounds and (by, method, readout or "linear", semantics) != ("stage", "boundary", "linear", "freeze"):
+    if bounds and (by, method or "boundary", readout or "linear", semantics) != (
+        "stage",
+        "boundary",
+        "linear",
+        "freeze",
+    ):
         raise typer.BadParameter("only for stages, boundary, linear, freeze", param_hint="--bounds")
-    if by == "step" and (method, readout or "linear") != ("boundary", "linear"):
+    if by == "step" and (method or "boundary", readout or "linear") != ("boundary", "linear"):
         raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
     if isinstance(opened, CheckpointRun):
         common |= {"by": by, "method": method, "curvature": curvature, "readout": readout}
@@ -190,7 +195,7 @@ def effects(
     elif by == "step":
         found = step_effects(opened, problem_of(opened, problem), judged, curvature=curvature or "exact", **common)
     else:
-        common |= {"method": method, "curvature": curvature or "exact", "readout": readout or "linear"}
+        common |= {"method": method or ("boundary" if bounds else None), "curvature": curvature, "readout": readout}
         found = stage_effects(opened, problem_of(opened, problem), judged, **common)
     if bounds:
         found = with_remainders(found, opened, problem_of(opened, problem), judged, common["progress"])
@@ -201,7 +206,8 @@ def _write_effects(found: Attribution, format: Format | None, output: Path | Non
     about = {"provenance": found.provenance, "reliability": found.reliability.to_dict()}
     write_rows(found.to_frame(), format, output, about)
     asked = found.provenance
-    note(f"{asked['performance']} in {found.unit}, n = {asked['n']}; {asked['sign']}; {asked['semantics']}")
+    how = ", ".join(asked[name] for name in ("semantics", "method", "curvature", "readout"))
+    note(f"{asked['performance']} in {found.unit}, n = {asked['n']}; {asked['sign']}; {how}")
     note(found.reliability.words)
     for bound in found.reliability.remainders:
         note(bound.words)

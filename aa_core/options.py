@@ -59,7 +59,11 @@ PerformanceOption = Annotated[
 ]
 ExamplesOption = Annotated[str | None, typer.Option(help="Rows of the evaluation set, such as 0,1,5-9; else all.")]
 MethodOption = Annotated[
-    Method, typer.Option(help="boundary: a stage as a whole; midpoint: closer if training is smooth; additive: steps.")
+    Method | None,
+    typer.Option(
+        help="boundary: a stage as a whole; midpoint: closer if training is smooth; additive: steps.",
+        show_default="as calibrated, else boundary",
+    ),
 ]
 CurvatureOption = Annotated[Curvature, typer.Option(help="How a change is propagated through later steps.")]
 ReadoutOption = Annotated[Readout, typer.Option(help="How a change of parameters becomes one of performance.")]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aa_core.attribution import Attribution, stage_effects, step_effects
-from aa_core.calibration import find_calibration
+from aa_core.calibration import prefer
 from aa_core.counterfactual import Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import Method, Readout
@@ -182,13 +182,7 @@ def _estimator(
     run: ReportedRun, gamma: Performance, semantics: Semantics, chosen: tuple[str | None, str | None, str | None]
 ) -> dict[str, Any]:
     """What was chosen; the rest as a stored calibration of this very question prefers it, else the plain default."""
-    known = find_calibration(run, gamma.digest, semantics)
-    preferred = known.default if known and chosen == (None, None, None) else None
-    default = (
-        (preferred.method, preferred.curvature, preferred.readout) if preferred else ("boundary", "exact", "linear")
-    )
-    named = zip(("method", "curvature", "readout"), chosen, default, strict=True)
-    return {name: own or other for name, own, other in named}
+    return dict(zip(("method", "curvature", "readout"), prefer(run, gamma.digest, semantics, chosen), strict=True))
 
 
 def _phase(progress: Progress, phase: int, phases: int) -> Progress:

@@ -7,6 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -202,6 +203,24 @@ def test_effects_carry_the_calibration_of_their_question() -> None:
         judged.words.startswith("Checked by retraining") and judged.to_dict()["calibration"]["readout"] == "displaced"
     )
     assert aa.stage_effects(case.run, case.problem, queries(4), **ask).reliability.calibration is None
+
+
+def test_effects_are_estimated_as_the_calibration_prefers_unless_something_is_chosen() -> None:
+    case, found = affine(), calibrated(False)
+    figures = [e.model_copy(update={"stages": e.stages.model_copy(update={"sign": 0.0})}) for e in found.estimators]
+    place = next(i for i, e in enumerate(found.estimators) if e.name == "additive, ggn, link")
+    figures[place] = found.estimators[place]
+    store_calibration(found.model_copy(update={"estimators": tuple(figures)}))
+
+    def estimator(semantics: str = "freeze", **chosen: str) -> tuple[str, str, str] | None:
+        asked: dict[str, Any] = {"semantics": semantics, **chosen}
+        return aa.stage_effects(case.run, case.problem, GAMMA, cache=memory_cache(), **asked).reliability.estimator
+
+    assert estimator() == ("additive", "ggn", "link")
+    assert estimator(readout="displaced") == ("boundary", "exact", "displaced")
+    assert estimator(curvature="none") == ("boundary", "none", "linear")
+    assert estimator(semantics="zero_gradient") == ("boundary", "exact", "linear")
+    store_calibration(found)
 
 
 def test_effects_know_the_noise_floor_of_their_calibration() -> None:
