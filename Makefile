@@ -8,13 +8,14 @@ EXPERIMENTS ?= mnist coloured comments xray
 
 VENV := .venv
 PY   := $(VENV)/bin/python
+PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help dashboard test check format schema samples bench experiments screenshots clean runtime dev
+.PHONY: help dashboard test check format schema samples bench bench-peers experiments screenshots clean runtime dev peers
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 dashboard: runtime ## open the sample runs in the dashboard      (PORT=8501)
 	$(PY) -m aa_core dashboard sample_runs --port $(PORT)
@@ -41,6 +42,9 @@ samples: dev ## record the sample runs again
 bench: dev ## time and accuracy against retraining
 	$(PY) -m benchmarks $(ARGS)
 
+bench-peers: peers ## other libraries on the same runs, from an environment of their own
+	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
+
 experiments: dev ## all experiments again; hours            (DATA=folder of the data sets)
 	for name in $(EXPERIMENTS); do \
 	$(PY) -m aa_core experiment $$name --data $(DATA) -o results/$$name && \
@@ -59,6 +63,7 @@ clean: ## remove caches and builds (.venv stays; rm -r .venv if it is broken)
 # to do, whatever their dates say, and no network is needed.
 runtime_files := requirements.txt
 dev_files     := requirements.txt requirements-dev.txt
+peers_files   := requirements.txt benchmarks/peers/requirements.txt
 install = echo "installing $(1) into $(VENV) (the first time takes minutes: torch is large)" && \
 	$(PY) -m pip install --quiet --disable-pip-version-check -r $(1)
 
@@ -69,6 +74,13 @@ runtime: $(PY)
 dev: $(PY)
 	@cat $(dev_files) | cmp -s - $(VENV)/.dev || { $(call install,requirements-dev.txt) && \
 	cat $(runtime_files) > $(VENV)/.runtime && cat $(dev_files) > $(VENV)/.dev; }
+
+# torchvision comes with them, built for another torch; transformers, which bergson needs, does not import beside it.
+peers:
+	@cat $(peers_files) | cmp -s - $(PEERS)/.peers || { echo "installing other libraries into $(PEERS)" && \
+	$(PYTHON) -m venv --clear $(PEERS) && $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	$(patsubst %,-r %,$(peers_files)) && $(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio && \
+	cat $(peers_files) > $(PEERS)/.peers; }
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
