@@ -64,7 +64,9 @@ class Attribution:
         floor: such as `NoiseFloor.effects`; by default the largest on a value that the stored calibration found.
         """
         known = self.reliability.calibration
-        return _within(self.effects, known.noise_of_value if floor is None and known else floor)
+        if floor is None and known:
+            floor = known.noise_of_value if len(self.labels) == known.values else known.noise_of_mean
+        return _within(self.effects, floor)
 
     def mean_within_noise(self, floor: float | None = None) -> Tensor | None:
         """[units]: the same of the mean effects; floor: such as `NoiseFloor.mean_effect`."""
@@ -100,7 +102,8 @@ def stage_effects(
     Returns:
         Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
     """
-    method, curvature, readout = prefer(run, performance.digest, semantics, (method, curvature, readout))
+    training = prepare(run, problem)
+    method, curvature, readout = prefer(run, performance.basis, semantics, (method, curvature, readout))
     check_request(method, curvature, readout, semantics)
     performance.check_differentiable()
     embeddings = embed_stages(
@@ -113,7 +116,6 @@ def stage_effects(
         cache=cache,
         progress=progress,
     )
-    training = prepare(run, problem)
     final = snapshot_before(run, training, run.steps, progress)
     rows = [read(e.params, performance, problem, final.state.judged, final.buffers) for e in embeddings]
     readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
@@ -123,7 +125,7 @@ def stage_effects(
         found,
         assumptions=(*found.assumptions, *ASSUMED.get(method, ())),
         estimator=(method, curvature, readout),
-        calibration=find_calibration(run, performance.digest, semantics),
+        calibration=find_calibration(run, performance.basis, semantics),
         **(_distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method != "additive" else {}),
     )
     return Attribution(
@@ -186,8 +188,8 @@ def predict(
     what: Counterfactual,
     performance: Performance,
     *,
-    readout: Readout = "linear",
-    curvature: Curvature = "exact",
+    readout: Readout | None = None,
+    curvature: Curvature | None = None,
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> Tensor:
@@ -203,8 +205,8 @@ def estimate(
     what: Counterfactual,
     performance: Performance,
     *,
-    readout: Readout = "linear",
-    curvature: Curvature = "exact",
+    readout: Readout | None = None,
+    curvature: Curvature | None = None,
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> Attribution:
@@ -215,12 +217,16 @@ def estimate(
     began, and the difference at its end is propagated. Training examples: what they taught in each step, propagated
     from there. See `aa_core.tangent.intervention_tangent`.
 
+    Where neither readout nor curvature is given, they are those of the boundary method that a stored calibration of
+    this performance prefers, else linear and exact.
+
     Returns:
         Attribution of one unit, the counterfactual; positive = training as recorded did better.
     """
+    training = prepare(run, problem)
+    _, curvature, readout = prefer(run, performance.basis, what.semantics, (None, curvature, readout), "boundary")
     check_request("boundary", curvature, readout, what.semantics)
     performance.check_differentiable()
-    training = prepare(run, problem)
     if what.skips_stages:
         names = tuple(s.name for s in what.resolve(run.stages))
         parts = embed_stages(
@@ -248,7 +254,7 @@ def estimate(
                 *([] if what.skips_stages else [LIMITS_OF_SKIPS]),
             ),
             estimator=None if what.examples else ("boundary", curvature, readout),
-            calibration=find_calibration(run, performance.digest, what.semantics) if what.skips_stages else None,
+            calibration=find_calibration(run, performance.basis, what.semantics) if what.skips_stages else None,
             **_distances(changes, final.state.judged),
         ),
         readings=readings,

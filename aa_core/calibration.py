@@ -88,7 +88,12 @@ class Calibration(Model):
     @property
     def default(self) -> Figures | None:
         """The estimator to prefer on this run, by RULE; None where none gave a finite answer."""
-        known = [(e, e.pairs.relative_error) for e in self.estimators]
+        return self.best()
+
+    def best(self, *methods: str) -> Figures | None:
+        """The estimator to prefer by RULE among those of some methods (all by default)."""
+        of = [e for e in self.estimators if not methods or e.method in methods]
+        known = [(e, e.pairs.relative_error) for e in of]
         ranked = sorted(
             [(e, error) for e, error in known if error is not None], key=lambda k: (-(k[0].stages.sign or 0.0), k[1])
         )
@@ -133,12 +138,15 @@ def find_calibration(run: RunLike, evaluation: str | None, semantics: str = "fre
 
 
 def prefer(
-    run: RunLike, evaluation: str, semantics: str, chosen: tuple[str | None, str | None, str | None]
+    run: RunLike, evaluation: str, semantics: str, chosen: tuple[str | None, str | None, str | None], *methods: str
 ) -> tuple[Any, Any, Any]:
     """(method, curvature, readout): those chosen, the rest plain; where none is, as a stored calibration of this very
-    question prefers them."""
+    question prefers them among some methods (all by default).
+
+    evaluation: `Performance.basis`.
+    """
     known = find_calibration(run, evaluation, semantics) if chosen == (None, None, None) else None
-    best = known.default if known else None
+    best = known.best(*methods) if known else None
     plain = (best.method, best.curvature, best.readout) if best else PLAIN
     method, curvature, readout = (own or other for own, other in zip(chosen, plain, strict=True))
     return method, curvature, readout

@@ -82,7 +82,9 @@ def _nearby(root: Path) -> str:
 
 def _runs_in(folder: Path) -> list[Path]:
     try:
-        return sorted(p for p in folder.iterdir() if (p / "run.json").is_file())
+        return sorted(
+            p.parent for pattern in ("*/run.json", "*/*/run.json") for p in folder.glob(pattern) if p.is_file()
+        )
     except OSError:
         return []
 

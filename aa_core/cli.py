@@ -209,6 +209,9 @@ def _write_effects(found: Attribution, format: Format | None, output: Path | Non
     how = ", ".join(asked[name] for name in ("semantics", "method", "curvature", "readout"))
     note(f"{asked['performance']} in {found.unit}, n = {asked['n']}; {asked['sign']}; {how}")
     note(found.reliability.words)
+    small = found.within_noise()
+    if small is not None and bool(small.any()):
+        note(f"{int(small.sum())} of {small.numel()} effects are within noise: retraining itself moves as much")
     for bound in found.reliability.remainders:
         note(bound.words)
 
@@ -251,8 +254,8 @@ def whatif(
     ] = None,
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
-    curvature: CurvatureOption = "exact",
-    readout: ReadoutOption = "linear",
+    curvature: CurvatureOption = None,
+    readout: ReadoutOption = None,
     semantics: SemanticsOption = "freeze",
     each: EachOption = False,
     executor: ExecutorOption = "here",
@@ -262,11 +265,11 @@ def whatif(
     output: Output = None,
 ) -> None:
     """Train again with something changed, and compare with the estimate. Runs here and now."""
+    asked = (skip or (), steps or (), without_example, change or (), scale, semantics)
+    questions = [] if each else [counterfactual(*asked)]
     opened = open_told(run)
     if each:
         questions = separately(opened, skip or (), steps or (), semantics, rest=(without_example, change, scale))
-    else:
-        questions = [counterfactual(skip or (), steps or (), without_example, change or (), scale, semantics)]
     specs = [
         whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
         for what in questions

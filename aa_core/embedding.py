@@ -77,7 +77,11 @@ def embed_stages(
     check_request(method, curvature, "linear", semantics)
     wanted = select(run.stages, stages)
     if not wanted:
-        raise RequestError("no stages to embed: name at least one, or None for all")
+        raise RequestError(
+            "the run has no steps to attribute"
+            if stages is None
+            else "no stages named; name at least one, or None for all"
+        )
     if stages is not None and any(not len(s) for s in wanted):
         raise EmptyStageError(
             f"stage {next(s.name for s in wanted if not len(s))!r} has no steps, so it has no effect to estimate"

@@ -65,8 +65,16 @@ MethodOption = Annotated[
         show_default="as calibrated, else boundary",
     ),
 ]
-CurvatureOption = Annotated[Curvature, typer.Option(help="How a change is propagated through later steps.")]
-ReadoutOption = Annotated[Readout, typer.Option(help="How a change of parameters becomes one of performance.")]
+CurvatureOption = Annotated[
+    Curvature | None,
+    typer.Option(help="How a change is propagated through later steps.", show_default="as calibrated, else exact"),
+]
+ReadoutOption = Annotated[
+    Readout | None,
+    typer.Option(
+        help="How a change of parameters becomes one of performance.", show_default="as calibrated, else linear"
+    ),
+]
 SemanticsOption = Annotated[Semantics, typer.Option(help="What skipping means: no update at all, or no data.")]
 
 

@@ -40,6 +40,8 @@ class Performance:
     weights: Tensor | None = None
     differentiable: bool = True
     """Whether effects can be estimated to first order; else by retraining only."""
+    each: Performance | None = None
+    """The values that this is the plain mean of, all of them; None where it is anything else."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,10 +83,10 @@ class Performance:
 
     def mean(self, label: str = "mean") -> Performance:
         """The mean over the values, as one value."""
+        if self.weights is not None:
+            return replace(self, labels=(label,), weights=self.weights.mean(0, keepdim=True))
         even = torch.full((1, len(self)), 1 / len(self), dtype=torch.float64)
-        return replace(
-            self, labels=(label,), weights=even if self.weights is None else self.weights.mean(0, keepdim=True)
-        )
+        return replace(self, labels=(label,), weights=even, each=self)
 
     def __sub__(self, other: Performance) -> Performance:
         """A gap between two means over the same kind of score: `men.mean("men") - women.mean("women")`."""
@@ -96,6 +98,7 @@ class Performance:
             targets=torch.cat([self.targets, other.targets]),
             labels=(f"{self.labels[0]} - {other.labels[0]}",),
             weights=torch.cat([self._weights(), -other._weights()], 1),
+            each=None,
         )
 
     def combine(self, parts: Sequence[Tensor]) -> Tensor:
@@ -123,6 +126,11 @@ class Performance:
                 data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
                 hasher.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + data)
         return hasher.hexdigest()
+
+    @property
+    def basis(self) -> str:
+        """Digest of the values that it is made of: a mean of all of them is calibrated as they are."""
+        return (self.each or self).digest
 
     def _weights(self) -> Tensor:
         return torch.eye(len(self), dtype=torch.float64) if self.weights is None else self.weights

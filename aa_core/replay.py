@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from os import PathLike
 from typing import NamedTuple
 
 import torch
@@ -57,6 +58,10 @@ def silent(done: int, total: int) -> None:
 
 def prepare(run: RunLike, problem: Problem) -> Training:
     """Check that problem and run belong together, and that the run can be differentiated at all."""
+    if isinstance(run, str | PathLike):
+        raise RequestError(f"{str(run)!r} is a path; expected an open run: aa.open_run({str(run)!r})")
+    if not isinstance(problem, Problem):
+        raise RequestError(f"found a {type(problem).__name__}; expected aa.Problem(model, loss_fn)")
     training = Training(problem, run.phases, run.load)
     if run.first_nonfinite is not None:
         raise NonFiniteError(

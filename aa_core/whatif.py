@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aa_core.agreement import NO_AGREEMENT, Agreement, agreement
 from aa_core.attribution import estimate, provenance
+from aa_core.calibration import prefer
 from aa_core.counterfactual import Counterfactual
 from aa_core.curvature import Curvature
 from aa_core.embedding import Readout
@@ -62,8 +63,8 @@ def what_if(
     what: Counterfactual,
     performance: Performance,
     *,
-    readout: Readout = "linear",
-    curvature: Curvature = "exact",
+    readout: Readout | None = None,
+    curvature: Curvature | None = None,
     progress: Progress = silent,
     estimating: Progress = silent,
     kept: KeptState = NOT_KEPT,
@@ -73,6 +74,7 @@ def what_if(
     A performance that changes in steps, such as accuracy, is measured only: its estimate is NaN.
     progress counts the steps of the retraining, estimating those of the estimate before it; `kept` is for `retrain`.
     """
+    _, curvature, readout = prefer(run, performance.basis, what.semantics, (None, curvature, readout), "boundary")
     asked = {"readout": readout, "curvature": curvature}
     recorded = final_model(run, problem).performance(performance).double().cpu()
     if performance.differentiable:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from aa_core.calibration import prefer
 from aa_core.change import parse as parse_change
 from aa_core.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
@@ -61,8 +62,8 @@ def whatif_spec(
     performance_name: str = "log-likelihood",
     examples: Sequence[int] | None = None,
     *,
-    readout: Readout = "linear",
-    curvature: Curvature = "exact",
+    readout: Readout | None = None,
+    curvature: Curvature | None = None,
     problem: str | None = None,
 ) -> JobSpec:
     """The job that estimates and retrains `what`. The order of stages, steps and examples makes no difference.
@@ -72,7 +73,8 @@ def whatif_spec(
     """
     intervene(run, what)
     rows = None if examples is None else sorted(set(examples))
-    run_performance(run, performance_name, rows)
+    judged = run_performance(run, performance_name, rows)
+    _, curvature, readout = prefer(run, judged.basis, what.semantics, (None, curvature, readout), "boundary")
     check_request("boundary", curvature, readout, what.semantics)
     request: dict[str, Any] = {
         "skip": [s.name for s in what.resolve(run.stages)],

@@ -182,7 +182,7 @@ def _estimator(
     run: ReportedRun, gamma: Performance, semantics: Semantics, chosen: tuple[str | None, str | None, str | None]
 ) -> dict[str, Any]:
     """What was chosen; the rest as a stored calibration of this very question prefers it, else the plain default."""
-    return dict(zip(("method", "curvature", "readout"), prefer(run, gamma.digest, semantics, chosen), strict=True))
+    return dict(zip(("method", "curvature", "readout"), prefer(run, gamma.basis, semantics, chosen), strict=True))
 
 
 def _phase(progress: Progress, phase: int, phases: int) -> Progress:

@@ -223,6 +223,33 @@ def test_effects_are_estimated_as_the_calibration_prefers_unless_something_is_ch
     store_calibration(found)
 
 
+def test_the_mean_of_all_examples_is_calibrated_as_they_are() -> None:
+    case, found = affine(), calibrated(False)
+    store_calibration(found.model_copy(update={"noise_of_mean": 1.0, "noise_of_value": 0.0}))
+    mean = aa.stage_effects(case.run, case.problem, GAMMA.mean(), cache=memory_cache())
+    assert mean.reliability.verdict.verified and mean.reliability.estimator is not None
+    assert bool(mean.within_noise().all()), "a mean has the noise of a mean"  # type: ignore[union-attr]
+    for other in (GAMMA[:5].mean(), GAMMA.mean() - GAMMA.mean()):
+        assert aa.stage_effects(case.run, case.problem, other, cache=memory_cache()).reliability.calibration is None
+    store_calibration(found)
+
+
+def test_counterfactuals_are_read_as_the_boundary_method_is_best_read() -> None:
+    case, found = affine(), calibrated(False)
+    figures = [e.model_copy(update={"stages": e.stages.model_copy(update={"sign": 0.0})}) for e in found.estimators]
+    for name in ("additive, exact, link", "boundary, ggn, displaced"):
+        place = next(i for i, e in enumerate(found.estimators) if e.name == name)
+        worse = 0.1 if name.startswith("boundary") else 0.0
+        pairs = found.estimators[place].pairs.model_copy(update={"relative_error": worse})
+        figures[place] = found.estimators[place].model_copy(update={"pairs": pairs})
+    store_calibration(found.model_copy(update={"estimators": tuple(figures)}))
+    what = aa.Counterfactual.skip("a")
+    assert aa.estimate(case.run, case.problem, what, GAMMA).reliability.estimator == ("boundary", "ggn", "displaced")
+    chosen = aa.estimate(case.run, case.problem, what, GAMMA, readout="link").reliability.estimator
+    assert chosen == ("boundary", "exact", "link")
+    store_calibration(found)
+
+
 def test_effects_know_the_noise_floor_of_their_calibration() -> None:
     case, found = affine(), calibrated(False)
     loud = found.model_copy(update={"noise_of_value": 0.06, "noise_of_mean": 0.06})

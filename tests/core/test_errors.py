@@ -444,3 +444,11 @@ def test_the_right_problem_gives_the_same_effects_as_the_recorded_one() -> None:
     fresh = aa.Problem(zoo.mlp().double(), zoo.cross_entropy, device="cpu")
     assert fresh.fingerprint == case.problem.fingerprint != imposter(case).fingerprint
     assert_close(stages_of(case.run, fresh).effects, stages_of(case.run, case.problem).effects, 1e-13)
+
+
+def test_a_path_in_place_of_a_run_and_a_model_in_place_of_a_problem_are_named() -> None:
+    case = recorded("mlp", "momentum")
+    with pytest.raises(RequestError, match="open_run"):
+        aa.stage_effects("runs/digits", case.problem, queries())  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="Problem"):
+        aa.step_effects(case.run, case.problem.model, queries().mean())  # type: ignore[arg-type]
