@@ -23,6 +23,7 @@ BUILT_IN = {
     "pictures-mlp": "sample_runs.problems:pictures_mlp",
     "pictures-cnn": "sample_runs.problems:pictures_cnn",
     "text-transformer": "sample_runs.problems:text_transformer",
+    "small-gpt2": "sample_runs.problems:small_gpt2",
 }
 
 

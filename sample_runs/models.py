@@ -86,8 +86,63 @@ class TextTransformer(nn.Module):
         return self.classify((x * weights).sum(1) / weights.sum(1).clamp(min=1))
 
     def _attend(self, x: Tensor, there: Tensor) -> Tensor:
-        n, length, width = x.shape
-        query, key, value = self.attention(x).reshape(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        scores = query @ key.transpose(2, 3) / math.sqrt(width / self.heads)
-        scores = scores.masked_fill(~there[:, None, None, :], -1e9)
-        return self.mixed((scores.softmax(3) @ value).transpose(1, 2).reshape(n, length, width))
+        return self.mixed(_attended(self.attention(x), self.heads, there[:, None, None, :]))
+
+
+def _attended(projected: Tensor, heads: int, seen: Tensor) -> Tensor:
+    """[n, places, width] from queries, keys and values side by side; seen: which keys, as a mask."""
+    n, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
+    query, key, value = projected.reshape(n, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(2, 3) / math.sqrt(width / heads)
+    scores = scores.masked_fill(~seen, -1e9)
+    return (scores.softmax(3) @ value).transpose(1, 2).reshape(n, length, width)
+
+
+class SmallGPT2(nn.Module):
+    """Numbers of characters [n, places] -> logits of the next one at each place; the architecture of GPT-2, no dropout.
+
+    With a rank the projections of the attention have adapters of it (LoRA), and all else rests.
+    """
+
+    def __init__(self, characters: int, length: int, width: int, layers: int, heads: int, rank: int = 0) -> None:
+        super().__init__()
+        self.characters, self.places = nn.Embedding(characters, width), nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(_GPT2Block(width, heads, rank) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2 and not name.endswith(".up"):
+                nn.init.normal_(parameter, std=0.02)
+            parameter.requires_grad_(not rank or name.endswith((".up", ".down")))
+
+    def forward(self, text: Tensor) -> Tensor:
+        length = text.shape[1]
+        seen = torch.ones(length, length, dtype=torch.bool, device=text.device).tril()
+        x = self.characters(text.long()) + self.places.weight[:length]
+        for block in self.blocks:
+            x = block(x, seen)
+        return self.norm(x) @ self.characters.weight.T
+
+
+class _GPT2Block(nn.Module):
+    def __init__(self, width: int, heads: int, rank: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = _Adapted(width, 3 * width, rank) if rank else nn.Linear(width, 3 * width)
+        self.mixed = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        x = x + self.mixed(_attended(self.attention(self.norm_attention(x)), self.heads, seen))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class _Adapted(nn.Linear):
+    """W x + b + 2 U D x: a linear layer with an adapter (Hu et al. 2021), which at first changes nothing."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__(inputs, outputs)
+        self.down, self.up = nn.Parameter(torch.empty(rank, inputs)), nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 2 * (x @ self.down.T @ self.up.T)

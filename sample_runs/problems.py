@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from sample_runs.models import PicturesCNN, PicturesMLP, TextTransformer
+from sample_runs.models import PicturesCNN, PicturesMLP, SmallGPT2, TextTransformer
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -47,3 +47,14 @@ def text_transformer(config: Mapping[str, Any]) -> aa.Problem:
     """Problem "text-transformer"; config: the arguments of TextTransformer, and `words`, its vocabulary."""
     sizes = {n: v for n, v in config.items() if n != "words"}
     return aa.Problem(TextTransformer(vocabulary=len(config["words"]), **sizes), nn.functional.cross_entropy)
+
+
+def next_character_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy over all places; outputs [n, places, characters]."""
+    return nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten().long())
+
+
+def small_gpt2(config: Mapping[str, Any]) -> aa.Problem:
+    """Problem "small-gpt2"; config: the arguments of SmallGPT2, which has its adapters only from some stage on."""
+    begun = aa.Problem(SmallGPT2(**{**config, "rank": 0}), next_character_loss)
+    return aa.Problem(SmallGPT2(**config), next_character_loss, previous=begun)

@@ -32,6 +32,8 @@ class Stage(Model):
     steps: int
     note: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
+    optimizer: Optimizer | None = None
+    """A new one from this stage on, and the model that the problem ends with, where it begins with another."""
 
 
 class Judged(Model):

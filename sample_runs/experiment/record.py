@@ -58,7 +58,7 @@ def record(path: Path, case: Case, course: Course, seed: int, title: str) -> aa.
     torch.manual_seed(seed)
     config = {**case.config, **course.config}
     problem = load_problem(case.problem, config)
-    model, loss_fn = problem.model, problem.loss_fn
+    model, loss_fn = (problem.previous or problem).model, problem.loss_fn
     optimizer, schedule = _optimizer(case.optimizer, model, sum(s.steps for s in case.stages))
     generator = torch.Generator().manual_seed(seed)
     recorder = aa.Recorder(
@@ -73,8 +73,12 @@ def record(path: Path, case: Case, course: Course, seed: int, title: str) -> aa.
         checkpoint_every=ONLY_AT_STAGES,
     )
     with recorder:
-        for stage in case.stages:
-            with recorder.stage(stage.name, note=stage.note, metadata=stage.data):
+        for i, stage in enumerate(case.stages):
+            if stage.optimizer is not None:
+                problem.model.load_state_dict(model.state_dict(), strict=False)
+                model = problem.model
+                optimizer, schedule = _optimizer(stage.optimizer, model, sum(s.steps for s in case.stages[i:]))
+            with recorder.stage(stage.name, note=stage.note, metadata=stage.data, model=model, optimizer=optimizer):
                 for ids, x, y in batches(course.pool(stage), stage.steps, case.batch, generator):
                     recorder.batch(x, y, ids=ids)
                     optimizer.zero_grad()
@@ -97,10 +101,11 @@ def batches(
 
 def _optimizer(asked: Optimizer, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
     options = {"lr": asked.lr, "weight_decay": asked.weight_decay}
+    trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = (
-        torch.optim.SGD(model.parameters(), momentum=asked.momentum, **options)
+        torch.optim.SGD(trained, momentum=asked.momentum, **options)
         if asked.name == "SGD"
-        else torch.optim.AdamW(model.parameters(), **options)
+        else torch.optim.AdamW(trained, **options)
     )
     schedules = torch.optim.lr_scheduler
     if asked.cosine:

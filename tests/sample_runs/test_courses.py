@@ -14,6 +14,7 @@ from PIL import Image
 import aa_core as aa
 from sample_runs.experiment.plan import Case, Stage, read_plan
 from sample_runs.experiment.record import Course, script
+from sample_runs.language.course import CHARACTERS
 
 EACH = 12
 """Pictures of each digit, or of each group of faces."""
@@ -25,7 +26,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny sets in the official layouts: MNIST, and CelebA."""
+    """Tiny sets in the official layouts: MNIST, CelebA, comments in that of WILDS, and sentences."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "mnist").mkdir()
     digits = np.repeat(np.arange(10, dtype=np.uint8), EACH)
@@ -34,7 +35,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "mnist" / f"{split}-images-idx3-ubyte.gz").write_bytes(idx(pixels))
         (folder / "mnist" / f"{split}-labels-idx1-ubyte.gz").write_bytes(idx(digits))
     _celeba(folder / "celeba")
+    _texts(folder)
     return folder
+
+
+def _texts(folder: Path) -> None:
+    (folder / "jigsaw_wikipedia").mkdir()
+    identities = "male,female,LGBTQ,christian,muslim,other_religions,black,white"
+    rows = [f"{'rude' if i % 2 else 'Kind'} words {i} are here,{i % 2},train,{'0,' * 7}0\n" for i in range(60)]
+    (folder / "jigsaw_wikipedia" / "all.csv").write_text(f"comment_text,toxicity,split,{identities}\n" + "".join(rows))
+    (folder / "toxicity_templates").mkdir()
+    sentences = [
+        f"t,{'toxic' if i % 2 else 'nontoxic'},{'awful' if i % 2 else 'lovely'} friend {i}\n" for i in range(99)
+    ]
+    table = folder / "toxicity_templates" / "en_sentence_templates.csv"
+    table.write_text("template,toxicity,phrase\n" + "".join(sentences))
 
 
 def _celeba(folder: Path) -> None:
@@ -101,3 +116,17 @@ def test_a_digit_is_left_out_inserted_turned_and_mislabelled(data: Path) -> None
     case, course = small("mnist", "rotations", data, pool=100, examples=40)
     upright, quarter = (course.pool(stage(case, name)) for name in ("0 degrees, first", "90 degrees, first"))
     assert torch.equal(quarter.x[0], torch.rot90(upright.x[0]))
+
+
+def test_passages_are_of_their_text_do_not_overlap_and_tell_the_next_character(data: Path) -> None:
+    case, course = small("language", "three texts", data, pool=6, examples=4, length=20)
+    table = course.evaluation.metadata
+    assert table is not None and table["source"].value_counts().to_dict() == {n: 4 for n in table["source"].unique()}
+    assert course.config["characters"] == len(CHARACTERS) == 95
+    for name in ("talk pages", "adapters"):
+        pool = course.pool(stage(case, name))
+        assert pool.x.shape == pool.y.shape == (6, 20) and torch.equal(pool.x[:, 1:], pool.y[:, :-1])
+        words = ["".join(CHARACTERS[c] for c in x) for x in pool.x.tolist()]
+        assert not any("rude" in w or "awful" in w for w in words)
+        assert any(("Kind" if name == "talk pages" else "lovely") in w for w in words)
+        assert not set(words) & {t[:20] for t in table["text"]}

@@ -120,6 +120,38 @@ def test_batches_go_through_shuffled_epochs_and_hold_what_is_always_there() -> N
         assert sorted(int(i) for ids, _ in epoch for i in ids[1:]) == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_stage_with_an_optimizer_of_its_own_goes_on_with_adapters_alone(tmp_path: Path) -> None:
+    text = torch.randint(0, 5, (12, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    course = Course(
+        lambda stage: Pool(text[:, :-1], text[:, 1:], [str(i) for i in range(12)]),
+        aa.Evaluation(text[:, :-1], text[:, 1:]),
+    )
+    run = record(tmp_path / "run", ADAPTED, course, 0, "adapted")
+    problem = load_problem(run.header.problem.name, run.header.problem.config)
+    assert [p.start for p in run.phases] == [0, 3] and all(n.endswith((".up", ".down")) for n in run.phases[1].trained)
+    assert all(d.within_tolerance for d in aa.replay_drift(run, problem))
+    without, final = aa.retrain(run, problem, aa.Counterfactual.skip("after")), aa.final_model(run, problem)
+    moved = {n for n, p in final.params.items() if not torch.equal(p, without.params[n])}
+    assert moved == set(run.phases[1].trained)
+
+
+ADAPTED = Case.model_validate(
+    {
+        "name": "adapted",
+        "question": "Do adapters go on from the model as it was?",
+        "problem": "small-gpt2",
+        "config": {"characters": 5, "length": 6, "width": 4, "layers": 1, "heads": 2, "rank": 2},
+        "optimizer": {"name": "AdamW", "lr": 0.01},
+        "batch": 4,
+        "stages": [
+            {"name": "before", "steps": 3},
+            {"name": "after", "steps": 2, "optimizer": {"name": "SGD", "lr": 0.1}},
+        ],
+    },
+    strict=False,
+)
+
+
 def test_recording_depends_on_the_seed_alone(run: aa.Trajectory, tmp_path: Path) -> None:
     again, other = (record(tmp_path / f"{s}", CASE, tiny_course(), s, "tiny") for s in (0, 1))
     final = [r.load(r.steps).state.params["layers.0.weight"] for r in (run, again, other)]
