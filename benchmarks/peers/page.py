@@ -17,7 +17,7 @@ Each library is called as its documentation says, in an environment of its own, 
 parameters and batches, and its scores of training examples are summed over their appearances in each stage. Truth is really
 training again without the stage. r, Spearman, sign and error (mean of |score - truth| over mean of |truth|) are over all pairs
 of stage and evaluation example, n in all, on the log-likelihood of the label in nats, positive = helped. "Best scale" is the error
-that is left after the one factor that suits the method best; where the scale of a method means nothing else, only that is
+after scaling by the factor that fits the truth best in least squares; where the scale of a method means nothing else, only that is
 given. "r, stages" is over the means of the stages; "r, few" over the eight examples that methods of one backward pass an example
 were asked about: compare those by it. Cost is CPU time for the question asked (all stages, those examples), in plain
 trainings (torch's own loop and optimizer) timed in the same process; where the load is above the number of processors it is rough: the same method has been seen to take
