@@ -2,55 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+FLOOR = "floor: gradient and one curvature product a step"
+KINDS = ("training", "forward passes")
+ADJOINT = "adjoint of one query: effects of all steps and stages"
 
 
 def page(figures: dict[str, Any]) -> str:
     """docs/performance.md."""
-    models, setting = figures["models"], figures["setting"]
-    steps, stages, rounds = setting["steps"], setting["stages"], setting["rounds"]
-    rows = [
-        f"| {task} | " + " | ".join(cell(models[name][kind][task]) for name in models) + " |"
-        for kind in ("training", "forward passes")
-        for task in next(iter(models.values()))[kind]
-    ]
-    recorder = [
-        f"| {name} | {m['recorder']['overhead']:.0%} | {m['recorder']['bytes_per_step']:,.0f} |"
-        for name, m in models.items()
-    ]
-    columns = " | ".join(f"{name}, {m['parameters']:,} parameters" for name, m in models.items())
-    return "\n".join(
-        [
-            "# What the engine costs",
-            "",
-            f"Measured on {figures['date']}; {figures['machine']}. Written by `python -m benchmarks.performance` from",
-            "[the stored figures](../benchmarks/results/performance.json); nothing here is typed by hand.",
-            "",
-            f"{steps} steps of AdamW in {stages} stages, batches of {setting['batch']}, float32. CPU time as a ratio to plain training of",
-            "the same steps (the loop without recorder and engine), measured in turn in one process; median of",
-            f"{rounds} rounds, in brackets the lowest and the highest. The last row is a ratio to one forward pass of the 200",
-            f"evaluation examples for each of the {stages} stages.",
-            "",
-            f"| task | {columns} |",
-            f"|---|{'---|' * len(models)}",
-            *rows,
-            "",
-            "The floor is what an exact adjoint cannot do without, measured alone: at each step one gradient with its graph",
-            "kept and one product with the curvature.",
-            "",
-            "## The recorder",
-            "",
-            "Wall time that recording adds to the loop, and what a step takes on disk beside the examples, each stored once,",
-            "and the checkpoints. The gradient is computed again at the first step of each stage, which weighs here, where a",
-            f"stage has {steps // stages} steps.",
-            "",
-            "| model | added to the loop | bytes a step |",
-            "|---|---|---|",
-            *recorder,
-            "",
-        ]
+    head = f"""# What the engine costs
+
+{figures["machine"]}. Written by `python -m benchmarks.performance` from
+[the stored figures](../benchmarks/results/performance.json); nothing here is typed by hand. Times are CPU times of one thread. The
+machine was shared with much other work: *load* is the number of processes that wanted each processor when a part began.
+Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
+"""
+    return "\n".join([head, _attribution(figures), _recorder(figures["recorder"], figures["setting"])])
+
+
+def _attribution(figures: dict[str, Any]) -> str:
+    setting, before = figures["setting"], figures["before"]
+    models = {name: figures[name]["figures"] for name in setting["steps"] if name in figures}
+    columns = [f"{name}, {m['parameters']:,} parameters" for name, m in models.items()]
+    steps = ", ".join(
+        f"{name} {n} (load {figures[name]['load']:g})" for name, n in setting["steps"].items() if name in figures
     )
+    return f"""## Attribution and retraining
+
+Measured on {figures["transformer"]["date"]}. Steps of AdamW in {setting["stages"]} stages, batches of {setting["batch"]}, float32: {steps}.
+Ratios to plain training of the same steps (the loop without recorder and engine); median of {setting["rounds"]} rounds, in brackets the lowest and the
+highest. The last row is a ratio to one forward pass of the 200 evaluation examples for each of the {setting["stages"]} stages.
+
+{_table(["task", *columns], _costs(models))}
+
+The floor is what an exact adjoint cannot do without, measured alone: at each step one gradient with its graph kept and
+one product with the curvature. Where matrix products are all the work, it is 3: a training step has three of them a layer, its
+second derivative six more. What the adjoint spends beyond the floor is the optimizer's update and its
+transpose, inner products of states, and reading and verifying checkpoints, of which there is one a stage here.
+
+What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, large parameters are not
+copied for it, inner products are taken leaf by leaf in the precision of the leaf, and a checkpoint that a sweep meets from
+both sides is read once. Before that was done: {before["note"]}.
+
+{_table(["adjoint of one query", *models], _before(before["adjoint"], models))}
+"""
 
 
-def cell(found: dict[str, float]) -> str:
+def _when(part: dict[str, Any]) -> str:
+    return f"measured on {part['date']}, load {part['load']:g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _costs(models: dict[str, Any]) -> list[list[str]]:
+    first = next(iter(models.values()))
+    rows = [[task, *(_cell(m[kind].get(task)) for m in models.values())] for kind in KINDS for task in first[kind]]
+    beyond = [f"{m['training'][ADJOINT]['median'] - m['training'][FLOOR]['median']:.2f}" for m in models.values()]
+    at = [row[0] for row in rows].index(ADJOINT) + 1
+    return [*rows[:at], ["... of it beyond the floor", *beyond], *rows[at:]]
+
+
+def _before(before: dict[str, Any], models: dict[str, Any]) -> list[list[str]]:
+    now = {name: m["training"][ADJOINT] for name, m in models.items()}
+    return [[when, *(_cell(found.get(name)) for name in models)] for when, found in (("before", before), ("now", now))]
+
+
+def _recorder(part: dict[str, Any], setting: dict[str, Any]) -> str:
+    head = ["model", "examples a step", "plain step", "all new", "all known", "bytes a step", "bytes an example"]
+    rows = [
+        [
+            name,
+            str(m["batch"]),
+            f"{m['plain_ms']:.0f} ms",
+            f"{m['new']:.0%}",
+            f"{m['known']:.0%}",
+            f"{m['bytes']:,.0f}",
+            f"{m['bytes_of_an_example']:,}",
+        ]
+        for name, m in part["figures"].items()
+    ]
+    return f"""## The recorder
+
+CPU time that recording adds to a step of AdamW ({_when(part)}): while every example is new and must be stored, and in later
+passes, when all are known. Bytes a step are those of the step table, beside the examples, each stored once, and the
+checkpoints. A pass has only {setting["recorder_steps"]} steps here, so its one check of the gradient, a gradient computed again, weighs {1 / setting["recorder_steps"]:.0%} of a
+gradient a step, and the examples of the first pass are committed within the second.
+
+{_table(head, rows)}
+"""
+
+
+def _cell(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "not measured"
     return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"

@@ -1,0 +1,63 @@
+"""What recording adds to steps of 25 ms and longer, while every example is new and once all are known."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import aa_core as aa
+from benchmarks.performance_cases import MODELS, batch, seconds
+
+STEPS, ROUNDS = 16, 2
+BATCHES = {"MLP": 1024, "CNN": 512, "transformer": 64}
+"""Examples a step, so that a plain step takes about 25 ms on a free processor of 2025."""
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """By model: CPU time of a plain step, what recording adds to it in the first pass and in later ones, and bytes."""
+    return {name: _of(name, folder / "recorder" / name) for name in MODELS}
+
+
+class _Loop(NamedTuple):
+    """The user's own."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(x), y).backward()
+        self.optimizer.step()
+
+
+def _loop(model: nn.Module) -> _Loop:
+    return _Loop(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
+
+
+def _of(name: str, folder: Path) -> dict[str, float]:
+    build, draw = MODELS[name]
+    batches = [batch(draw, k, BATCHES[name]) for k in range(STEPS)]
+    rounds = [_round(build, batches, folder / str(i)) for i in range(ROUNDS)]
+    middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+    written = sum(f.stat().st_size for f in (folder / "0" / "steps").iterdir())
+    example = sum(t[0].numel() * t[0].element_size() for t in batches[0])
+    return {**middle, "batch": BATCHES[name], "bytes": written / (2 * STEPS), "bytes_of_an_example": example}
+
+
+def _round(build: Callable[[], nn.Module], batches: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, float]:
+    """Two passes over the batches, a stage each; every step is taken without and with the recorder, in turn."""
+    alone, watched = _loop(build()), _loop(build())
+    plain, recorded = [0.0, 0.0], [0.0, 0.0]
+    with aa.Recorder(path, watched.model, watched.optimizer, nn.functional.cross_entropy) as recorder:
+        for stage in (0, 1):
+            with recorder.stage(f"pass {stage + 1}"):
+                for x, y in batches:
+                    plain[stage] += seconds(lambda x=x, y=y: alone.step(x, y))
+                    recorded[stage] += seconds(lambda x=x, y=y: (recorder.batch(x, y), watched.step(x, y)))
+    new, known = (r / p - 1 for r, p in zip(recorded, plain, strict=True))
+    return {"plain_ms": sum(plain) / (2 * len(batches)) * 1e3, "new": new, "known": known}
