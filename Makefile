@@ -12,7 +12,7 @@ PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help dashboard test check format schema samples bench bench-peers experiments screenshots clean runtime dev peers
+.PHONY: help dashboard test check format schema samples bench bench-load bench-peers experiments screenshots clean runtime dev peers
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ experiments: dev ## all experiments again; hours            (DATA=folder of the 
 	$(PY) -m aa_core experiment $$name --data $(DATA) -o results/$$name && \
 	$(PY) -m sample_runs.experiment.store $$name results/$$name || exit 1; done
 	$(PY) -m sample_runs.experiment.page
+
+bench-load: dev ## twenty people at once, while jobs run
+	$(PY) -m benchmarks.load $(ARGS)
 
 screenshots: dev ## the README's pictures, from the real dashboard
 	@$(PY) -m tests.browser.find_chromium

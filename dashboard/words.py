@@ -11,6 +11,8 @@ from typing import Any
 from dashboard.selection import CONFOUNDER, Selection
 from dashboard.service import escape, glossary
 
+UNLINKED = "\u2060"
+"""Invisible; Markdown takes what it stands in for no address."""
 OPTIONS = {
     "log-likelihood": "Log-likelihood",
     "probability": "Probability",
@@ -63,8 +65,9 @@ def help_of(control: str) -> str:
 
 
 def literal(text: object) -> str:
-    """Text for a place that reads Markdown: shown as it is, never obeyed."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", escape.visible(text))
+    """Text for a place that reads Markdown: shown as it is, never obeyed, and no address in it becomes a link."""
+    unlinked = re.sub(r"://|(?<=www)\.|@", lambda found: f"{found[0]}{UNLINKED}", escape.visible(text))
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", unlinked)
 
 
 def escaped(text: object) -> str:

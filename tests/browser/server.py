@@ -9,10 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
+from typing import NamedTuple
 
 from aa_core.launcher import HOST, Reach, prepare
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+
+
+class Running(NamedTuple):
+    """Where it answers, and which process it is."""
+
+    address: str
+    pid: int
 
 
 @contextmanager
@@ -20,6 +28,15 @@ def dashboard(
     workspace: Path, log: Path, runs: Path = SAMPLES, at: Reach | None = None, port: int | None = None
 ) -> Iterator[str]:
     """The address of a dashboard over these runs, in a workspace of its own."""
+    with running(workspace, log, runs, at, port) as server:
+        yield server.address
+
+
+@contextmanager
+def running(
+    workspace: Path, log: Path, runs: Path = SAMPLES, at: Reach | None = None, port: int | None = None
+) -> Iterator[Running]:
+    """The same, with its process."""
     port = port or free_port()
     server = prepare(port, [runs], None, at or Reach(), "--server.headless=true")
     surroundings = server.environment | {"AA_WORKSPACE": str(workspace)}
@@ -27,7 +44,7 @@ def dashboard(
         process = subprocess.Popen(server.command, env=surroundings, stdout=out, stderr=out)
         try:
             _wait_until_healthy(port, process, log)
-            yield at.origin if at else f"http://{HOST}:{port}"
+            yield Running(at.origin if at else f"http://{HOST}:{port}", process.pid)
         finally:
             process.terminate()
             process.wait(20)

@@ -104,3 +104,8 @@ def test_effects_that_are_all_zero_have_no_bar() -> None:
 
 def test_literal_escapes_every_mark_of_markdown() -> None:
     assert literal("a*b[c](d):e $f 45°") == "a\\*b\\[c\\]\\(d\\)\\:e \\$f 45°"
+
+
+def test_no_address_becomes_a_link() -> None:
+    assert literal("http://a.b") == "http\\:\\/\\/\u2060a\\.b"
+    assert literal("www.a.b c@d.e") == "www\\.\u2060a\\.b c\\@\u2060d\\.e"
