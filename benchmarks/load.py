@@ -105,8 +105,10 @@ async def measure(server: Running, sessions: int, seconds: float) -> dict[str, A
     until = time.monotonic() + seconds
     visitors = asyncio.gather(*(explore(server.address, seed, until) for seed in range(sessions)))
     workers = asyncio.gather(*(work(lane, until) for lane in range(JOBS)))
+    before = cpu_seconds(server.pid)
     memory = await watch(server.pid, until)
     clicks = [click for session in await visitors for click in session]
+    spent = cpu_seconds(server.pid) - before
     ends = [end for lane in await workers for end in lane]
     return {
         "sessions": sessions,
@@ -114,6 +116,7 @@ async def measure(server: Running, sessions: int, seconds: float) -> dict[str, A
         "load_before": [round(x, 2) for x in load],
         "first_visit_s": first,
         "clicks": summary(clicks),
+        "cpu_s_per_click": spent / len(clicks),
         "by_screen": {s: summary([c for c in clicks if c.screen == s]) for s in sorted({c.screen for c in clicks})},
         "errors": sorted({c.error for c in clicks if c.error}),
         "jobs": {end: ends.count(end) for end in sorted(set(ends))},
@@ -124,6 +127,12 @@ async def measure(server: Running, sessions: int, seconds: float) -> dict[str, A
             "most": max(memory),
         },
     }
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of the processor, which does not depend on who else wants it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def explore_once(address: str) -> dict[str, float]:

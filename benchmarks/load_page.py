@@ -32,6 +32,8 @@ What a browser needs to draw it is not in these figures. Between an answer and t
 
 Errors ({all_clicks["errors"]:.0f}) are a lost connection, an exception or a refusal on the page, or no answer within 60 s{kinds(figures)}. Jobs: {ended}.
 
+A click takes {figures["cpu_s_per_click"]:.2f} s of the server's processor time on average, whoever else wants the processor.
+
 The first visit of each run, before anything is cached: {first}.
 
 Resident memory of the server: {memory["start"]:.0f} MiB when the sessions came, {memory["middle"]:.0f} MiB half way, {memory["end"]:.0f} MiB at the end ({growth:+.1%} over
