@@ -29,6 +29,11 @@ check: dev ## format, lint and types, nothing is changed
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+.PHONY: fuzz
+FUZZ_SECONDS ?= 600
+fuzz: dev ## damaged files and crashes, at random       (FUZZ_SECONDS=600)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -n0 --timeout=0 tests/faults/test_fuzz.py tests/faults/test_life.py $(ARGS)
+
 format: dev ## put the code in the house's format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .

@@ -148,6 +148,8 @@ def _entry_problem(entry: zipfile.ZipInfo) -> str | None:
         return "a link, folder or device, expected a regular file"
     if entry.flag_bits & 1:
         return "encrypted"
+    if entry.header_offset < 0:
+        return "begins before the archive does"
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
         return "compressed; pack runs with `aa export`, which only stores"
     return None

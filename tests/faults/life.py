@@ -44,7 +44,7 @@ def truth() -> list[dict[str, torch.Tensor]]:
 
 
 class LifeOfARun(RuleBasedStateMachine):
-    """What was acknowledged is there, and is what plain torch trains; a check finds what was changed, and nothing else."""
+    """What was acknowledged is there and is what plain torch trains; a check finds what was changed, nothing else."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -65,6 +65,16 @@ def test_every_flipped_bit_is_detected(original: Path, path: Path, kind: str) ->
         file.write_bytes(intact)
 
 
+def test_every_flipped_bit_of_a_journal_is_detected(tmp_path: Path) -> None:
+    path, rng = live_copy(tmp_path), random.Random(0)
+    digest, (journal,) = open_run(path).digest, (path / "journal").iterdir()
+    intact = journal.read_bytes()
+    for _ in range(200):
+        bit = rng.randrange(len(intact) * 8)
+        journal.write_bytes(intact[: bit // 8] + bytes([intact[bit // 8] ^ 1 << bit % 8]) + intact[bit // 8 + 1 :])
+        assert findings(path, digest), f"bit {bit}"
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.5, -1])
 def test_every_truncated_file_is_detected(original: Path, path: Path, kept: float) -> None:
     digest = open_run(original).digest
