@@ -1,0 +1,145 @@
+"""Machines that fail: a full disk, a disk that may only be read, no memory left, a stopped process, many sessions."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from aa_core.archive import export_run
+from aa_core.counterfactual import Counterfactual
+from aa_core.errors import RunBusyError
+from aa_core.integrity import check_integrity
+from aa_core.jobs import all_jobs, submit, whatif_spec
+from aa_core.recorder import Recorder
+from aa_core.trajectory import open_run
+from tests.core.job_run import make as make_for_jobs
+from tests.core.job_run import wait
+from tests.core.resume_case import KINDS, Training
+from tests.faults.oracle import aa
+from tests.faults.victims import kill, record, start
+from tests.recorded import LOSS, make, train
+from tests.recorded import record as record_small
+
+KIND = KINDS["AdamW, float64"]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 128 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("no disk of its own: mounting is not permitted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_on_a_full_disk_the_recording_stops_and_goes_on_when_there_is_room(small: Path, tmp_path: Path) -> None:
+    whole, done = Training(KIND, 0).run(tmp_path / "whole", lambda k: None), list[int]()
+    with pytest.raises(OSError, match="No space left"):
+        Training(KIND, 0).run(small / "r", done.append)
+    stopped = open_run(small / "r")
+    assert 0 < len(done) <= stopped.steps < 14 and not stopped.sealed
+    assert all("torn" in found for found in check_integrity(stopped))
+    remount(small, "size=8m")
+    if stopped.warnings:
+        with pytest.warns(RuntimeWarning, match="torn"):
+            Training(KIND, 1).run(small / "r")
+    else:
+        Training(KIND, 1).run(small / "r")
+    ends = open_run(small / "r"), open_run(tmp_path / "whole")
+    assert ends[0].sealed and ends[1].digest == whole
+    a, b = (end.load(14).state for end in ends)
+    assert all(torch.equal(a.params[n], b.params[n]) for n in b.params)
+
+
+def test_on_a_disk_that_may_only_be_read_runs_are_read_and_nothing_is_begun(small: Path, tmp_path: Path) -> None:
+    remount(small, "size=8m")
+    run = record_small(small / "r")
+    export_run(run, tmp_path / "r.zip")
+    remount(small, "ro")
+    assert check_integrity(open_run(small / "r")) == ()
+    with pytest.raises(OSError, match="Read-only"), Recorder(small / "new", *make(), LOSS):
+        pass
+    for command in (("import", tmp_path / "r.zip", "-o", small / "in"), ("export", small / "r", "-o", small / "r.zip")):
+        ended = aa(*command, folder=tmp_path)
+        assert ended.code == 1 and "Read-only" in ended.said and "Traceback" not in ended.said, ended
+    assert sorted(p.name for p in small.iterdir()) == ["r"]
+
+
+def starve(path: Path) -> None:
+    """Record until there is no memory left for the loop."""
+    model, optimizer = make()
+    with Recorder(path, model, optimizer, LOSS, checkpoint_every=5) as recorder, recorder.stage("a"):
+        train(recorder, model, optimizer, 8)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        bytearray(1 << 28)
+
+
+def test_out_of_memory_the_recording_is_there_up_to_its_last_step(tmp_path: Path) -> None:
+    process = start(starve, tmp_path / "r")
+    process.join()
+    run = open_run(tmp_path / "r")
+    assert process.exitcode == 1 and (run.steps, run.sealed) == (8, False)
+    assert check_integrity(run) == ()
+
+
+def test_a_stopped_recorder_is_read_keeps_its_run_and_goes_on(tmp_path: Path) -> None:
+    path, told = tmp_path / "r", tmp_path / "told"
+    process = start(record, path, told)
+    wait(lambda: told.exists() and told.stat().st_size > 12)
+    seen = []
+    for _ in range(5):  # a reader beside the recorder at work
+        run = open_run(path)
+        assert all("torn" in found for found in check_integrity(run))
+        seen.append(run.steps)
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(0.2)
+    stopped = open_run(path).steps
+    assert sorted(seen) == seen and seen[-1] <= stopped and told.stat().st_size <= stopped <= told.stat().st_size + 1
+    with pytest.raises(RunBusyError), Recorder(path, *make(), LOSS, if_exists="resume"):
+        pass
+    assert open_run(path).steps == stopped
+    os.kill(process.pid, signal.SIGCONT)
+    wait(lambda: told.stat().st_size > stopped + 3)
+    kill(process, 0.0)
+    assert open_run(path).steps >= told.stat().st_size
+
+
+def ask(run: Path, problem: str, workspace: Path, told: Path) -> None:
+    """A session that asks for one what-if."""
+    os.environ["AA_WORKSPACE"] = str(workspace)
+    job = submit(whatif_spec(open_run(run), Counterfactual.skip("first"), problem=problem))
+    (told / str(os.getpid())).write_text(job.id)
+
+
+def test_twenty_sessions_that_ask_one_question_get_one_job_that_works_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = make_for_jobs(tmp_path)
+    told, workspace = tmp_path / "told", tmp_path / "workspace"
+    told.mkdir()
+    monkeypatch.setenv("AA_WORKSPACE", str(workspace))
+    sessions = [start(ask, run.path, f"{file}:problem", workspace, told) for _ in range(20)]
+    for session in sessions:
+        session.join()
+    assert [session.exitcode for session in sessions] == [0] * 20
+    assert len(list(told.iterdir())) == 20 and len({p.read_text() for p in told.iterdir()}) == 1
+    (job,) = all_jobs()
+    wait(lambda: not job.living)
+    assert job.status == "done" and job.log.count("started") == 1
