@@ -42,6 +42,27 @@ class RunCheck:
         return f"{self._integrity}; {self._replay}"
 
     @property
+    def meaning(self) -> tuple[str, str]:
+        """What the words say of the files and of the replay, and what they do not."""
+        if self.findings:
+            files = "files are missing, or not as they were recorded: no number from this run can be believed"
+        elif self.sealed:
+            files = "every file is the one that the sealed log names; who sealed it is a matter of signatures"
+        else:
+            files = "every file is the one that the log names so far; the training goes on, or was cut short"
+        return files, self._replayed
+
+    @property
+    def _replayed(self) -> str:
+        if not self.drifts:
+            return "nothing was replayed: that the recorded steps lead from one checkpoint to the next is not shown"
+        if not self.within_tolerance:
+            return "the recorded steps do not lead to the recorded checkpoints: model, loss or data are others"
+        exact = all(d.absolute == 0 for d in self.drifts)
+        how = "to the bit" if exact else "up to rounding, as on another machine"
+        return f"the recorded steps lead from one checkpoint to the next {how}; what came before the first is not shown"
+
+    @property
     def _integrity(self) -> str:
         if self.findings:
             return f"NOT INTACT: {len(self.findings)} finding{'s' * (len(self.findings) > 1)}"

@@ -118,8 +118,9 @@ def check(
     run: Run,
     problem: ProblemOption = None,
     no_replay: Annotated[bool, typer.Option("--no-replay", help="Verify files only, run no model code.")] = False,
+    key: Annotated[Path | None, typer.Option(metavar="FILE.pub", help="Key of who should have signed.")] = None,
 ) -> None:
-    """Is the run intact, and does it replay? Exits with 1 if not."""
+    """Is the run intact, who vouches for it, and does it replay? Exits with 1 if not."""
     opened = open_any_told(run)
     if isinstance(opened, CheckpointRun):
         checkpoint_commands.check(opened)
@@ -136,6 +137,9 @@ def check(
         drifts = [(d.step, f"{d.absolute:.2e}", f"{d.relative:.2e}") for d in found.drifts]
         write_rows(pd.DataFrame(drifts, columns=["checkpoint", "absolute", "relative"]), "table", None, {})
     typer.echo(found.words)
+    files, replayed = found.meaning
+    for line in (files, sign_commands.vouched(opened.path, key), replayed):
+        note(f"  {line}")
     raise typer.Exit(0 if found.sound else 1)
 
 

@@ -39,6 +39,16 @@ def verify(run: Run, key: PublicKey, signature: SignatureOption = None) -> None:
     note("a signature says who signed, not that the training took place: aa check replays it")
 
 
+def vouched(run: Path, key: Path | None) -> str:
+    """Who vouches for the files of a run, in words; IntegrityError if it is not what the owner of the key signed."""
+    if key is not None:
+        signer = signing.verify(run, key)[:16]
+        return f"signed by the owner of the key {signer}: these files, which does not show that the training took place"
+    if signing.signature_path(run).exists():
+        return "signed, by whom is not known without the key: aa check --key FILE.pub"
+    return "unsigned: nobody vouches for these files"
+
+
 def register(app: typer.Typer) -> None:
     """Offer the commands."""
     app.command(epilog=epilog("aa key auditor", "aa key ~/keys/lab"))(key)

@@ -321,7 +321,7 @@ def test_code_in_and_beside_a_run_is_never_executed(path: Path, tmp_path: Path) 
     header(problem={"name": "problem_of_the_run:problem", "config": {}}, model_class="problem_of_the_run.Net")(path)
     for suffix in ("pt", "pt2", "pkl", "pth", "bin"):
         (path / "states" / f"0.{suffix}").write_bytes(pickled(canary))
-    ended, _ = in_one_process(
+    ended, imported = in_one_process(
         path.parent,
         ["info", run],
         ["check", run, "--no-replay"],
@@ -331,6 +331,7 @@ def test_code_in_and_beside_a_run_is_never_executed(path: Path, tmp_path: Path) 
     )
     assert [code for code, _ in ended] == [0, 0, 1, 1, 1]
     assert all("'problem_of_the_run:problem', which is not registered here" in said for _, said in ended[2:])
+    assert not [name for name in imported if name.startswith(("problem", "sample_runs", "sitecustomize"))]
     replace_file(path, STATE, pickled(canary))
     refused("check", path, "--no-replay", folder=path.parent, because="not a safetensors file")
     assert not canary.exists()
