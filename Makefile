@@ -12,7 +12,7 @@ PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help dashboard test check format schema samples bench bench-load bench-peers experiments screenshots clean runtime dev peers
+.PHONY: help dashboard test check format schema samples bench bench-load bench-peers bench-ui experiments screenshots clean runtime dev peers
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -59,7 +59,11 @@ experiments: dev ## all experiments again; hours            (DATA=folder of the 
 bench-load: dev ## twenty people at once, while jobs run
 	$(PY) -m benchmarks.load $(ARGS)
 
-screenshots: dev ## the README's pictures, from the real dashboard
+bench-ui: dev ## how long the dashboard keeps one waiting
+	@$(PY) -m tests.browser.find_chromium
+	$(PY) -m benchmarks.ui
+
+screenshots: dev ## the pictures of README and guide
 	@$(PY) -m tests.browser.find_chromium
 	$(PY) -m tests.browser.screenshots $(ARGS)
 

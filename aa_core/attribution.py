@@ -70,8 +70,7 @@ class Attribution:
 
     def mean_within_noise(self, floor: float | None = None) -> Tensor | None:
         """[units]: the same of the mean effects; floor: such as `NoiseFloor.mean_effect`."""
-        known = self.reliability.calibration
-        return _within(self.effects.mean(1), known.noise_of_mean if floor is None and known else floor)
+        return _within(self.effects.mean(1), self.reliability.noise_of_mean if floor is None else floor)
 
 
 def stage_effects(

@@ -13,6 +13,7 @@ import typer
 
 from aa_core import archive_commands, checkpoint_commands, experiment_commands, remote_commands, sign_commands
 from aa_core.attribution import SIGN, Attribution, stage_effects, step_effects
+from aa_core.borne_out import with_calibration
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints import CheckpointRun
 from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
@@ -201,6 +202,8 @@ def effects(
     else:
         common |= {"method": method or ("boundary" if bounds else None), "curvature": curvature, "readout": readout}
         found = stage_effects(opened, problem_of(opened, problem), judged, **common)
+    if not isinstance(opened, CheckpointRun):
+        found = with_calibration(found, opened, performance)
     if bounds:
         found = with_remainders(found, opened, problem_of(opened, problem), judged, common["progress"])
     _write_effects(found, format, output)

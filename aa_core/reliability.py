@@ -18,7 +18,16 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import load
 from aa_core.state import Params
-from aa_core.verdict import SEGMENTS, UNMEASURED, Estimator, Verdict, judge_calibrated, judge_growth, judge_readouts
+from aa_core.verdict import (
+    SEGMENTS,
+    UNMEASURED,
+    Estimator,
+    Verdict,
+    judge_calibrated,
+    judge_growth,
+    judge_readouts,
+    lesser,
+)
 
 ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
 
@@ -92,11 +101,13 @@ class Reliability:
     """Stages: share of stages whose mean effect has the same sign in all three readouts."""
     assumptions: tuple[str, ...] = ()
     estimator: Estimator | None = None
-    """Stages: method, curvature and readout of the effects."""
+    """Stages: method, curvature and readout of the effects. Steps and parts: of what they add up to over a stage."""
     calibration: Calibration | None = None
-    """Stages: what really retraining this run said of every estimator, if that was done."""
+    """What really retraining this run said of every estimator of stages, if that was done; maybe on more examples."""
     moved: float | None = None
     """Stages, boundary: the largest distance that one moved the parameters, over the norm of the final parameters."""
+    judged: int | None = None
+    """On how many of the run's evaluation examples the effects are, where that is known."""
     blind: str = ""
     """Why the derivative of the optimizer's update does not see the gradient, where it does not."""
     displacements: tuple[float, ...] | None = None
@@ -113,8 +124,13 @@ class Reliability:
     def verdict(self) -> Verdict:
         """What the effects may be trusted for: as retraining said, else as the figures say."""
         known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
+        if known is not None and self.readout_spread is None:
+            added_up = f"Added up over each stage and checked by retraining{self._among()}"
+            return lesser(judge_calibrated(known)._replace(checked=added_up), judge_growth(self.growth))
         if known is not None:
-            return judge_calibrated(known)
+            verdict = judge_calibrated(known)
+            reason = verdict.reason + self._unlike()
+            return verdict._replace(checked=f"Checked by retraining{self._among()}", reason=reason)
         if self.blind:
             return Verdict("nothing", f"For this optimizer, {self.blind}")
         if self.estimator and self.estimator[0] == SEGMENTS and self.readout_spread is None:
@@ -128,6 +144,34 @@ class Reliability:
     def words(self) -> str:
         """The verdict in a sentence or two."""
         return self.verdict.words
+
+    @property
+    def noise_of_mean(self) -> float | None:
+        """How far the true mean effect moves by itself: at most as far as on any one example, where these are but some
+        of those that it was measured on. None where it was not, and for steps and parts of stages."""
+        known = self.calibration
+        if known is None or self.readout_spread is None:
+            return None
+        return known.noise_of_mean if self.judged in (None, known.values) else known.noise_of_value
+
+    def _among(self) -> str:
+        """Which examples retraining was judged on, and which of them the effects are on."""
+        if self.calibration is None or self.judged is None:
+            return ""
+        every = self.calibration.values
+        some = "" if self.judged == every else f", of which these are {self.judged:,}"
+        return f" on all {every:,} examples{some}"
+
+    def _unlike(self) -> str:
+        """What speaks against believing of some of the examples what retraining said of all."""
+        if self.judged is None or self.calibration is None or self.judged == self.calibration.values:
+            return ""
+        differ = 1 - (1 if self.signs_agree is None else self.signs_agree)
+        return (
+            f"; on these {self.judged:,} the readouts disagree in sign for {100 * differ:.0f} % of the stages"
+            if differ
+            else ""
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; of the calibration, only the figures of this estimator."""

@@ -74,6 +74,8 @@ TRIED: dict[tuple[str, str], Tried] = {
 """Stages: by method and curvature."""
 GROWTH_LIMITS: Limits = (1.5, 2.1, 2.1)
 """Single steps, which have one readout: up to which growth of the adjoint."""
+GREW = 1.05
+"""Below this nothing grew, to two digits."""
 STEPS_TRIED: Tried = {"size": (15, 19), "rank": (1, 2), "sign": (0, 0)}
 SEGMENT_SPREAD_LIMITS: dict[Estimator, Limits] = {
     ("segments", "ggn", "linear"): (0.0, 0.0, 0.36),
@@ -116,12 +118,14 @@ class Verdict(NamedTuple):
     """Whether real retraining of this very run says so."""
     approximated: bool = False
     """Whether it is about an approximation from checkpoints, which no retraining can check."""
+    checked: str = "Checked by retraining"
+    """If verified: what was, and on which examples."""
 
     @property
     def words(self) -> str:
         """The verdict as a sentence or two."""
         if self.verified:
-            return f"Checked by retraining: {MEANING[self.trust]}. {self.reason}."
+            return f"{self.checked}: {MEANING[self.trust]}. {self.reason}."
         source = "Approximated from checkpoints only. " if self.approximated else ""
         way_out = "" if self.approximated else f" Retrain to {'confirm' if self.trust == 'size' else 'know'}."
         return f"{source}{OPENINGS[self.trust]}: {MEANING[self.trust]}. {self.reason}.{way_out}"
@@ -145,7 +149,7 @@ def judge_calibrated(figures: Figures) -> Verdict:
     """The verdict of a real retraining of every stage."""
     pairs, stages = figures.pairs, figures.stages
     reason = (
-        f"Over {pairs.n} pairs of stage and example r = {_number(pairs.pearson)}, the sign is right for "
+        f"Over {pairs.n:,} pairs of stage and example r = {_number(pairs.pearson)}, the sign is right for "
         f"{_percent(pairs.sign)}, and the stages' means are off by {_percent(stages.relative_error)}"
     )
     return Verdict(earned(pairs, stages), reason, verified=True)
@@ -160,7 +164,9 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, move
         moved: largest distance that a stage moved the parameters, over the norm of the final ones; None if not known.
     """
     if signs_agree < 1:
-        return Verdict("nothing", f"For {1 - signs_agree:.0%} of the stages the three readouts disagree even in sign")
+        return Verdict(
+            "nothing", f"For {_percent(1 - signs_agree)} of the stages the three readouts disagree even in sign"
+        )
     kept = estimator[0] == SEGMENTS
     spreads, moves, tried = (
         (SEGMENT_SPREAD_LIMITS, SEGMENT_MOVED_LIMITS, SEGMENT_TRIED) if kept else (SPREAD_LIMITS, MOVED_LIMITS, TRIED)
@@ -173,7 +179,7 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, move
     by_spread = _within(spread, limits)
     by_move = "size" if moved is None else _within(moved, moves.get(estimator[:2], ANY))
     if moved is not None and LADDER.index(by_move) > LADDER.index(by_spread):
-        trust, figure = by_move, f"A stage moved the model far, by {moved:.0%} of its parameters' norm"
+        trust, figure = by_move, f"A stage moved the model far, by {_percent(moved)} of its parameters' norm"
     else:
         trust, figure = by_spread, f"The three readouts lie {_percent(spread)} apart"
     if trust == "nothing":
@@ -185,10 +191,16 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, move
 def judge_growth(growth: float) -> Verdict:
     """The verdict on effects of single steps from how much the adjoint grew on its way back."""
     trust = _within(growth, GROWTH_LIMITS)
-    figure = f"A small change of the state grew up to {growth:.2g} times in training"
+    grew = "did not grow" if growth < GREW else f"grew up to {growth:.2g} times"
+    figure = f"A small change of the state {grew} in training"
     if trust == "nothing":
         return Verdict(trust, f"{figure}, more than where signs could be trusted")
     return Verdict(trust, figure + _experience(STEPS_TRIED.get(trust, (0, 0))))
+
+
+def lesser(one: Verdict, other: Verdict) -> Verdict:
+    """The verdict that trusts less; the first where they trust alike."""
+    return max(one, other, key=lambda verdict: LADDER.index(verdict.trust))
 
 
 def _experience(tried: tuple[int, int]) -> str:
@@ -217,4 +229,4 @@ def _number(figure: float | None) -> str:
 
 
 def _percent(figure: float | None) -> str:
-    return "an unknown share" if figure is None or math.isnan(figure) else f"{figure:.0%}"
+    return "an unknown share" if figure is None or math.isnan(figure) else f"{100 * figure:.0f} %"

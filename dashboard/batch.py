@@ -49,7 +49,7 @@ def _ranked(ctx: Context, step: int, frame: pd.DataFrame, unit: str) -> None:
     with st.container(height=HEIGHT, border=False):
         gallery(items, f"Training examples of step {step}", "batch", _pick, "adds")
     more = "" if len(shown) == len(frame) else f" The first {len(shown)} are shown."
-    unit = f"{literal(unit)}" if not power else f"10{_superscript(power)} {literal(unit)}"
+    unit = f"{literal(unit)}" if not power else f"{glossary.power_of_ten(power)} {literal(unit)}"
     total = glossary.fmt_effect(float(frame["effect"].sum()))
     st.caption(
         f"Below each: its effect on the mean of the picked examples, in {unit}; positive = learning from it here "
@@ -75,10 +75,6 @@ def _power(effects: pd.Series) -> int:
     """The power of ten that tiles leave out: effects of single examples are small."""
     scale = glossary.scale_of(effects)
     return math.floor(math.log10(scale)) if 0 < scale < 0.01 else 0
-
-
-def _superscript(power: int) -> str:
-    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _pick(ids: tuple[int, ...], add: bool, on: bool) -> None:

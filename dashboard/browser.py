@@ -16,6 +16,8 @@ from dashboard.words import plural
 
 HEIGHT = 496
 TABLE_ROWS = 200_000
+MOST_OFFERED = 2_000
+"""Examples that are offered by number; of more the browser makes too long a list, and the number is typed."""
 
 
 def browser(ctx: Context) -> None:
@@ -44,9 +46,10 @@ def pages(table: pd.DataFrame) -> int:
 
 
 def _pager(page: int, last: int) -> None:
-    _turn("Prev", page - 1, last, icon=":material/chevron_left:")
-    st.caption(f"{page} / {last}", width="content")
-    _turn("Next", page + 1, last, icon=":material/chevron_right:", icon_position="right")
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", width="content"):
+        _turn("Prev", page - 1, last, icon=":material/chevron_left:")
+        st.caption(f"{page} / {last:,}", width="content")
+        _turn("Next", page + 1, last, icon=":material/chevron_right:", icon_position="right")
 
 
 def _turn(label: str, to: int, last: int, **look: Any) -> None:
@@ -116,9 +119,25 @@ def _places(table: pd.DataFrame, examples: tuple[int, ...]) -> list[int]:
 
 def picked_examples(ctx: Context, nothing: str) -> None:
     """The picked examples by number: the way to pick with the keyboard, and to see what is picked on other pages."""
-    chosen = session.mirror("examples", read=lambda v: tuple(sorted(v)), show=list(ctx.selection.examples))
-    every = range(ctx.desk.facts().examples)
+    chosen = list(ctx.selection.examples)
+    total = ctx.desk.facts().examples
+    typed = total > MOST_OFFERED
     st.multiselect(
-        "Picked examples", every, placeholder=nothing, format_func=lambda i: f"#{i}", label_visibility="collapsed",
-        select_all=False, **chosen,
-    )  # fmt: skip
+        "Picked examples",
+        chosen if typed else range(total),
+        placeholder=f"{nothing}; type a number to pick" if typed else nothing,
+        format_func=lambda i: f"#{i}",
+        label_visibility="collapsed",
+        select_all=False,
+        accept_new_options=typed,
+        **session.mirror("examples", read=numbers, show=chosen),
+    )
+
+
+def numbers(values: list[int | str]) -> tuple[int, ...]:
+    """Examples by number, as offered or as typed; what is no number is left out with a note."""
+    written = [str(v).strip().lstrip("#") for v in values]
+    known = {int(v) for v in written if v.isdecimal()}
+    for text in (v for v in written if not v.isdecimal()):
+        session.note(f"picked examples: {text[:40]!r} is not the number of an example")
+    return tuple(sorted(known))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, feedback, plots, session
+from dashboard import charts, feedback, plots, session, shell
 from dashboard.batch import batch
 from dashboard.pin import pin
 from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS
@@ -49,6 +50,8 @@ def _zoom(ctx: Context) -> None:
         )
         if s.stage:
             _step_by_number(ctx)
+            without = replace(s, skip=(s.stage,), stage="", steps=None)
+            shell.link("What-if", "What if without it?", without, icon=":material/alt_route:")
     if not s.stage:
         st.segmented_control(
             "Show",

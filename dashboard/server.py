@@ -6,6 +6,10 @@ import base64
 import hashlib
 import re
 import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
@@ -84,5 +88,17 @@ async def _refuse(send: Send) -> None:
     await send({"type": "http.response.body", "body": b"This server does not answer to this name.\n"})
 
 
+@asynccontextmanager
+async def warmed(_: st.App) -> AsyncIterator[None]:
+    """The engine is imported while the first browser is still loading the page; torch alone takes a second."""
+    threading.Thread(target=_import, args=("dashboard.service",), daemon=True).start()
+    yield
+
+
+def _import(name: str) -> None:
+    with suppress(ImportError):  # the page imports it again, and says what is missing
+        import_module(name)
+
+
 require_local_or_access()
-app = st.App(HERE / "app.py", middleware=[Middleware(Guard)])
+app = st.App(HERE / "app.py", middleware=[Middleware(Guard)], lifespan=warmed)

@@ -44,7 +44,7 @@ def _result(ctx: Context, job: Job) -> None:
     floor = (
         "The noise floor of this run is not measured yet (verify all stages)."
         if noise is None
-        else f"Noise floor of a mean effect: {noise:.1e} {literal(unit)}."
+        else f"Noise floor of this mean effect: {glossary.fmt_small(noise)} {literal(unit)}."
     )
     st.caption(
         f"Mean over {plural(found['n'], 'example')}; positive = training as recorded did better. "

@@ -73,6 +73,7 @@ LAYERS = (
     ("whatif", "noise"),
     ("calibrate",),
     ("registry", "signing", "plain", "run_performance", "check", "archive", "run_schema", "access"),
+    ("borne_out",),
     ("jobs", "jobs.*"),
     ("findings", "findings.*", "access_log"),
     ("reporting", "reporting.*"),

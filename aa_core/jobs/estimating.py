@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from aa_core.attribution import Attribution, stage_effects, step_effects
+from aa_core.borne_out import with_calibration
 from aa_core.counterfactual import Semantics
 from aa_core.curvature import Curvature
 from aa_core.embedding import Method
@@ -48,7 +49,7 @@ def effects(
     progress = in_part(report, "estimating", (0, run.steps), run.steps)
     if asked.by == "shares":
         return _shares(path_shares(run, problem, mean, progress=progress), len(gamma))
-    found = _attribute(run, problem, mean, asked, progress)
+    found = with_calibration(_attribute(run, problem, mean, asked, progress), run, asked.performance)
     table = found.units.drop(columns="example", errors="ignore").assign(effect=found.effects[:, 0].numpy())
     summary = {"unit": found.unit, "n": len(gamma), "provenance": found.provenance}
     return Outcome({**summary, "reliability": found.reliability.to_dict()}, {"effects": table})

@@ -84,6 +84,7 @@ TERMS = {
     "Signature": "Says who wrote a file, to whoever knows the public key. It does not say that the content is true.",
 }
 MINUS = "\N{MINUS SIGN}"
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def sign(thing: str = "stage") -> str:
@@ -124,6 +125,19 @@ def fmt_effect(value: float | None, scale: float | None = None) -> str:
 def fmt_number(value: float | None, digits: int = 3) -> str:
     """An unsigned figure to so many significant digits."""
     return "n/a" if value is None or not math.isfinite(value) else _minus(f"{value:.{digits}g}")
+
+
+def fmt_small(value: float) -> str:
+    """A small positive figure to two digits, 6.1e-08 -> "6.1 × 10⁻⁸"; 0.012 as it is."""
+    if not value or abs(value) >= 1e-3:
+        return fmt_number(value, 2)
+    mantissa, _, power = f"{value:.1e}".partition("e")
+    return f"{mantissa} × {power_of_ten(int(power))}"
+
+
+def power_of_ten(power: int) -> str:
+    """-8 -> "10⁻⁸"."""
+    return "10" + str(power).translate(SUPERSCRIPTS)
 
 
 def fmt_percent(share: float | None) -> str:

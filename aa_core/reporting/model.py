@@ -135,6 +135,8 @@ class ReliabilitySection(Section):
     trust: str
     """size, rank, sign or nothing."""
     words: str
+    noise_of_mean: Number = None
+    """How far the true mean effect on these examples moves by itself, at most; None where that was not measured."""
 
 
 class StageRow(Section):

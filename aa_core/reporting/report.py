@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aa_core.attribution import Attribution, stage_effects, step_effects
+from aa_core.borne_out import with_calibration
 from aa_core.calibration import prefer
 from aa_core.counterfactual import Semantics
 from aa_core.curvature import Curvature
@@ -114,6 +115,9 @@ def build_report(
         judged = run_performance(against[0], gamma.name)
         there = stage_effects(*against, judged, progress=_phase(progress, phases - 1, phases), **request)
         other = (against[0], there)
+    if isinstance(performance, str):
+        effects = with_calibration(effects, run, performance)
+        steps = steps and with_calibration(steps, run, performance)
     return report_from(run, effects, steps=steps, against=other, examples=examples, context=context)
 
 

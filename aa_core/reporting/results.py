@@ -27,7 +27,7 @@ LABEL = "label"
 def stage_rows(run: RunLike, effects: Attribution) -> tuple[StageRow, ...]:
     """Mean, share helped and interval of each stage; positive = the stage helped."""
     lows, highs = bootstrap_interval(effects.effects)
-    values, noise = effects.effects.numpy(), noise_of(effects)
+    values, noise = effects.effects.numpy(), effects.reliability.noise_of_mean
     rows = []
     for i, (name, own, low, high) in enumerate(zip(effects.units["stage"], values, lows, highs, strict=True)):
         stage = find(run.stages, name)
@@ -46,12 +46,6 @@ def stage_rows(run: RunLike, effects: Attribution) -> tuple[StageRow, ...]:
             )
         )
     return tuple(rows)
-
-
-def noise_of(effects: Attribution) -> float | None:
-    """The stored noise floor of the mean effect on the very examples of these effects; None where there is none."""
-    calibration = effects.reliability.calibration
-    return None if calibration is None else calibration.noise_of_mean
 
 
 def step_table(steps: Attribution) -> StepTable:

@@ -25,9 +25,14 @@ def calibration(desk: Desk, s: Selection) -> Calibration | None:
 
 
 def noise(desk: Desk, s: Selection) -> float | None:
-    """How far a mean effect moves with next to nothing; None where that was not measured. Below it nothing is known."""
+    """How far a mean effect moves with next to nothing, at most; None where that was not measured.
+
+    On some of the examples: as far as on any one. Below it nothing is known.
+    """
     found = calibration(desk, s)
-    return None if found is None else found.noise_of_mean
+    if found is None:
+        return None
+    return found.noise_of_mean if len(desk.rows(s)) == found.values else found.noise_of_value
 
 
 def chosen_by(found: Calibration) -> dict[str, str]:

@@ -88,7 +88,7 @@ def _flat(embedding: StageEmbedding) -> torch.Tensor:
 def _means(desk: Desk, s: Selection, rows: np.ndarray, progress: Progress) -> tuple[pd.DataFrame, Belief]:
     every = every_stage(desk, s, progress)
     known = known_of(desk, every, rows, s)
-    return mean_over(every, rows, s.readout), Belief.of(known, some=len(rows) < len(every.labels))
+    return mean_over(every, rows, s.readout), Belief.of(known)
 
 
 def _with_difference(frame: pd.DataFrame) -> pd.DataFrame:

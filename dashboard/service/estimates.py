@@ -26,7 +26,7 @@ from aa_core.retrain import final_model
 from aa_core.run_performance import run_performance
 from aa_core.segment_effects import segment_effects
 from aa_core.segments import SegmentCurvature
-from aa_core.verdict import Trust, judge_calibrated
+from aa_core.verdict import Trust
 from dashboard.selection import Readout, Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress, memo
@@ -43,11 +43,9 @@ class Belief(NamedTuple):
     assumptions: tuple[str, ...]
 
     @staticmethod
-    def of(found: Reliability, some: bool = False) -> Belief:
-        """A calibration speaks of all examples; on some of them its words say so."""
+    def of(found: Reliability) -> Belief:
         verdict = found.verdict
-        words = f"On the whole evaluation set: {verdict.words}" if some and verdict.verified else verdict.words
-        return Belief(words, verdict.trust, verdict.verified, found.assumptions)
+        return Belief(verdict.words, verdict.trust, verdict.verified, found.assumptions)
 
     @staticmethod
     def read(found: Mapping[str, Any]) -> Belief:
@@ -94,9 +92,7 @@ def stages(desk: Desk, s: Selection, progress: Progress) -> Effects:
     every, rows = every_stage(desk, s, progress), desk.rows(s)
     key = ("mean", *request_of(s), s.readout, rows.tobytes())
     frame = desk.remember(key, lambda: mean_over(every, rows, s.readout))
-    return Effects(
-        frame, every.unit, len(rows), Belief.of(known_of(desk, every, rows, s), len(rows) < len(every.labels))
-    )
+    return Effects(frame, every.unit, len(rows), Belief.of(known_of(desk, every, rows, s)))
 
 
 def known_of(desk: Desk, every: Attribution, rows: np.ndarray, s: Selection) -> Reliability:
@@ -109,6 +105,7 @@ def known_of(desk: Desk, every: Attribution, rows: np.ndarray, s: Selection) -> 
         signs_agree=signs,
         estimator=(method, curvature, s.readout),
         calibration=find_calibration(desk.run, every.provenance["evaluation"], s.semantics),
+        judged=len(rows),
     )
 
 
@@ -172,19 +169,7 @@ def training_examples(desk: Desk, s: Selection, step: int, progress: Progress) -
 def parts(desk: Desk, s: Selection, by: Literal["layers", "causes"], progress: Progress) -> Effects:
     """The effect of each stage on the mean of the selected examples, split; `frame` has the column layer or cause."""
     result, table = ask(desk, request_for(s, by=by, examples=picked(desk, s)), progress)
-    method = "boundary" if by == "layers" else "additive"
-    return Effects(table, result["unit"], result["n"], _of_parts(desk, s, method, result["reliability"]))
-
-
-def _of_parts(desk: Desk, s: Selection, method: str, found: Mapping[str, Any]) -> Belief:
-    """What retraining said of the sum of the parts, which is read linearly; else what was seen on the way back."""
-    known = find_calibration(desk.run, run_performance(desk.run, s.performance).digest, s.semantics)
-    figures = known.find(method, s.curvature, "linear") if known else None
-    if figures is None:
-        return Belief.read(found)
-    verdict = judge_calibrated(figures)
-    words = f"Of the parts together, on the whole evaluation set: {verdict.words}"
-    return Belief(words, verdict.trust, True, tuple(found["assumptions"]))
+    return Effects(table, result["unit"], result["n"], Belief.read(result["reliability"]))
 
 
 def shares(desk: Desk, s: Selection, progress: Progress) -> tuple[pd.DataFrame, float, str]:
@@ -208,11 +193,12 @@ def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress
     """What a counterfactual would do to the selected examples; None where only a job can say."""
     gamma = run_performance(desk.recorded, s.performance)
 
-    def work() -> tuple[Attribution, np.ndarray]:
-        found = estimate(
-            desk.recorded, desk.problem, what, gamma, readout=s.readout, curvature=s.curvature, progress=progress
-        )
-        return found, final_model(desk.recorded, desk.problem).performance(gamma).double().cpu().numpy()
+    def work() -> Attribution:
+        how = {"readout": s.readout, "curvature": s.curvature}
+        return estimate(desk.recorded, desk.problem, what, gamma, progress=progress, **how)  # type: ignore[arg-type]
+
+    def final() -> np.ndarray:
+        return final_model(desk.recorded, desk.problem).performance(gamma).double().cpu().numpy()
 
     key = ("what-if", repr(what), s.performance, s.curvature, s.readout)
     if desk.key(key) not in memo():
@@ -220,11 +206,11 @@ def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress
             wait_for(desk, request_for(replace(s, method="boundary"), by="stages"))
         elif not is_light(desk):
             return None
-    found, recorded = desk.ask(key, work)
+    found, recorded = desk.ask(key, work), desk.ask(("final", s.performance), final)
     rows = desk.rows(s)
     effect, before = float(found.effects.numpy()[0, rows].mean()), float(recorded[rows].mean())
-    some = len(rows) < len(recorded)
-    return Prediction(before, before - effect, effect, gamma.unit, len(rows), Belief.of(found.reliability, some))
+    known = replace(found.reliability, judged=len(rows))
+    return Prediction(before, before - effect, effect, gamma.unit, len(rows), Belief.of(known))
 
 
 def mean_over(every: Attribution, rows: np.ndarray, readout: Readout) -> pd.DataFrame:

@@ -104,7 +104,7 @@ def cells(desk: Desk, s: Selection, groups: Sequence[Group], progress: Progress)
 
     key = ("cells", s.performance, s.method, s.curvature, s.semantics, s.readout, repr(groups))
     everyone = np.arange(len(every.labels))
-    return Cells(desk.remember(key, work), every.unit, Belief.of(known_of(desk, every, everyone, s), some=True))
+    return Cells(desk.remember(key, work), every.unit, Belief.of(known_of(desk, every, everyone, s)))
 
 
 def gap(desk: Desk, s: Selection, first: Group, second: Group, progress: Progress) -> Effects:

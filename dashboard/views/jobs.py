@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import streamlit as st
 
 from dashboard import activity, feedback, session, shell
-from dashboard.service import Job, checking, list_runs
+from dashboard.selection import NOTHING
+from dashboard.service import Job, RunEntry, checking, list_runs
 from dashboard.shell import Context
 from dashboard.words import literal
 
@@ -34,10 +36,10 @@ def render(ctx: Context) -> None:
             "No jobs yet", "Retrain in What-if, or verify all stages in Reliability: the work shows up here."
         )
         return
-    titles = {e.digest: e.title for e in list_runs().values()}
+    entries = {e.digest: e for e in list_runs().values()}
     shown = st.session_state.setdefault("jobs:shown", PAGE)
     for job in jobs[:shown]:
-        _job(ctx, job, titles.get(job.spec.digest, "a run that is not here"))
+        _job(ctx, job, entries.get(job.spec.digest))
     if len(jobs) > shown:
         st.button(f"Show {min(PAGE, len(jobs) - shown)} more", on_click=_more)
 
@@ -53,7 +55,7 @@ def _elsewhere(seen: list[tuple[str, str]]) -> None:
         st.rerun()
 
 
-def _job(ctx: Context, job: Job, title: str) -> None:
+def _job(ctx: Context, job: Job, entry: RunEntry | None) -> None:
     question, answer = activity.describe(job)
     when = f"{datetime.fromtimestamp(job.created):%d %b %Y, %H:%M}"
     word, colour, icon = STATES[job.status]
@@ -61,9 +63,13 @@ def _job(ctx: Context, job: Job, title: str) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.container(gap=None, width="stretch"):
                 st.markdown(f"**{literal(question)}** :{colour}-badge[{icon} {word}]")
-                st.caption(f"{literal(title)} · {when} · {literal(answer)}")
-            if job.status == "done" and job.spec.digest == ctx.desk.run.digest:
-                screen, selection = activity.place_of(job, ctx.selection)
+                st.caption(
+                    f"{literal(entry.title if entry else 'a run that is not here')} · {when} · {literal(answer)}"
+                )
+            if job.status == "done" and entry is not None:
+                here = entry.id == ctx.desk.entry.id
+                asked_from = ctx.selection if here else replace(NOTHING, run=entry.id)
+                screen, selection = activity.place_of(job, asked_from)
                 shell.link(screen, "Open", selection)
         if job.living:
             feedback.running(job.id)

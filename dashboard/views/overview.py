@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
-from dashboard import charts, feedback, tables
-from dashboard.service import estimates, figures, glossary
+from dashboard import charts, feedback, shell, tables
+from dashboard.service import estimates, figures, glossary, ledger
 from dashboard.shell import Context
 from dashboard.words import literal, measure, plural
 
@@ -53,3 +55,7 @@ def _stages(ctx: Context) -> None:
     words = f"{measure(everything, effects.unit, effects.n)} {glossary.sign().capitalize()}."
     st.html(tables.stage_table(table, effects.unit, words))
     feedback.reliability(effects)
+    worst = min(effects.frame.itertuples(), key=lambda row: row.effect)
+    if worst.effect < 0 and ledger.possible(ctx.desk):
+        asked = replace(everything, skip=(worst.stage,))
+        shell.link("What-if", f"What if without {literal(worst.stage)}?", asked, icon=":material/alt_route:")

@@ -49,6 +49,7 @@ def _verdict(ctx: Context) -> None:
     st.html(tables.rungs(rungs))
     st.markdown(literal(verdict.words))
     spread, signs = found.readout_spread, found.signs_agree
+    stiff = glossary.fmt_percent(found.stiff_share)
     st.html(
         tables.facts(
             [
@@ -57,7 +58,7 @@ def _verdict(ctx: Context) -> None:
                 ("Readouts lie apart", glossary.fmt_percent(spread)),
                 ("Stages of one sign in all readouts", glossary.fmt_percent(signs)),
                 ("Largest move of a stage", glossary.fmt_percent(found.moved)),
-                ("Coordinates without second moment", glossary.fmt_percent(found.stiff_share)),
+                *([("Coordinates without second moment", stiff)] if found.stiff_share else []),
             ]
         )
     )
@@ -90,8 +91,9 @@ def _calibration(ctx: Context) -> None:
         _means(ctx, found)
     within = f"{found.below_noise:,} pairs within it are left out." if found.below_noise else "No pair is within it."
     st.caption(
-        f"Noise floor: from a start moved by a millionth of itself, a mean effect moves by {found.noise_of_mean:.1e} "
-        f"{found.unit}, and the effect on an example by at most {found.noise_of_value:.1e}. {within}"
+        f"Noise floor: from a start moved by a millionth of itself, a mean effect moves by "
+        f"{glossary.fmt_small(found.noise_of_mean)} {found.unit}, and the effect on an example by at most "
+        f"{glossary.fmt_small(found.noise_of_value)}. {within}"
     )
 
 

@@ -16,7 +16,7 @@ from dashboard.words import OPTIONS, performance_words, plural, subject
 
 FORMATS = {
     "html": ("HTML report", "text/html", "One page, opens offline in any browser."),
-    "pdf": ("PDF", "application/pdf", "For print, screen readers and the file; the data are attached to it."),
+    "pdf": ("PDF", "application/pdf", "For print and screen readers; the data are attached."),
     "json": ("JSON", "application/json", "The canonical record, with a digest of every field."),
     "zip": ("Everything as ZIP", "application/zip", "Page, PDF, record and CSV tables, with checksums."),
 }

@@ -10,7 +10,7 @@ from dashboard import changes, feedback, session, shell, tables, watch
 from dashboard.pin import pin
 from dashboard.service import acts, checking, estimates, glossary, retraining
 from dashboard.shell import Context
-from dashboard.words import effect_words, judged, literal, measure, plural, subject
+from dashboard.words import OPTIONS, effect_words, judged, literal, measure, plural, subject
 
 
 def render(ctx: Context) -> None:
@@ -99,9 +99,12 @@ def _prediction(ctx: Context, found: estimates.Prediction) -> None:
         f"{literal(effect_words(found.effect, found.unit, s))} {literal(measure(s, found.unit, found.n))} "
         "Positive = training as recorded did better."
     )
+    if s.method != "boundary":
+        st.caption(f"A what-if is estimated by boundary; Explore shows this run by {OPTIONS[s.method].lower()}.")
     noise = checking.noise(ctx.desk, s)
     if noise is not None and abs(found.effect) <= noise:
         st.caption(
-            f":material/blur_on: Within noise: a mean effect moves by {noise:.1e} {literal(found.unit)} by itself."
+            f":material/blur_on: Within noise: a mean effect moves by up to {glossary.fmt_small(noise)} "
+            f"{literal(found.unit)} by itself."
         )
     feedback.believe(found.belief)

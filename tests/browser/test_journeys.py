@@ -11,12 +11,16 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from aa_core.reporting import verify_file
 from tests.browser.server import dashboard
+from tests.dashboard.conftest import record
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
-PATIENCE = 20_000
+RUNNING = "[data-test-script-state='running']"
+FITS = "document.querySelector('.stMain').scrollWidth <= document.querySelector('.stMain').clientWidth"
+SCREENS = ("", "explore", "subgroups", "what-if", "compare", "reliability", "findings", "report", "jobs")
+PATIENCE = 60_000
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
 """Streamlit looks for its server beside a deep link first, and is told 404."""
 
@@ -92,6 +96,8 @@ def test_pick_an_example_click_a_stage_click_a_step(visit: Visit) -> None:
     page.locator(STEP_BARS).nth(40).click(force=True)
     expect(page.get_by_text("It trained on these 64 examples")).to_be_visible()
     expect(page).to_have_url(re.compile("examples=8.*stage=90.*steps=340-340"))
+
+    expect(page.get_by_text("They add up to")).to_be_visible()
 
     again = visit(page.url.split("/", 3)[3])
     expect(again.get_by_text("Effect on example 8")).to_be_visible()
@@ -174,12 +180,86 @@ def test_a_stale_link_is_refused(visit: Visit) -> None:
     expect(page.get_by_text("What each stage did")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["", "explore", "what-if", "report"])
-def test_nothing_spills_over_the_edge_of_a_phone(visit: Visit, path: str) -> None:
-    page = visit(f"{path}?run=digits-adamw")
-    page.set_viewport_size({"width": 390, "height": 844})
-    expect(page.get_by_role("heading").first).to_be_visible()
-    expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
-    assert page.evaluate(
-        "document.querySelector('.stMain').scrollWidth <= document.querySelector('.stMain').clientWidth"
-    )
+def test_training_examples_of_a_step_are_handed_to_what_if(visit: Visit) -> None:
+    page = visit("explore?run=digits-adamw&examples=3&stage=fine-tune+90°&steps=200-200")
+    tiles = page.get_by_role("button", name=re.compile("^Training example .*helped"))
+    tiles.first.click()
+    page.get_by_role("link", name="What if without these 1?").click()
+    expect(page.get_by_text("Predicted: without example")).to_be_visible()
+    expect(page).to_have_url(re.compile("what-if.*without="))
+
+
+def test_a_subgroup_is_built_saved_and_reopened(visit: Visit) -> None:
+    page = visit("subgroups?run=digits-adamw&by=rotation")
+    expect(page.get_by_text("1,191 of 1,191 (100 %)")).to_be_visible()
+    page.get_by_text("Wrong only").click()
+    expect(page.get_by_text(re.compile("of 1,191 \\(5"))).to_be_visible()
+    page.get_by_role("textbox", name="Name").fill("what it gets wrong")
+    page.get_by_role("button", name="Save subgroup").click()
+    expect(page.get_by_text("what it gets wrong")).to_be_visible()
+    expect(page).to_have_url(re.compile("slice=[0-9a-f]{12}"))
+
+    again = visit(page.url.split("/", 3)[3].replace("subgroups", "explore"))
+    expect(again.get_by_text("of a saved subgroup")).to_be_visible()
+    expect(again.locator(STAGE_BARS)).to_have_count(3)
+
+
+def test_a_job_shows_up_in_a_second_tab(visit: Visit) -> None:
+    jobs = visit("jobs?run=digits-adamw")
+    expect(jobs.get_by_role("heading", name="Jobs")).to_be_visible()
+    page = visit("reliability?run=digits-adamw")
+    page.get_by_role("button", name="Replay the whole run").click()
+    expect(jobs.get_by_text("Replay of the whole run")).to_be_visible()
+    expect(page.get_by_text("chain consistent; 4 of 4 segments replayed")).to_be_visible(timeout=60_000)
+    expect(jobs.get_by_text("chain consistent; 4 of 4 segments replayed")).to_be_visible()
+
+
+def test_two_runs_and_two_stages_are_compared(visit: Visit) -> None:
+    page = visit("compare?run=digits-shift&other=digits-mislabelled")
+    expect(page.get_by_text("No stage has the same name in both")).to_be_visible()
+    page.get_by_text("Two stages").click()
+    expect(page.get_by_text("Did the stages pull the same way?")).to_be_visible()
+    expect(page.locator(".js-plotly-plot")).to_have_count(3)
+
+
+def test_a_job_survives_the_server(browser: Browser, tmp_path: Path) -> None:
+    workspace, path = tmp_path / "workspace", "what-if?run=digits-mislabelled&skip=round+1"
+    with dashboard(workspace, tmp_path / "log") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/{path}")
+        page.get_by_role("button", name="Retrain to verify").click()
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        page.close()
+    with dashboard(workspace, tmp_path / "log") as address:
+        page = browser.new_page()
+        page.goto(f"{address}/{path}")
+        expect(page.get_by_text("Example by example (n = 1,191)")).to_be_visible(timeout=90_000)
+        page.close()
+
+
+def test_strings_of_a_run_are_shown_literally(browser: Browser, tmp_path: Path) -> None:
+    record(tmp_path / "runs" / "hostile")
+    seen: list[str] = []
+    with dashboard(tmp_path / "workspace", tmp_path / "log", tmp_path / "runs") as address:
+        page = browser.new_page()
+        page.on("dialog", lambda d: seen.append(d.message))
+        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else seen.append(r.url))
+        for screen in ("", "explore", "subgroups?by=true+label", "what-if", "compare?mode=stages"):
+            page.goto(f"{address}/{screen}")
+            expect(page.get_by_role("heading").first).to_be_visible()
+            expect(page.locator(RUNNING)).to_have_count(0)
+            assert page.locator("img[src='x']").count() == 0
+        expect(page.get_by_text("<img src=x onerror=alert(1)> **bold**").first).to_be_visible()
+        page.close()
+    assert seen == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_spills_over_the_edge_of_any_screen(visit: Visit, server: str, width: int) -> None:
+    page = visit("?run=digits-adamw")
+    page.set_viewport_size({"width": width, "height": 800})
+    for path in SCREENS:
+        page.goto(f"{server}/{path}?run=digits-adamw&mode=stages&by=rotation")
+        expect(page.get_by_role("heading").first).to_be_visible()
+        expect(page.locator(RUNNING)).to_have_count(0)
+        assert page.evaluate(FITS), path

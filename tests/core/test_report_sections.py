@@ -106,10 +106,12 @@ def test_what_was_chosen_by_hand_is_not_overruled(calibrated) -> None:
 
 
 def test_a_calibration_of_another_question_is_shown_as_such_and_confirms_nothing(calibrated) -> None:
-    run, problem, _ = calibrated
+    run, problem, found = calibrated
     report = build_report(run, problem, examples=list(range(10)), with_steps=False)
     assert not report.calibration.same_question and report.answer.status == "estimate"
-    assert all(row.within_noise is None for row in report.stages)
+    assert report.reliability.noise_of_mean == pytest.approx(found.noise_of_value, rel=1e-9)
+    assert all(row.within_noise is False for row in report.stages)
+    assert f"on all {found.values:,} examples, of which these are 10" in report.reliability.words
     assert "another performance than this report" in without_scripts(to_html(report))
 
 

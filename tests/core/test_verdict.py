@@ -95,7 +95,7 @@ def test_a_figure_that_overflowed_allows_nothing(figure: float) -> None:
 def test_a_stage_that_moved_the_model_far_lowers_the_trust() -> None:
     said = [judge_readouts(DEFAULT, 0.01, 1.0, moved) for moved in (0.01, 0.35, 0.9, math.inf, math.nan)]
     assert [v.trust for v in said] == ["size", "sign", "nothing", "nothing", "nothing"]
-    assert "moved the model far, by 90%" in said[2].words and "readouts lie" in said[0].words
+    assert "moved the model far, by 90 %" in said[2].words and "readouts lie" in said[0].words
 
 
 def test_how_far_a_stage_moved_the_model_is_measured_from_its_states() -> None:
@@ -110,7 +110,7 @@ def test_how_far_a_stage_moved_the_model_is_measured_from_its_states() -> None:
 
 def test_readouts_that_disagree_in_sign_allow_nothing() -> None:
     verdict = judge_readouts(DEFAULT, 0.01, 5 / 6, 0.01)
-    assert verdict.trust == "nothing" and "17% of the stages" in verdict.words and "Do not trust" in verdict.words
+    assert verdict.trust == "nothing" and "17 % of the stages" in verdict.words and "Do not trust" in verdict.words
 
 
 def test_an_estimator_that_was_never_right_is_never_trusted() -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dashboard import catalog, charts, gallery, pictures, tables
+from dashboard import browser, catalog, charts, gallery, pictures, session, tables
 from dashboard.memo import Memo
 from dashboard.words import literal
 
@@ -109,3 +109,10 @@ def test_literal_escapes_every_mark_of_markdown() -> None:
 def test_no_address_becomes_a_link() -> None:
     assert literal("http://a.b") == "http\\:\\/\\/\u2060a\\.b"
     assert literal("www.a.b c@d.e") == "www\\.\u2060a\\.b c\\@\u2060d\\.e"
+
+
+def test_examples_are_picked_by_numbers_that_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(session, "note", noted.append)
+    assert browser.numbers([4, "17", "#3", " 17 "]) == (3, 4, 17) and noted == []
+    assert browser.numbers(["<b>", "-1", "2"]) == (2,) and len(noted) == 2 and "'<b>'" in noted[0]

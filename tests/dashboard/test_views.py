@@ -102,6 +102,13 @@ def test_picked_examples_are_what_the_charts_are_about(screen: Open) -> None:
     assert app.query_params["examples"] == "3"
 
 
+def test_of_very_many_examples_the_number_is_typed(screen: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboard.browser.MOST_OFFERED", 10)
+    app = checked(screen("explore", run="good", examples="3"))
+    field = app.multiselect(key="pick:examples")
+    assert field.options == ["#3"] and "type a number to pick" in field.placeholder
+
+
 def test_zoom_into_a_stage_and_a_step_and_back(screen: Open) -> None:
     app = screen("explore", run="good", stage="fine-tune 90°", steps="200-200")
     assert "Step 200" in said(app)

@@ -76,10 +76,10 @@ def _columns(report: Report, row: StageRow, truths: dict[str, Truth]) -> Iterato
 
 
 def _noise(report: Report) -> str:
-    known = report.calibration
-    if known is None or not known.same_question:
+    known = report.reliability.noise_of_mean
+    if known is None:
         return "No noise floor was measured for this question."
-    floor = f"{glossary.fmt_number(known.noise_of_mean)} {known.unit}"
+    floor = f"{glossary.fmt_small(known)} {report.selection.unit}"
     return f"Effects of at most {floor} are marked “{NOISE}”: so far the truth itself moves with a start moved by 1e-6."
 
 

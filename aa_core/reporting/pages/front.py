@@ -59,9 +59,9 @@ def confidence(report: Report) -> Iterator[Block]:
     if found.stiff_share:
         share = glossary.fmt_percent(found.stiff_share)
         facts.append(("Stiff coordinates", f"{share} of the weights have a zero second moment and react without bound"))
-    if report.calibration is not None and report.calibration.same_question:
-        noise = glossary.fmt_number(report.calibration.noise_of_mean)
-        facts.append(("Noise floor of a mean effect", f"{noise} {report.calibration.unit}: what is smaller is noise"))
+    if found.noise_of_mean is not None:
+        noise = f"{glossary.fmt_small(found.noise_of_mean)} {report.selection.unit}"
+        facts.append(("Noise floor of these mean effects", f"{noise}: what is smaller is noise"))
     yield Facts(tuple(facts))
 
 

@@ -1,0 +1,243 @@
+"""`make bench-ui`: how long the dashboard keeps one waiting, in a real Chromium, written to docs/ui-speed.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import torch
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from torch import nn
+
+import aa_core as aa
+from sample_runs.problems import DigitsMLP
+from tests.browser.find_chromium import NONE_FOUND, find_chromium
+from tests.browser.server import dashboard
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "ui-speed.md"
+BEFORE = Path(__file__).with_name("ui.json")
+"""The fastest of the last measurement."""
+PATIENCE = 600_000
+STARTS, CLICKS = 3, 6
+SETTLED = 300
+"""Milliseconds between two clicks: nobody clicks faster."""
+STAGES = [f"{turn}° ({time} time)" for time in ("first", "second") for turn in (0, 45, 90)]
+RUNNING = "[data-test-script-state='running']"
+STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
+STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
+EXAMPLES, STEPS = 20_000, 10_000
+
+
+class Row(NamedTuple):
+    """What was waited for, how long each time, and what is wanted."""
+
+    what: str
+    seconds: list[float]
+    wanted: str = ""
+
+
+def main() -> None:
+    """Measure, print, write."""
+    chromium = find_chromium()
+    if chromium is None:
+        raise SystemExit(NONE_FOUND)
+    expect.set_options(timeout=PATIENCE)
+    load = os.getloadavg()[0]
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        rows = [*_samples(browser, Path(folder) / "samples"), *_large(browser, Path(folder) / "large")]
+        browser.close()
+    before = json.loads(BEFORE.read_text()) if BEFORE.exists() else {}
+    PAGE.write_text(_page(rows, before, load))
+    BEFORE.write_text(json.dumps({row.what: round(min(row.seconds), 3) for row in rows}, indent=1) + "\n")
+    print(PAGE.read_text())
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def _samples(browser: Browser, folder: Path) -> list[Row]:
+    """From a server that is not running to clicks, on the shipped runs."""
+    starts = [_start(browser, folder / str(i)) for i in range(STARTS)]
+    names = (
+        "server answers after its start",
+        "first chart, cold server and empty browser cache",
+        "all of the first page",
+    )
+    rows = [Row(n, list(t), w) for n, t, w in zip(names, zip(*starts, strict=True), ("2 s", "5 s", ""), strict=True)]
+    with dashboard(folder / "workspace", folder / "log") as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{address}/explore?run=digits-shift")
+        expect(page.locator(STAGE_BARS)).to_have_count(6)
+        rows += [Row("a filter switched, gallery and stages shown", _each(page, _filter), "0.5 s")]
+        rows += [Row("the gallery turned to the next page", _each(page, _turn), "0.5 s")]
+        page.goto(f"{address}/explore?run=digits-shift")
+        rows += [Row("an example clicked, its stages shown", _each(page, _example), "0.5 s")]
+        rows += _drilled(page)
+        page.goto(f"{address}/what-if?run=digits-shift")
+        rows += [Row("a stage ticked in What-if, prediction shown", _each(page, _tick), "0.5 s")]
+    return rows
+
+
+def _start(browser: Browser, folder: Path) -> tuple[float, float, float]:
+    """Seconds until a new server answers, until its first chart is drawn, and until its first page is complete."""
+    folder.mkdir(parents=True)
+    began = perf_counter()
+    with dashboard(folder / "workspace", folder / "log") as address:
+        answers = perf_counter() - began
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        page.set_default_timeout(PATIENCE)
+        began = perf_counter()
+        page.goto(f"{address}/?run=digits-shift")
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        chart = perf_counter() - began
+        page.get_by_role("rowheader", name="90° (second time)").wait_for()
+        complete = perf_counter() - began
+        page.context.close()
+        return answers, chart, complete
+
+
+def _drilled(page: Page) -> list[Row]:
+    """A stage, then a step, the first time and again."""
+    stage, steps = page.locator(STAGE_BARS).nth(4), page.locator(STEP_BARS)
+    into = _timed(page, lambda: stage.click(force=True), steps.nth(59))
+    step = _timed(page, lambda: steps.nth(30).click(force=True), page.get_by_text("They add up to"))
+    others = [_step(page, i) for i in range(10, 10 + CLICKS)]
+    back, again = [], []
+    for _ in range(CLICKS):
+        back += [_timed(page, page.get_by_role("button", name="All stages").click, page.locator(STAGE_BARS).nth(5))]
+        again += [_timed(page, lambda: stage.click(force=True), steps.nth(59))]
+    return [
+        Row("a stage clicked the first time: computed now, a bar moves meanwhile", [into]),
+        Row("a step clicked the first time: its training examples are ranked now, a bar moves meanwhile", [step]),
+        Row("another step of that stage clicked", others, "0.5 s"),
+        Row("back to all stages", back, "0.5 s"),
+        Row("the same stage clicked again", again, "0.5 s"),
+    ]
+
+
+def _large(browser: Browser, folder: Path) -> list[Row]:
+    """20,000 evaluation examples and 10,000 steps."""
+    _record_large(folder / "runs" / "large")
+    with dashboard(folder / "workspace", folder / "log", folder / "runs") as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        began = perf_counter()
+        page.goto(f"{address}/?run=large")
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        size = f"{EXAMPLES:,} examples, {STEPS:,} steps"
+        rows = [Row(f"{size}: first chart, cold", [perf_counter() - began])]
+        page.goto(f"{address}/explore?run=large")
+        expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        began = perf_counter()
+        page.locator(STAGE_BARS).first.wait_for()
+        rows += [Row(f"{size}: stages embedded by a job, with its progress on the page", [perf_counter() - began])]
+        rows += [Row(f"{size}: a filter switched", _each(page, _filter))]
+        rows += [Row(f"{size}: the gallery turned", _each(page, _turn), "0.5 s")]
+        page.goto(f"{address}/explore?run=large")
+        rows += [Row(f"{size}: an example clicked", _each(page, _example), "0.5 s")]
+    return rows
+
+
+def _record_large(path: Path) -> None:
+    torch.manual_seed(0)
+    model = DigitsMLP(hidden=8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x, y = torch.randint(0, 256, (EXAMPLES, 8, 8), dtype=torch.uint8), torch.arange(EXAMPLES) % 10
+    judged = aa.Evaluation(x, y, display={"kind": "image", "shape": [8, 8]})
+    loss_fn, config = nn.functional.cross_entropy, {"hidden": 8}
+    with aa.Recorder(
+        path, model, optimizer, loss_fn, evaluation=judged, problem="digits-mlp", config=config, checkpoint_every=1_000
+    ) as recorder:
+        for part in ("one", "two"):
+            with recorder.stage(part):
+                for step in range(STEPS // 2):
+                    rows = torch.arange(16) + 16 * (step % 100)
+                    recorder.batch(x[rows], y[rows])
+                    optimizer.zero_grad()
+                    loss_fn(model(x[rows]), y[rows]).backward()
+                    optimizer.step()
+
+
+# ---- one click -------------------------------------------------------------------------------------------------------
+
+
+def _timed(page: Page, click: Callable[[], None], awaited: Locator) -> float:
+    """Seconds from the click until what it asks for is on the page, which stood still before."""
+    expect(page.locator(RUNNING)).to_have_count(0)
+    page.wait_for_timeout(SETTLED)
+    began = perf_counter()
+    click()
+    awaited.first.wait_for()  # looked for in every frame; `expect` looks ever more rarely
+    return perf_counter() - began
+
+
+def _each(page: Page, click: Callable[[Page, int], float]) -> list[float]:
+    return [click(page, i) for i in range(CLICKS)]
+
+
+def _example(page: Page, i: int) -> float:
+    tile = page.get_by_role("button", name=f"Example {i + 3}:")
+    return _timed(page, tile.click, page.get_by_text(f"Effect on example {i + 3}", exact=True))
+
+
+def _filter(page: Page, i: int) -> float:
+    """Wrong only, on and off."""
+    answer = page.get_by_text(re.compile("^Effect on " + ("all" if i % 2 else r"[\d,]+ filtered")))
+    return _timed(page, page.get_by_text("Wrong only").click, answer)
+
+
+def _step(page: Page, i: int) -> float:
+    return _timed(page, lambda: page.locator(STEP_BARS).nth(i).click(force=True), page.get_by_text(f"Step {240 + i}:"))
+
+
+def _turn(page: Page, i: int) -> float:
+    return _timed(page, page.get_by_role("button", name="Next").click, page.get_by_text(re.compile(f"^{i + 2} / ")))
+
+
+def _tick(page: Page, i: int) -> float:
+    """One more stage left out: the headline names it, too."""
+    headline = page.get_by_text(re.compile("^Predicted: .*" + re.escape(STAGES[i])))
+    return _timed(page, page.locator("[class*='st-key-skip'] label").nth(i).click, headline)
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def _page(rows: list[Row], before: dict[str, float], load: float) -> str:
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    return "\n".join(
+        [
+            "# How long the dashboard keeps one waiting",
+            "",
+            f"Measured by `make bench-ui` in a real Chromium on {datetime.now(UTC):%d %B %Y} ({machine}),",
+            f"from a click until its answer is on the page: {CLICKS} clicks and {STARTS} starts each. Browser, server",
+            f"and jobs share the machine with whatever else runs on it (its load was {load:.1f} at the start), so the",
+            "fastest is nearest to what a machine of one's own gives. *Before*: the fastest of the last measurement.",
+            "",
+            "| what | fastest | median | before | wanted |",
+            "|---|---|---|---|---|",
+            *(_line(row, before.get(row.what)) for row in rows),
+            "",
+        ]
+    )
+
+
+def _line(row: Row, before: float | None) -> str:
+    figures = [min(row.seconds), statistics.median(row.seconds), before]
+    cells = [row.what, *("–" if f is None else f"{f:.2f} s" for f in figures), row.wanted or "–"]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
