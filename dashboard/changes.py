@@ -35,7 +35,7 @@ def changes(ctx: Context) -> None:
         for place, row in enumerate(ctx.desk.stage_notes().to_dict("records")):
             key = f"skip:{place}"
             st.session_state[key] = row["stage"] in ctx.selection.skip
-            label = f"{literal(row['stage'])} :small[:gray[{plural(row['steps'], 'step')}]]"
+            label = f"{literal(row['stage'])} · {plural(row['steps'], 'step')}"  # read out as it is written
             st.checkbox(label, key=key, on_change=_tick, args=(row["stage"], key))
     if way == "scale":
         _scale()

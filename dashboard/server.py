@@ -23,10 +23,12 @@ if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there,
 
 from dashboard.reach import require_local_or_access  # noqa: E402
 
+STATIC = Path(st.__file__).parent / "static"
+
 
 def _inline_scripts() -> str:
     """Streamlit's page has a script of its own in it: allowed by its digest, and no other."""
-    page = (Path(st.__file__).parent / "static" / "index.html").read_text()
+    page = (STATIC / "index.html").read_text()
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     return "".join(f" 'sha256-{digest}'" for digest in digests)
@@ -57,6 +59,13 @@ HEADERS = {
 }
 
 
+SOON = b", ".join(
+    f"</static/js/{path.name}>; rel=modulepreload; fetchpriority=low".encode()
+    for path in STATIC.glob("static/js/PlotlyChart.*.js")
+)
+"""The script that draws charts: the browser loads it while the engine is imported, not when the first chart arrives."""
+
+
 class Guard:
     """Refuses hosts that are not ours, as against DNS rebinding, and sets the headers of every answer.
 
@@ -70,7 +79,8 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 ours = [(n, v) for n, v in message["headers"] if n.lower() not in (*HEADERS, b"server")]
-                message = {**message, "headers": [*ours, *HEADERS.items()]}
+                page = any(n == b"content-type" and v.startswith(b"text/html") for n, v in ours)
+                message = {**message, "headers": [*ours, *HEADERS.items(), *([(b"link", SOON)] if page else [])]}
             await send(message)
 
         if scope["type"] == "http" and not is_host_allowed(_host(scope)):

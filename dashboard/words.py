@@ -65,9 +65,12 @@ def help_of(control: str) -> str:
 
 
 def literal(text: object) -> str:
-    """Text for a place that reads Markdown: shown as it is, never obeyed, and no address in it becomes a link."""
+    """Text for a place that reads Markdown: shown as it is, never obeyed, and no address in it becomes a link.
+
+    A hyphen inside a word obeys nothing and is left alone: labels are also read out, with their backslashes.
+    """
     unlinked = re.sub(r"://|(?<=www)\.|@", lambda found: f"{found[0]}{UNLINKED}", escape.visible(text))
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", unlinked)
+    return re.sub(r"(?!(?<=\w)-(?=\w))([!-/:-@\[-`{-~])", r"\\\1", unlinked)
 
 
 def escaped(text: object) -> str:

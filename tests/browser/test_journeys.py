@@ -19,7 +19,33 @@ STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
 RUNNING = "[data-test-script-state='running']"
 FITS = "document.querySelector('.stMain').scrollWidth <= document.querySelector('.stMain').clientWidth"
-SCREENS = ("", "explore", "subgroups", "what-if", "compare", "reliability", "findings", "report", "jobs")
+SCREENS = {
+    "": "Checked by retraining on all",
+    "explore": "Click a bar to see its steps",
+    "subgroups": "Positive = the stage helped the first more",
+    "what-if": "Predicted: without",
+    "compare": "Cosine between what two stages did",
+    "reliability": "Noise floor",
+    "findings": "No findings yet",
+    "report": "Everything as ZIP",
+    "jobs": "Each is a process of its own",
+}
+"""Every screen, and what stands on it once it is drawn."""
+EVERYTHING = "run=digits-adamw&mode=stages&by=rotation&skip=fine-tune+90°"
+NAMELESS = """() => {
+    const named = e => ['aria-label', 'title', 'placeholder'].some(a => e.getAttribute(a)) || e.innerText?.trim() ||
+        [...(e.labels || [])].some(l => l.innerText.trim()) || e.querySelector('img[alt]:not([alt=""])') ||
+        (e.getAttribute('aria-labelledby') || '').split(' ').some(i => document.getElementById(i)?.innerText.trim());
+    const seen = e => e.getClientRects().length && !e.closest('[aria-hidden=true]');
+    const all = (which, lacks) => [...document.querySelectorAll(which)].filter(e => seen(e) && lacks(e));
+    const found = [
+        ...all('button, a[href], input, select, textarea', e => !named(e)),
+        ...all('img', e => !e.hasAttribute('alt')),
+        ...all('.js-plotly-plot', e => !e.closest('[role=figure][aria-label]')),
+    ];
+    return found.map(e => e.outerHTML.slice(0, 200));
+}"""
+"""Controls without a name, pictures and charts without words for those who do not see them."""
 PATIENCE = 60_000
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
 """Streamlit looks for its server beside a deep link first, and is told 404."""
@@ -254,12 +280,64 @@ def test_strings_of_a_run_are_shown_literally(browser: Browser, tmp_path: Path) 
     assert seen == []
 
 
+def _drawn(page: Page, server: str, screen: str) -> None:
+    page.goto(f"{server}/{screen}?{EVERYTHING}")
+    expect(page.get_by_text(SCREENS[screen]).first).to_be_visible()
+    expect(page.locator(RUNNING)).to_have_count(0)
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_spills_over_the_edge_of_any_screen(visit: Visit, server: str, width: int) -> None:
-    page = visit("?run=digits-adamw")
+    page = visit(f"?{EVERYTHING}")
     page.set_viewport_size({"width": width, "height": 800})
-    for path in SCREENS:
-        page.goto(f"{server}/{path}?run=digits-adamw&mode=stages&by=rotation")
-        expect(page.get_by_role("heading").first).to_be_visible()
-        expect(page.locator(RUNNING)).to_have_count(0)
-        assert page.evaluate(FITS), path
+    for screen in SCREENS:
+        _drawn(page, server, screen)
+        assert page.evaluate(FITS), screen
+
+
+def test_every_control_has_a_name_and_every_picture_and_chart_has_words(visit: Visit, server: str) -> None:
+    page = visit(f"?{EVERYTHING}")
+    for screen in SCREENS:
+        _drawn(page, server, screen)
+        assert page.evaluate(NAMELESS) == [], screen
+
+
+def test_what_if_is_asked_with_the_keyboard_alone(visit: Visit) -> None:
+    page = visit("what-if?run=digits-adamw")
+    stage = page.get_by_role("checkbox", name="fine-tune 45° · 60 steps")
+    stage.wait_for(state="attached")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if stage.evaluate("e => e === document.activeElement"):
+            break
+    page.keyboard.press("Space")
+    expect(page.get_by_text("Predicted: without fine-tune 45°")).to_be_visible()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText").strip().endswith("Retrain to verify"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Retrained: ")).to_be_visible()
+
+
+def test_from_the_first_page_to_a_verified_report(visit: Visit, tmp_path: Path) -> None:
+    page = visit("?run=digits-mislabelled")
+    page.get_by_role("link", name="What if without round 4?").click()
+    expect(page.get_by_text("The model would be better by")).to_be_visible()
+    page.get_by_role("button", name="Retrain to verify").click()
+    expect(page.get_by_text("Retrained: the sign")).to_be_visible()
+    page.get_by_role("button", name="Pin as finding").click()
+    page.get_by_role("textbox", name="Claim").fill("Round 4 made the model worse")
+    page.get_by_role("textbox", name="Your name").fill("Ada")
+    page.get_by_role("button", name="Enter into the ledger").click()
+    expect(page.get_by_text("is in the ledger")).to_be_visible()
+    page.get_by_role("link", name="Findings").click()
+    page.get_by_role("button", name=re.compile("^Enter as confirmed")).click()
+    expect(page.get_by_text("Confirmed by retraining")).to_be_visible()
+    page.get_by_role("link", name="Report").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="HTML report").click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    verify_file(path)
+    assert "Round 4 made the model worse" in path.read_text()

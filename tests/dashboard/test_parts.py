@@ -104,6 +104,7 @@ def test_effects_that_are_all_zero_have_no_bar() -> None:
 
 def test_literal_escapes_every_mark_of_markdown() -> None:
     assert literal("a*b[c](d):e $f 45°") == "a\\*b\\[c\\]\\(d\\)\\:e \\$f 45°"
+    assert literal("fine-tune -- a-b -") == "fine-tune \\-\\- a-b \\-"
 
 
 def test_no_address_becomes_a_link() -> None:
