@@ -1,4 +1,7 @@
-"""`make bench-ui`: how long the dashboard keeps one waiting, in a real Chromium, written to docs/ui-speed.md."""
+"""`make bench-ui`: how long the dashboard keeps one waiting, in a real Chromium, written to docs/ui-speed.md.
+
+What the command line adds is printed on the page: how the machine was shared.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import platform
 import re
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -224,6 +228,7 @@ def _page(rows: list[Row], before: dict[str, float], load: float) -> str:
             f"from a click until its answer is on the page: {CLICKS} clicks and {STARTS} starts each. Browser, server",
             f"and jobs share the machine with whatever else runs on it (its load was {load:.1f} at the start), so the",
             "fastest is nearest to what a machine of one's own gives. *Before*: the fastest of the last measurement.",
+            *sys.argv[1:],
             "",
             "| what | fastest | median | before | wanted |",
             "|---|---|---|---|---|",
