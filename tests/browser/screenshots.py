@@ -37,9 +37,9 @@ def main() -> None:
 
 
 def overview(page: Page, address: str) -> None:
-    page.goto(f"{address}/?run=digits-shift")
-    expect(page.get_by_role("rowheader", name="90° (second time)")).to_be_visible()
-    save(page, "overview")
+    page.goto(f"{address}/?run=digits-mislabelled")
+    expect(page.get_by_role("link", name="What if without round 4?")).to_be_visible()
+    save(page, "overview", tall=True)
 
 
 def explore(page: Page, address: str) -> None:
