@@ -28,7 +28,8 @@ def told(columns: dict[str, list] | None = None, **changes) -> tuple[ToldRun, Pr
     run, problem = make(STAGES, n=N)
     metadata = None if columns is None else pd.DataFrame(columns)
     run = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, metadata=metadata, **changes))
-    return run, problem, stage_effects(run, problem, log_likelihood(run.evaluation.x, run.evaluation.y))
+    judged = log_likelihood(run.evaluation.x, run.evaluation.y)
+    return run, problem, stage_effects(run, problem, judged, readout="linear")  # whatever another test calibrated
 
 
 # ---- subgroups -------------------------------------------------------------------------------------------------------
@@ -135,7 +136,8 @@ def test_another_run_is_put_beside_it_by_the_names_of_its_stages() -> None:
     run, problem, effects = told()
     other, theirs = make(("middle", "extra"), n=N)
     report = build_report(run, problem, against=(other, theirs), readout="linear", with_steps=False)
-    there = stage_effects(other, theirs, log_likelihood(other.evaluation.x, other.evaluation.y)).effects.mean(1)
+    judged = log_likelihood(other.evaluation.x, other.evaluation.y)
+    there = stage_effects(other, theirs, judged, readout="linear").effects.mean(1)
     found = report.comparison
     assert found.digest == other.digest and found.stage == (*STAGES, "extra")
     assert found.here[:3] == pytest.approx(effects.effects.mean(1).tolist(), rel=1e-9) and found.here[3] is None
