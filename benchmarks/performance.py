@@ -23,7 +23,7 @@ import aa_core as aa
 from aa_core.cache import EmbeddingCache
 from aa_core.curvature import gradient_and_curvature
 from aa_core.replay import advance, load, prepare
-from benchmarks import recorder_cost
+from benchmarks import growth, memory_cost, recorder_cost
 from benchmarks.__main__ import machine
 from benchmarks.performance_cases import (
     BATCH,
@@ -96,6 +96,8 @@ def main() -> None:
             parts: dict[str, Callable[[], Any]] = {
                 **{name: partial(measure, name, Path(folder)) for name in MODELS},
                 "recorder": lambda: recorder_cost.measure(Path(folder)),
+                "memory": lambda: memory_cost.measure(Path(folder)),
+                "growth": lambda: growth.measure(Path(folder)),
             }
             figures = json.loads(RESULTS.read_text()) | {
                 "machine": machine(),
@@ -105,6 +107,7 @@ def main() -> None:
                     "batch": BATCH,
                     "rounds": ROUNDS,
                     "recorder_steps": recorder_cost.STEPS,
+                    "growth_rounds": growth.ROUNDS,
                 },
             }
             for name in sys.argv[1:] or parts:

@@ -19,7 +19,9 @@ def page(figures: dict[str, Any]) -> str:
 machine was shared with much other work: *load* is the number of processes that wanted each processor when a part began.
 Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
 """
-    return "\n".join([head, _attribution(figures), _recorder(figures["recorder"], figures["setting"])])
+    parts = {"recorder": _recorder, "memory": _memory, "growth": _growth}
+    rest = [section(figures[name], figures["setting"]) for name, section in parts.items()]
+    return "\n".join([head, _attribution(figures), *rest])
 
 
 def _attribution(figures: dict[str, Any]) -> str:
@@ -94,6 +96,44 @@ checkpoints. A pass has only {setting["recorder_steps"]} steps here, so its one 
 gradient a step, and the examples of the first pass are committed within the second.
 
 {_table(head, rows)}
+"""
+
+
+def _memory(part: dict[str, Any], _: dict[str, Any]) -> str:
+    found = part["figures"]
+    base = found["budgets"]["unlimited"]["seconds"]
+    rows = [
+        [name, f"{b['peak'] / 2**20:,.0f} MiB", f"{b['before'] / 2**20:,.0f} MiB", f"{b['seconds'] / base:.2f}"]
+        for name, b in found["budgets"].items()
+    ]
+    return f"""## Memory
+
+Effects of all steps of a run with {found["parameters"]:,} parameters and {found["steps"]} steps of AdamW, a checkpoint every 100, each
+budget in a process of its own ({_when(part)}). The peak is the operating system's, with Python and torch in it; what the process
+had before the sweep stands beside it. The budget is for the states that are kept: the graph of the step at hand, two checkpoints
+and what the allocator holds on to come on top. Segments between checkpoints are swept one after another, so more of them
+cost time and no memory.
+
+{_table(["budget for states", "peak of the process", "before the sweep", "time, against unlimited"], rows)}
+"""
+
+
+def _growth(part: dict[str, Any], setting: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            ", ".join(f"{n:,}" for n in curve["sizes"]),
+            ", ".join(f"{s:.2f}" for s in curve["seconds"]),
+            f"{curve['exponent']:.2f}",
+        ]
+        for name, curve in part["figures"].items()
+    ]
+    return f"""## Growth
+
+A small model, see benchmarks/growth.py ({_when(part)}); the least of {setting["growth_rounds"]} rounds, and the exponent p of
+time ~ size^p fitted to all sizes: 1 is linear; below 1, a fixed cost still weighs.
+
+{_table(["what grows", "sizes", "CPU seconds", "p"], rows)}
 """
 
 
