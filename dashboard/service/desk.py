@@ -86,9 +86,9 @@ class Desk:
 
     # ---- the run -----------------------------------------------------------------------------------------------------
 
-    def class_names(self) -> list[str]:
-        """The name of each class, as recorded, or its number."""
-        count = int(self.evaluation.y.max()) + 1
+    def class_names(self, classes: int = 0) -> list[str]:
+        """The name of each class, as recorded, or its number; of at least so many."""
+        count = max(classes, int(self.evaluation.y.max()) + 1)
         return list(self.evaluation.class_names or map(str, range(count)))
 
     def facts(self) -> Facts:
@@ -159,7 +159,7 @@ class Desk:
     # ---- the evaluation set ------------------------------------------------------------------------------------------
 
     def predictions(self) -> pd.DataFrame:
-        """One row an evaluation example: example, label, prediction, confidence, correct, then the metadata."""
+        """One row an evaluation example (of a sequence, its last place): label, prediction, confidence, correct."""
         return self.ask("predictions", self._predictions)
 
     def _predictions(self) -> pd.DataFrame:
@@ -168,9 +168,9 @@ class Desk:
         gamma = run_performance(self.run, "log-likelihood")
         with torch.no_grad():
             chunks = [problem.outputs(model.params, dict(model.buffers), x) for x, _ in gamma.chunks(problem.device)]
-            shares = torch.cat(chunks).double().softmax(1).cpu()
+            shares = _last(torch.cat(chunks), 2).double().softmax(1).cpu()
         confidence, prediction = shares.max(1)
-        labels, names = evaluation.y.cpu(), np.array(self.class_names(), dtype=object)
+        labels, names = _last(evaluation.y, 1).long().cpu(), np.array(self.class_names(shares.shape[1]), dtype=object)
         frame = pd.DataFrame({"example": range(len(labels)), "label": labels.numpy(), "prediction": prediction.numpy()})
         return frame.assign(
             label_name=names[frame["label"]],
@@ -233,6 +233,11 @@ class Desk:
     def _training_shown(self, rows: tuple[int, ...]) -> list[dict[str, str]]:
         display = None if self.run.evaluation is None else self.run.evaluation.display
         return shown(self.run.examples(torch.tensor(rows)).inputs, list(range(len(rows))), display)
+
+
+def _last(values: torch.Tensor, dims: int) -> torch.Tensor:
+    """The last place of sequences [n, places, ...], where there are more than so many dimensions; else as it is."""
+    return values[:, -1] if values.dim() > dims else values
 
 
 def _named(names: list[str], label: Any) -> str:
