@@ -34,7 +34,7 @@ def own_workspace(jobs_at_once: None) -> None:
 def become(monkeypatch: pytest.MonkeyPatch) -> Become:
     """Sign in as somebody."""
     monkeypatch.setattr(people, "signs_in", lambda: True)
-    return lambda person: monkeypatch.setattr(people, "who", lambda: person)
+    return lambda person: monkeypatch.setattr(people, "who", lambda known=None: person)
 
 
 @pytest.fixture
