@@ -258,7 +258,7 @@ def test_a_what_if_is_verified_recorded_as_a_run_and_compared(screen: Open) -> N
     name = job.result()["run"]
     assert "skip fine" in said(screen("overview", run=name))
     compared = said(screen("compare", run="good", other=name))
-    assert "Only in one of them, so not compared: fine\\-tune 90°" in compared
+    assert "Only in one of them, so not compared: fine-tune 90°" in compared
     assert "Positive = it helped the first more" in compared
 
 
