@@ -39,7 +39,7 @@ format: dev ## put the code in the house's format
 	$(PY) -m ruff check --fix .
 
 schema: dev ## the JSON Schema of a run, from the code that reads it
-	$(PY) -m aa_core.run_schema docs/run-format.schema.json
+	$(PY) -m aa_core.runs.run_schema docs/run-format.schema.json
 
 samples: dev ## record the sample runs again
 	$(PY) -m sample_runs.record $(ARGS)

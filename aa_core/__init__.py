@@ -1,24 +1,32 @@
 """Which stage of its training is to credit or to blame for what a model does."""
 
-from aa_core.agreement import Agreement, agreement
-from aa_core.attribution import Attribution, estimate, predict, stage_effects, step_effects
-from aa_core.averaging import Averaging
-from aa_core.calibrate import calibrate
-from aa_core.calibration import Calibration, find_calibration
-from aa_core.checkpoint_builder import Checkpoint, SegmentStage, from_checkpoints
-from aa_core.checkpoints import CheckpointRun, check_checkpoints, open_checkpoints
-from aa_core.counterfactual import Counterfactual
-from aa_core.counterfactual_run import record_counterfactual
-from aa_core.disagreement import with_disagreement
-from aa_core.embedding import StageEmbedding, embed_stages
-from aa_core.evaluation import Evaluation
-from aa_core.example_effects import example_effects, example_effects_by_step, ranked
-from aa_core.examples import DatasetReference
-from aa_core.fleet import retrain_all
-from aa_core.forget_steps import forget_steps
-from aa_core.integrity import check_integrity
-from aa_core.noise import NoiseFloor, noise_floor
-from aa_core.path_shares import PathShares, path_shares
+from aa_core.checkpoints_only.checkpoint_builder import Checkpoint, SegmentStage, from_checkpoints
+from aa_core.checkpoints_only.checkpoints import CheckpointRun, check_checkpoints, open_checkpoints
+from aa_core.checkpoints_only.forget_steps import forget_steps
+from aa_core.checkpoints_only.segment_effects import segment_effects
+from aa_core.checkpoints_only.segment_examples import segment_example_effects
+from aa_core.confidence.agreement import Agreement, agreement
+from aa_core.confidence.calibrate import calibrate
+from aa_core.confidence.calibration import Calibration, find_calibration
+from aa_core.confidence.disagreement import with_disagreement
+from aa_core.confidence.noise import NoiseFloor, noise_floor
+from aa_core.confidence.remainder import Remainder, remainders, with_remainders
+from aa_core.confidence.verdict import Verdict
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.counterfactual_run import record_counterfactual
+from aa_core.counterfactuals.fleet import retrain_all
+from aa_core.counterfactuals.retrain import TrainedModel, final_model, retrain
+from aa_core.counterfactuals.whatif import WhatIf, what_if
+from aa_core.effects.attribution import Attribution, estimate, predict, stage_effects, step_effects
+from aa_core.effects.embedding import StageEmbedding, embed_stages
+from aa_core.effects.example_effects import example_effects, example_effects_by_step, ranked
+from aa_core.effects.path_shares import PathShares, path_shares
+from aa_core.effects.splits import (
+    collapse,
+    stage_effects_by_parameter,
+    step_effects_by_cause,
+    step_effects_by_parameter,
+)
 from aa_core.performance import (
     Performance,
     accuracy,
@@ -31,11 +39,14 @@ from aa_core.performance import (
     subgroups,
 )
 from aa_core.problem import Problem
-from aa_core.recorder import Recorder
-from aa_core.remainder import Remainder, remainders, with_remainders
+from aa_core.recording.averaging import Averaging
+from aa_core.recording.recorder import Recorder
 from aa_core.replay import replay_drift
-from aa_core.retrain import TrainedModel, final_model, retrain
 from aa_core.rules import UpdateRule, register_rule
+from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.examples import DatasetReference
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.scores import (
     binary_log_likelihood,
     negative_loss,
@@ -43,13 +54,7 @@ from aa_core.scores import (
     sequence_log_likelihood,
     token_log_likelihood,
 )
-from aa_core.segment_effects import segment_effects
-from aa_core.segment_examples import segment_example_effects
-from aa_core.splits import collapse, stage_effects_by_parameter, step_effects_by_cause, step_effects_by_parameter
-from aa_core.trajectory import Trajectory, open_run
-from aa_core.verdict import Verdict
 from aa_core.version import __version__
-from aa_core.whatif import WhatIf, what_if
 
 __all__ = [
     "Agreement",

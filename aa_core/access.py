@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, field_validator
 
 from aa_core.errors import RequestError, RunFormatError
-from aa_core.header import Model, parse
+from aa_core.runs.header import Model, parse
 
 Role = Literal["viewer", "analyst"]
 """A viewer opens and exports; an analyst also starts jobs and writes findings."""

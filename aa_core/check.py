@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from aa_core.integrity import check_integrity
 from aa_core.problem import Problem
 from aa_core.replay import Drift, Progress, replay_drift, silent
-from aa_core.trajectory import Trajectory
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,14 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import typer
 
-from aa_core import archive_commands, checkpoint_commands, experiment_commands, remote_commands, sign_commands
-from aa_core.attribution import SIGN, Attribution, stage_effects, step_effects
-from aa_core.borne_out import with_calibration
 from aa_core.check import check_files, check_run
-from aa_core.checkpoints import CheckpointRun
-from aa_core.console import Format, Meter, note, rows, unforeseen, write_rows
-from aa_core.curvature import Curvature
-from aa_core.embedding import Readout
-from aa_core.findings_commands import ledger
-from aa_core.jobs import all_jobs, perform, resume_dead, whatif_spec
-from aa_core.launcher import HOST, become, prepare, reach
-from aa_core.log_commands import log
-from aa_core.options import (
+from aa_core.checkpoints_only.checkpoints import CheckpointRun
+from aa_core.commands import archive, checkpoints, experiment, remote, sign
+from aa_core.commands.console import Format, Meter, note, rows, unforeseen, write_rows
+from aa_core.commands.findings import ledger
+from aa_core.commands.launcher import HOST, become, prepare, reach
+from aa_core.commands.log import log
+from aa_core.commands.options import (
     Commands,
     CurvatureOption,
     ExamplesOption,
@@ -40,14 +35,19 @@ from aa_core.options import (
     open_told,
     problem_of,
 )
-from aa_core.remainder import with_remainders
-from aa_core.report_commands import reports
+from aa_core.commands.report import reports
+from aa_core.commands.whatif_each import AddressOption, EachOption, ExecutorOption, answers, separately
+from aa_core.commands.whatif_options import counterfactual
+from aa_core.confidence.borne_out import with_calibration
+from aa_core.confidence.remainder import with_remainders
+from aa_core.curvature import Curvature
+from aa_core.effects.attribution import SIGN, Attribution, stage_effects, step_effects
+from aa_core.effects.embedding import Readout
+from aa_core.jobs import all_jobs, perform, resume_dead, whatif_spec
 from aa_core.reporting.escape import shorten, visible
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from aa_core.version import __version__
-from aa_core.whatif_each import AddressOption, EachOption, ExecutorOption, answers, separately
-from aa_core.whatif_options import counterfactual
 
 app = typer.Typer(
     cls=Commands,
@@ -91,7 +91,7 @@ def info(run: Run) -> None:
             "note": [shorten(s.note, 60) for s in opened.stages],
         }
     )
-    facts = checkpoint_commands.facts(opened) if isinstance(opened, CheckpointRun) else _facts(opened)
+    facts = checkpoints.facts(opened) if isinstance(opened, CheckpointRun) else _facts(opened)
     typer.echo("".join(f"{name:<12} {visible(value)}\n" for name, value in facts.items()))
     write_rows(stages, "table", None, {})
 
@@ -124,7 +124,7 @@ def check(
     """Is the run intact, who vouches for it, and does it replay? Exits with 1 if not."""
     opened = open_any_told(run)
     if isinstance(opened, CheckpointRun):
-        checkpoint_commands.check(opened)
+        checkpoints.check(opened)
         return
     meter = Meter()
     found = (
@@ -139,7 +139,7 @@ def check(
         write_rows(pd.DataFrame(drifts, columns=["checkpoint", "absolute", "relative"]), "table", None, {})
     typer.echo(found.words)
     files, replayed = found.meaning
-    for line in (files, sign_commands.vouched(opened.path, key), replayed):
+    for line in (files, sign.vouched(opened.path, key), replayed):
         note(f"  {line}")
     raise typer.Exit(0 if found.sound else 1)
 
@@ -196,7 +196,7 @@ def effects(
         raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
     if isinstance(opened, CheckpointRun):
         common |= {"by": by, "method": method, "curvature": curvature, "readout": readout}
-        found = checkpoint_commands.effects(opened, problem_of(opened, problem), judged, **common)
+        found = checkpoints.effects(opened, problem_of(opened, problem), judged, **common)
     elif by == "step":
         found = step_effects(opened, problem_of(opened, problem), judged, curvature=curvature or "exact", **common)
     else:
@@ -361,10 +361,10 @@ def dashboard(
     become(server)
 
 
-sign_commands.register(app)
-archive_commands.register(app)
-remote_commands.register(app)
-experiment_commands.register(app)
+sign.register(app)
+archive.register(app)
+remote.register(app)
+experiment.register(app)
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from aa_core.errors import RequestError
-from aa_core.evaluation import Evaluation
 from aa_core.performance import PERFORMANCES, Performance, accuracy, confounder_log_likelihood
 from aa_core.records import Inputs
+from aa_core.runs.evaluation import Evaluation
 from aa_core.scores import negative_squared_error, sequence_log_likelihood
 
 CONFOUNDER = "confounder:"

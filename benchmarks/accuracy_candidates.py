@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
 from aa_core.curvature import Curvature, Product, gradient_and_curvature
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.propagator import Propagator, Training
 from aa_core.records import StepInput
 from aa_core.state import (

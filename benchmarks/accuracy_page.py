@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
-from aa_core.embedding import READOUTS
+from aa_core.effects.embedding import READOUTS
 from benchmarks.accuracy_candidates import DROPPED, KEPT
 from benchmarks.reliability_fit import HELD_OUT
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 import aa_core as aa
-from aa_core.agreement import agreement
-from aa_core.embedding import READOUTS, read
+from aa_core.confidence.agreement import agreement
+from aa_core.confidence.reliability import disagreement
+from aa_core.effects.embedding import READOUTS, read
 from aa_core.registry import load_problem
-from aa_core.reliability import disagreement
 from aa_core.replay import advance, load, prepare
 from aa_core.state import Params, Snapshot
 from benchmarks.__main__ import machine

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 import aa_core as aa
-from aa_core.agreement import agreement
-from aa_core.cache import EmbeddingCache
-from aa_core.calibration import Scores
-from aa_core.embedding import READOUTS
+from aa_core.checkpoints_only.segments import SegmentCurvature
+from aa_core.confidence.agreement import agreement
+from aa_core.confidence.calibration import Scores
+from aa_core.confidence.verdict import SEGMENTS, earned
+from aa_core.effects.cache import EmbeddingCache
+from aa_core.effects.embedding import READOUTS
 from aa_core.registry import load_problem
-from aa_core.segments import SegmentCurvature
-from aa_core.verdict import SEGMENTS, earned
 from benchmarks.__main__ import machine
 from benchmarks.checkpoints_page import KEPT, page
 from benchmarks.reliability_grid import EXAMPLES, Config, compact, configs, train

@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import mean, median
 from typing import Any
 
-from aa_core.embedding import READOUTS
-from aa_core.segments import EXAMPLES
-from aa_core.verdict import LADDER, SEGMENT_MOVED_LIMITS, SEGMENT_SPREAD_LIMITS
+from aa_core.checkpoints_only.segments import EXAMPLES
+from aa_core.confidence.verdict import LADDER, SEGMENT_MOVED_LIMITS, SEGMENT_SPREAD_LIMITS
+from aa_core.effects.embedding import READOUTS
 from benchmarks.reliability_fit import FITTED, HELD_OUT, Runs, said_and_earned, shares
 from benchmarks.reliability_page import judge, limit_table, verdict_table
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 import aa_core as aa
-from aa_core.agreement import relative_error_of_means
-from aa_core.cache import EmbeddingCache
-from aa_core.calibrate import SWEEPS
-from aa_core.embedding import READOUTS
+from aa_core.confidence.agreement import relative_error_of_means
+from aa_core.confidence.calibrate import SWEEPS
+from aa_core.effects.cache import EmbeddingCache
+from aa_core.effects.embedding import READOUTS
 from aa_core.registry import load_problem
 from aa_core.replay import advance, load, prepare
 

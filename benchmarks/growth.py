@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from benchmarks.performance_cases import batch, pictures, recorded, seconds
 
 ROUNDS, SIDE = 2, 64

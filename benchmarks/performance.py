@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
 from aa_core.curvature import gradient_and_curvature
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.replay import advance, load, prepare
 from benchmarks import growth, memory_cost, recorder_cost
 from benchmarks.__main__ import machine

@@ -1,4 +1,4 @@
-"""From the grid's figures to the limits of aa_core/verdict.py, and how often the verdicts are right elsewhere."""
+"""From the grid's figures to the limits of aa_core/confidence/verdict.py; how often verdicts are right elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from aa_core.verdict import LADDER, Estimator, Limits, Tried, Trust
+from aa_core.confidence.verdict import LADDER, Estimator, Limits, Tried, Trust
 
 FITTED, HELD_OUT = 0, 1
 """Seeds: the limits are fitted on the runs of the first, and tried on those of the second."""
@@ -78,7 +78,7 @@ def step_cases(runs: Runs, seed: int) -> list[dict[str, Any]]:
 
 
 def earned_by_steps(found: dict[str, Any]) -> Trust:
-    """As `aa_core.verdict.earned`, with the sampled steps as the pairs and as the means."""
+    """As `aa_core.confidence.verdict.earned`, with the sampled steps as the pairs and as the means."""
     r, sign, error = found.get("pearson"), found.get("sign") or 0.0, found.get("relative_error")
     if sign < 0.9:
         return "nothing"

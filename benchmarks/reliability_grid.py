@@ -19,19 +19,19 @@ import numpy as np
 import torch
 
 import aa_core as aa
-from aa_core.agreement import agreement
-from aa_core.cache import EmbeddingCache
-from aa_core.calibrate import calibrate
-from aa_core.calibration import Scores
+from aa_core.confidence.agreement import agreement
+from aa_core.confidence.calibrate import calibrate
+from aa_core.confidence.calibration import Scores
+from aa_core.confidence.reliability import disagreement
+from aa_core.confidence.verdict import earned
 from aa_core.curvature import gradient_and_curvature
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import NonFiniteError
 from aa_core.plain import plain
 from aa_core.propagator import Training
 from aa_core.registry import load_problem
-from aa_core.reliability import disagreement
 from aa_core.replay import advance, load, prepare
 from aa_core.state import Snapshot, as_rays, norm, subtract
-from aa_core.verdict import earned
 from benchmarks.__main__ import machine
 from benchmarks.reliability_fit import FITTED, HELD_OUT
 from benchmarks.reliability_page import page

@@ -10,12 +10,9 @@ from typing import Any
 
 import torch
 
-from aa_core.calibration import BESIDE_A_RUN, Calibration, Figures
-from aa_core.embedding import READOUTS
-from aa_core.reliability import disagreement
-from aa_core.state import State, as_rays, norm
-from aa_core.trajectory import open_run
-from aa_core.verdict import (
+from aa_core.confidence.calibration import BESIDE_A_RUN, Calibration, Figures
+from aa_core.confidence.reliability import disagreement
+from aa_core.confidence.verdict import (
     GROWTH_LIMITS,
     LADDER,
     MOVED_LIMITS,
@@ -27,6 +24,9 @@ from aa_core.verdict import (
     judge_growth,
     judge_readouts,
 )
+from aa_core.effects.embedding import READOUTS
+from aa_core.runs.trajectory import open_run
+from aa_core.state import State, as_rays, norm
 from benchmarks.reliability_fit import (
     FALSE_TRUST,
     FITTED,
@@ -56,7 +56,7 @@ def page(figures: dict[str, Any]) -> str:
 
 Measured on {figures["date"]}; {figures["machine"]}; {figures["cpu_minutes"]:.0f} minutes. Written by
 `python -m benchmarks.reliability_grid` from [the stored figures](../benchmarks/results/reliability.json); with `page` after it,
-only this page is written anew. The verdicts are those of `aa_core/verdict.py`.
+only this page is written anew. The verdicts are those of `aa_core/confidence/verdict.py`.
 
 ## The grid
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 import aa_core as aa
-from aa_core.calibrate import calibrate
-from aa_core.calibration import BESIDE_A_RUN
+from aa_core.confidence.calibrate import calibrate
+from aa_core.confidence.calibration import BESIDE_A_RUN
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
 from sample_runs.record import NAMES, ROOT

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import aa_core as aa
 from aa_core.problem import output_tensor
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests import zoo
 
 STAGES = (("a", 4), ("b", 2), ("c", 2))

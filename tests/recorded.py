@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from aa_core.evaluation import Evaluation
-from aa_core.recorder import Recorder
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.recording.recorder import Recorder
+from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.trajectory import Trajectory, open_run
 
 LOSS = nn.CrossEntropyLoss()
 

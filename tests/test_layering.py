@@ -10,6 +10,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,69 +21,82 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module of aa_core imports only what stands above it, or beside it. Put a new file where it belongs.
 LAYERS = (
     ("errors", "version"),
+    ("runs", "recording", "checkpoints_only", "confidence", "counterfactuals", "effects"),  # rooms, by what they hold
     ("workspace", "files"),
-    ("state", "stages", "records", "lanczos"),
-    ("reordered",),
+    ("state", "stages", "records", "checkpoints_only.lanczos"),
+    ("counterfactuals.reordered",),
     ("rules.numerics", "rules.*", "rules"),
     ("problem",),
     ("curvature", "packing", "crossing"),
     ("update",),
     ("propagator",),
     (
-        "header",
-        "store",
-        "examples",
-        "journal",
-        "columns",
-        "evaluation",
-        "live",
-        "machine",
-        "preamble",
-        "remote",
-        "averaging",
-        "observer",
-        "writer",
-        "gradient_check",
-        "chain",
+        "runs.header",
+        "runs.store",
+        "runs.examples",
+        "runs.journal",
+        "runs.columns",
+        "runs.evaluation",
+        "recording.live",
+        "recording.machine",
+        "recording.preamble",
+        "runs.remote",
+        "recording.averaging",
+        "recording.observer",
+        "recording.writer",
+        "recording.gradient_check",
+        "runs.chain",
         "plain",
-        "phases",
-        "succession",
+        "runs.phases",
+        "runs.succession",
     ),
-    ("trajectory",),
-    ("integrity",),
-    ("checkpoints", "checkpoint_writer", "checkpoint_builder", "forget_steps"),
+    ("runs.trajectory",),
+    ("runs.integrity",),
+    (
+        "checkpoints_only.checkpoints",
+        "checkpoints_only.checkpoint_writer",
+        "checkpoints_only.checkpoint_builder",
+        "checkpoints_only.forget_steps",
+    ),
     ("schedule",),
     ("replay",),
-    ("resume",),
-    ("recorder",),
+    ("recording.resume",),
+    ("recording.recorder",),
     ("performance", "scores"),
-    ("counterfactual", "change", "agreement"),
-    ("intervention",),
-    ("calibration",),
-    ("verdict",),
-    ("reliability",),
-    ("tangent", "adjoint"),
-    ("cache",),
-    ("embedding",),
-    ("attribution",),
-    ("question", "path_shares", "segments", "segment_effects", "segment_examples"),
-    ("splits", "example_effects", "remainder", "disagreement"),
-    ("kept",),
-    ("retrain",),
-    ("fleet", "counterfactual_run"),
-    ("whatif", "noise"),
-    ("calibrate",),
-    ("registry", "signing", "plain", "run_performance", "check", "archive", "run_schema", "access"),
-    ("borne_out",),
+    ("counterfactuals.counterfactual", "counterfactuals.change", "confidence.agreement"),
+    ("counterfactuals.intervention",),
+    ("confidence.calibration",),
+    ("confidence.verdict",),
+    ("confidence.reliability",),
+    ("effects.tangent", "effects.adjoint"),
+    ("effects.cache",),
+    ("effects.embedding",),
+    ("effects.attribution",),
+    (
+        "effects.question",
+        "effects.path_shares",
+        "checkpoints_only.segments",
+        "checkpoints_only.segment_effects",
+        "checkpoints_only.segment_examples",
+    ),
+    ("effects.splits", "effects.example_effects", "confidence.remainder", "confidence.disagreement"),
+    ("counterfactuals.kept",),
+    ("counterfactuals.retrain",),
+    ("counterfactuals.fleet", "counterfactuals.counterfactual_run"),
+    ("counterfactuals.whatif", "confidence.noise"),
+    ("confidence.calibrate",),
+    ("registry", "signing", "plain", "run_performance", "check", "runs.archive", "runs.run_schema", "access"),
+    ("confidence.borne_out",),
     ("jobs", "jobs.*"),
     ("findings", "findings.*", "access_log"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
-    ("cli", "*_commands", "options", "whatif_options", "whatif_each", "console", "launcher", "__init__", "__main__"),
+    ("cli", "commands", "commands.*", "__init__", "__main__"),
 )
 UNPLACED = -1
-ESTIMATORS = ("tangent", "adjoint", "embedding", "attribution")
-SHARED_WITH_RETRAIN = {"replay", "counterfactual", "intervention", "performance"}
+ESTIMATORS = ("effects.tangent", "effects.adjoint", "effects.embedding", "effects.attribution")
+RETRAIN = "counterfactuals.retrain"
+SHARED_WITH_RETRAIN = {"replay", "counterfactuals.counterfactual", "counterfactuals.intervention", "performance"}
 LAZY = {"ray", "transformers", "lightning", "pytorch_lightning", "sklearn", "typst", "model_signing", "cryptography"}
 UNSAFE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 UNSAFE_NAMES = {"eval", "exec", "builtins.eval", "builtins.exec"} | {
@@ -227,16 +241,16 @@ def cycles(modules: Modules) -> list[str]:
 
 def tangent_adjoint_links(modules: Modules) -> list[str]:
     graph = engine_graph(modules)
-    return [f"{a} reaches {b}" for a, b in [("tangent", "adjoint"), ("adjoint", "tangent")] if b in reaches(graph, a)]
+    return [f"{a} reaches {b}" for a, b in permutations(ESTIMATORS[:2]) if b in reaches(graph, a)]
 
 
 def retrain_estimator_links(modules: Modules) -> list[str]:
     graph = engine_graph(modules)
     machinery = {name for name in graph if layer(name) >= layer("replay")}
-    linked = [f"retrain reaches {e}" for e in ESTIMATORS if e in reaches(graph, "retrain")]
-    linked += [f"{e} reaches retrain" for e in ESTIMATORS if "retrain" in reaches(graph, e)]
+    linked = [f"retrain reaches {e}" for e in ESTIMATORS if e in reaches(graph, RETRAIN)]
+    linked += [f"{e} reaches retrain" for e in ESTIMATORS if RETRAIN in reaches(graph, e)]
     for estimator in ESTIMATORS:
-        common = graph.get(estimator, set()) & graph.get("retrain", set()) & machinery
+        common = graph.get(estimator, set()) & graph.get(RETRAIN, set()) & machinery
         linked += [f"retrain and {estimator} share {name}" for name in sorted(common - SHARED_WITH_RETRAIN)]
     return linked
 
@@ -349,22 +363,41 @@ BROKEN = [
     (downward_imports, {"aa_core.problem": "def f():\n    from .cli import main", "aa_core.cli": ""}),
     (downward_imports, {"aa_core.rules.sgd": "from ..problem import Problem", "aa_core.problem": ""}),
     (downward_imports, {"aa_core.errors": "from aa_core import __version__"}),
-    (cycles, {"aa_core.store": "import aa_core.header", "aa_core.header": "from aa_core.store import read"}),
-    (tangent_adjoint_links, {"aa_core.tangent": "import aa_core.adjoint", "aa_core.adjoint": ""}),
-    (retrain_estimator_links, {"aa_core.retrain": "import aa_core.attribution"}),
-    (retrain_estimator_links, {"aa_core.retrain": "import aa_core.cache", "aa_core.cache": "import aa_core.embedding"}),
+    (
+        cycles,
+        {
+            "aa_core.runs.store": "import aa_core.runs.header",
+            "aa_core.runs.header": "from aa_core.runs.store import read",
+        },
+    ),
+    (
+        tangent_adjoint_links,
+        {"aa_core.effects.tangent": "import aa_core.effects.adjoint", "aa_core.effects.adjoint": ""},
+    ),
+    (retrain_estimator_links, {"aa_core.counterfactuals.retrain": "import aa_core.effects.attribution"}),
     (
         retrain_estimator_links,
-        {"aa_core.retrain": "import aa_core.cache", "aa_core.tangent": "import aa_core.cache", "aa_core.cache": ""},
+        {
+            "aa_core.counterfactuals.retrain": "import aa_core.effects.cache",
+            "aa_core.effects.cache": "import aa_core.effects.embedding",
+        },
+    ),
+    (
+        retrain_estimator_links,
+        {
+            "aa_core.counterfactuals.retrain": "import aa_core.effects.cache",
+            "aa_core.effects.tangent": "import aa_core.effects.cache",
+            "aa_core.effects.cache": "",
+        },
     ),
     (screens_in_the_engine, {"aa_core.cli": "def main():\n    import dashboard.app"}),
     (streamlit_outside_the_dashboard, {"sample_runs.record": "from streamlit import write"}),
     (engine_behind_the_services_back, {"dashboard.charts": "from aa_core.replay import replay"}),
     (engine_behind_the_services_back, {"dashboard.views.jobs": "import aa_core"}),
     (eager_optional_imports, {"aa_core.jobs.cluster": "try:\n    import ray\nexcept ImportError:\n    ray = None"}),
-    (unsafe_loading, {"aa_core.store": "import pickle"}),
-    (unsafe_loading, {"aa_core.store": "import torch as t\nt.load('state.pt')"}),
-    (unsafe_loading, {"aa_core.store": "from torch import load\nload('state.pt')"}),
+    (unsafe_loading, {"aa_core.runs.store": "import pickle"}),
+    (unsafe_loading, {"aa_core.runs.store": "import torch as t\nt.load('state.pt')"}),
+    (unsafe_loading, {"aa_core.runs.store": "from torch import load\nload('state.pt')"}),
     (unsafe_loading, {"dashboard.service": "eval('1')"}),
     (unsafe_loading, {"dashboard.tables": "import numpy as np\nnp.load('a.npy', allow_pickle=True)"}),
     (unsafe_loading, {"dashboard.tables": "import pandas as pd\npd.read_pickle('a')"}),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import aa_core as aa
-from aa_core.machine import environment
+from aa_core.recording.machine import environment
 from aa_core.registry import load_problem
 from aa_core.state import max_difference
 from sample_runs.record import NAMES, ROOT, record_again

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
-from aa_core.embedding import Method, Readout
-from aa_core.header import Count, Digest, Model, StageName
+from aa_core.effects.embedding import Method, Readout
+from aa_core.runs.header import Count, Digest, Model, StageName
 
 Severity = Literal["low", "medium", "high", "critical"]
 Extent = Literal["sign", "size"]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aa_core.attribution import Attribution
-from aa_core.calibration import find_calibration
-from aa_core.counterfactual import Counterfactual
+from aa_core.confidence.calibration import find_calibration
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.effects.attribution import Attribution
 from aa_core.errors import RequestError, RunError
 from aa_core.findings.entries import Added, Checked, Evidence, Signature, Signed, Standing
 from aa_core.findings.ledger import Ledger, append, read_ledger
@@ -17,8 +17,8 @@ from aa_core.jobs import Job, all_jobs
 from aa_core.jobs.kinds import asked_counterfactual
 from aa_core.jobs.spec import RESULT
 from aa_core.run_performance import run_performance
-from aa_core.store import sha256
-from aa_core.trajectory import Trajectory
+from aa_core.runs.store import sha256
+from aa_core.runs.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from aa_core.errors import IntegrityError, RunBusyError, RunFormatError
 from aa_core.files import write_atomic
 from aa_core.findings.entries import Act, Entry
-from aa_core.header import parse
 from aa_core.jobs.lock import acquire
-from aa_core.store import sha256
-from aa_core.trajectory import Trajectory
+from aa_core.runs.header import parse
+from aa_core.runs.store import sha256
+from aa_core.runs.trajectory import Trajectory
 from aa_core.workspace import workspace
 
 START = sha256(b"")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aa_core.errors import MissingExtraError, UnsupportedError
 from aa_core.integrations.loop import LoopRecorder
-from aa_core.live import LossFunction
+from aa_core.recording.live import LossFunction
 from aa_core.records import Inputs
 
 Read = Callable[[Any], tuple[Inputs, Tensor]]

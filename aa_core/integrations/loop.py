@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from aa_core.errors import EmptyStageError, RecordingError, RequestError
-from aa_core.live import LossFunction
-from aa_core.recorder import Recorder
+from aa_core.recording.live import LossFunction
+from aa_core.recording.recorder import Recorder
 
 Progress = TypeVar("Progress")
 """What the framework says about how far training is."""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aa_core.errors import MissingExtraError, RecordingError, UnsupportedError
-from aa_core.examples import DatasetReference
 from aa_core.integrations.loop import LoopRecorder
-from aa_core.live import LossFunction
 from aa_core.problem import Problem
+from aa_core.recording.live import LossFunction
+from aa_core.runs.examples import DatasetReference
 
 IGNORE = -100
 """The library's convention for labels that do not count."""

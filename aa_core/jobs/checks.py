@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from aa_core.calibrate import calibrate
 from aa_core.check import check_run
-from aa_core.counterfactual import Semantics
-from aa_core.header import Model
+from aa_core.confidence.calibrate import calibrate
+from aa_core.counterfactuals.counterfactual import Semantics
+from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
 from aa_core.jobs.outcome import Outcome, read_request
 from aa_core.jobs.spec import Report, in_part
-from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.problem import Problem
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory
+from aa_core.runs.header import Model
+from aa_core.runs.trajectory import Trajectory
 
 
 class CalibrationRequest(Model):

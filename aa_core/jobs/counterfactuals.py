@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aa_core.change import parse
-from aa_core.counterfactual import Counterfactual
-from aa_core.counterfactual_run import check_recordable, record_counterfactual
-from aa_core.header import Count, Model, StageName
+from aa_core.counterfactuals.change import parse
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.counterfactual_run import check_recordable, record_counterfactual
+from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
 from aa_core.jobs.outcome import Outcome, read_request, spec_of
 from aa_core.jobs.spec import JobSpec, Report, in_part
-from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.problem import Problem
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.runs.header import Count, Model, StageName
+from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.workspace import workspace
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from aa_core.attribution import Attribution, stage_effects, step_effects
-from aa_core.borne_out import with_calibration
-from aa_core.counterfactual import Semantics
+from aa_core.confidence.borne_out import with_calibration
+from aa_core.counterfactuals.counterfactual import Semantics
+from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
 from aa_core.curvature import Curvature
-from aa_core.embedding import Method
-from aa_core.example_effects import example_effects_by_step
-from aa_core.header import Count, Model, StageName
+from aa_core.effects.attribution import Attribution, stage_effects, step_effects
+from aa_core.effects.embedding import Method
+from aa_core.effects.example_effects import example_effects_by_step
+from aa_core.effects.path_shares import PathShares, path_shares
+from aa_core.effects.splits import collapse, stage_effects_by_parameter, step_effects_by_cause
 from aa_core.jobs.outcome import Outcome, read_request
 from aa_core.jobs.spec import Report, in_part
-from aa_core.kept import NOT_KEPT, KeptState
-from aa_core.path_shares import PathShares, path_shares
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.replay import Progress
 from aa_core.run_performance import run_performance
-from aa_core.splits import collapse, stage_effects_by_parameter, step_effects_by_cause
-from aa_core.trajectory import Trajectory
+from aa_core.runs.header import Count, Model, StageName
+from aa_core.runs.trajectory import Trajectory
 
 By = Literal["stages", "steps", "layers", "causes", "batches", "shares"]
 

@@ -18,7 +18,6 @@ import pandas as pd
 
 from aa_core.errors import RequestError, RunFormatError
 from aa_core.files import write_atomic
-from aa_core.header import parse
 from aa_core.jobs.lock import ENDING, acquire, is_held
 from aa_core.jobs.spec import (
     ATTEMPTS,
@@ -33,6 +32,7 @@ from aa_core.jobs.spec import (
     JobProgress,
     JobSpec,
 )
+from aa_core.runs.header import parse
 from aa_core.workspace import workspace
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]

@@ -9,27 +9,27 @@ from typing import Any
 
 from pydantic import Field
 
-from aa_core.calibration import prefer
-from aa_core.change import parse as parse_change
-from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.confidence.calibration import prefer
+from aa_core.counterfactuals.change import parse as parse_change
+from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
+from aa_core.counterfactuals.intervention import intervene
+from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
+from aa_core.counterfactuals.whatif import WhatIf, what_if
 from aa_core.curvature import Curvature
-from aa_core.embedding import Readout, check_request
+from aa_core.effects.embedding import Readout, check_request
 from aa_core.errors import IntegrityError, RequestError
-from aa_core.header import Count, Model, StageName
-from aa_core.intervention import intervene
 from aa_core.jobs.checks import calibration, replay
 from aa_core.jobs.counterfactuals import counterfactual_run
 from aa_core.jobs.estimating import effects
 from aa_core.jobs.job import Job, all_jobs
 from aa_core.jobs.outcome import Kind, Outcome, read_request, spec_of
 from aa_core.jobs.spec import JobSpec, Report, in_part, no_report
-from aa_core.kept import NOT_KEPT, KeptState
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.runs.header import Count, Model, StageName
+from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.version import __version__
-from aa_core.whatif import WhatIf, what_if
 
 
 class WhatIfRequest(Model):

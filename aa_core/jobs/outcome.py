@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from aa_core.counterfactuals.kept import KeptState
 from aa_core.errors import RequestError, RunFormatError
-from aa_core.header import Model, parse
 from aa_core.jobs.spec import JobSpec, Report, anchored, file_digest
-from aa_core.kept import KeptState
 from aa_core.problem import Problem
-from aa_core.trajectory import Trajectory
+from aa_core.runs.header import Model, parse
+from aa_core.runs.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

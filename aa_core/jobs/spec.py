@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from aa_core.header import Model
+from aa_core.runs.header import Model
 from aa_core.version import __version__
 
 SPEC, PROGRESS, RESULT, FAILURE, CANCEL = "spec.json", "progress.json", "result.json", "failure.json", "cancel"

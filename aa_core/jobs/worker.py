@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from aa_core.counterfactuals.kept import KeptState
 from aa_core.errors import AuditError, Cancelled
 from aa_core.files import write_atomic
-from aa_core.header import parse
 from aa_core.jobs.kinds import Outcome, perform
 from aa_core.jobs.lock import acquire
 from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, STATE, Failure, JobProgress, JobSpec
-from aa_core.kept import KeptState
 from aa_core.plain import to_json
+from aa_core.runs.header import parse
 
 INTERVAL = 0.5
 """Seconds between two writes of the progress."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aa_core.errors import RequestError
 from aa_core.findings import Signature
-from aa_core.header import listed
+from aa_core.runs.header import listed
 
 NOT_STATED = "Not stated."
 MOST_BYTES = 1 << 20

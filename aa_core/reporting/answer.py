@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.reporting.glossary import fmt_effect, fmt_interval, fmt_percent, listed, scale_of, unit_words
 from aa_core.reporting.model import (
     Answer,

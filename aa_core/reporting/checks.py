@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from aa_core.attribution import Attribution
-from aa_core.calibration import RULE, Figures, find_calibration
-from aa_core.counterfactual import Counterfactual
+from aa_core.confidence.calibration import RULE, Figures, find_calibration
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.effects.attribution import Attribution
 from aa_core.errors import RequestError
 from aa_core.records import RunLike
 from aa_core.reporting.model import CalibrationSection, Check, Estimator, Event, Points, Process, StageRow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from aa_core.counterfactual import WALL_CLOCK
+from aa_core.counterfactuals.counterfactual import WALL_CLOCK
 
 SIGN = "positive = the {thing} helped, negative = it hurt"
 EFFECT = "effect = performance as recorded − performance without the stage"

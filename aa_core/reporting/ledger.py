@@ -6,7 +6,7 @@ from aa_core.findings import RULES, Added, Checked, Finding, changes, findings, 
 from aa_core.findings.entries import Entry
 from aa_core.reporting.glossary import fmt_effect
 from aa_core.reporting.model import Event, Ledger, ReportedFinding
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 
 
 def ledger_section(run: Trajectory) -> Ledger:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from aa_core.errors import RunFormatError
-from aa_core.header import listed
 from aa_core.reporting.about import About, Section, Signature
 from aa_core.reporting.seal import SCHEMA, canonical, sealed, verified
+from aa_core.runs.header import listed
 
 DIGITS = 10
 """Significant digits of a number in a report: more than any estimate deserves, fewer than rounding spoils."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aa_core.attribution import Attribution, stage_effects, step_effects
-from aa_core.borne_out import with_calibration
-from aa_core.calibration import prefer
-from aa_core.counterfactual import Semantics
+from aa_core.confidence.borne_out import with_calibration
+from aa_core.confidence.calibration import prefer
+from aa_core.counterfactuals.counterfactual import Semantics
 from aa_core.curvature import Curvature
-from aa_core.embedding import Method, Readout
+from aa_core.effects.attribution import Attribution, stage_effects, step_effects
+from aa_core.effects.embedding import Method, Readout
 from aa_core.errors import RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -83,7 +83,7 @@ def build_report(
     context: Context = ALONE,
     progress: Progress = silent,
 ) -> Report:
-    """Attribute, then report. See `aa_core.attribution.stage_effects` for the request.
+    """Attribute, then report. See `aa_core.effects.attribution.stage_effects` for the request.
 
     Args:
         performance: a name that `run_performance` knows, judged on the run's evaluation set, or one of your own.

@@ -8,13 +8,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from aa_core.attribution import Attribution
-from aa_core.evaluation import Evaluation
+from aa_core.effects.attribution import Attribution
 from aa_core.records import RunLike
 from aa_core.reporting.bins import binned
 from aa_core.reporting.bootstrap import bootstrap_interval
 from aa_core.reporting.model import ExampleTable, Group, GroupTable, StageRow, StepTable
 from aa_core.reporting.sections import reliability_section
+from aa_core.runs.evaluation import Evaluation
 from aa_core.stages import find
 
 MOST_STEPS, MOST_VALUES = 10_000, 20_000

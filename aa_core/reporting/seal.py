@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from aa_core.errors import IntegrityError, RunFormatError, RunVersionError
-from aa_core.header import read_json
+from aa_core.runs.header import read_json
 
 SCHEMA: Literal["aa-report/1"] = "aa-report/1"
 SEALS = ("digest", "digests")

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from aa_core.check import check_files
-from aa_core.evaluation import Evaluation
-from aa_core.header import FileEntry
+from aa_core.confidence.reliability import Reliability
 from aa_core.records import RunLike
-from aa_core.reliability import Reliability
 from aa_core.reporting import glossary
 from aa_core.reporting.bins import binned
 from aa_core.reporting.model import (
@@ -27,8 +25,10 @@ from aa_core.reporting.model import (
     RunStage,
     StoredFile,
 )
+from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.header import FileEntry
+from aa_core.runs.trajectory import Trajectory
 from aa_core.stages import Stage
-from aa_core.trajectory import Trajectory
 
 UNWRITTEN = "in memory only: there are no files to check"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from aa_core.agreement import agreement
+from aa_core.confidence.agreement import agreement
 from benchmarks.__main__ import machine
 from benchmarks.peers.job import few
 from benchmarks.peers.page import PAGE, page

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from benchmarks.peers.job import Job, Method, Scores
 
 

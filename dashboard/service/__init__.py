@@ -7,7 +7,7 @@ ledger      findings: pinned, checked, signed     experiments  results that ship
 people      who asks, and what they may do        acts         jobs, started and stopped by who may
 """
 
-from aa_core.calibration import Calibration
+from aa_core.confidence.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find
 from aa_core.reporting import About, Report, escape, figures, glossary, marks
 from dashboard.service import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from aa_core.calibration import Calibration, Figures, find_calibration
+from aa_core.confidence.calibration import Calibration, Figures, find_calibration
+from aa_core.confidence.reliability import Reliability
 from aa_core.jobs import CalibrationRequest, Job, JobSpec, all_jobs, spec_of
-from aa_core.reliability import Reliability
 from aa_core.run_performance import run_performance
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk

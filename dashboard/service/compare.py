@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aa_core.embedding import StageEmbedding, embed_stages
+from aa_core.effects.embedding import StageEmbedding, embed_stages
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from aa_core.checkpoints import AnyRun, CheckpointRun, check_checkpoints
+from aa_core.checkpoints_only.checkpoints import AnyRun, CheckpointRun, check_checkpoints
+from aa_core.counterfactuals.retrain import final_model
 from aa_core.errors import RequestError
-from aa_core.evaluation import Evaluation
-from aa_core.integrity import check_integrity
 from aa_core.problem import Problem
 from aa_core.reporting import glossary
-from aa_core.retrain import final_model
 from aa_core.run_performance import confounders, run_performance
-from aa_core.trajectory import Trajectory
+from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.trajectory import Trajectory
 from dashboard.examples import filter_columns, passing
 from dashboard.pictures import shown
 from dashboard.selection import FILTERS, Facts, Selection

@@ -12,21 +12,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from aa_core.attribution import Attribution, estimate
-from aa_core.attribution import stage_effects as attribute_stages
-from aa_core.calibration import find_calibration
-from aa_core.checkpoints import CheckpointRun
-from aa_core.counterfactual import Counterfactual
+from aa_core.checkpoints_only.checkpoints import CheckpointRun
+from aa_core.checkpoints_only.segment_effects import segment_effects
+from aa_core.checkpoints_only.segments import SegmentCurvature
+from aa_core.confidence.calibration import find_calibration
+from aa_core.confidence.reliability import Reliability, disagreement
+from aa_core.confidence.verdict import Trust
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.retrain import final_model
+from aa_core.effects.attribution import Attribution, estimate
+from aa_core.effects.attribution import stage_effects as attribute_stages
 from aa_core.jobs import EffectsRequest
 from aa_core.problem import Problem
-from aa_core.reliability import Reliability, disagreement
 from aa_core.reporting.bins import BARS
 from aa_core.reporting.bootstrap import bootstrap_interval
-from aa_core.retrain import final_model
 from aa_core.run_performance import run_performance
-from aa_core.segment_effects import segment_effects
-from aa_core.segments import SegmentCurvature
-from aa_core.verdict import Trust
 from dashboard.selection import Readout, Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress, memo

@@ -25,7 +25,7 @@ from aa_core.findings import (
 from aa_core.findings.entries import Extent, Severity
 from aa_core.jobs import Job, JobSpec, whatif_spec
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from aa_core.version import __version__
 from dashboard.selection import Selection, from_query, to_query
 from dashboard.service import people

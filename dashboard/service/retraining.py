@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from aa_core.counterfactual import Counterfactual, Semantics
+from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
 from aa_core.errors import RequestError
 from aa_core.jobs import Job, JobSpec, all_jobs, asked_counterfactual, run_spec, whatif_spec
 from aa_core.reporting import glossary

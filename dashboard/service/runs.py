@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from aa_core.checkpoints import AnyRun, open_any
+from aa_core.checkpoints_only.checkpoints import AnyRun, open_any
 from aa_core.errors import AuditError
 from aa_core.jobs import counterfactual_runs
 from aa_core.problem import Problem

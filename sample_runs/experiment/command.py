@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from aa_core.calibration import BESIDE_A_RUN
+from aa_core.confidence.calibration import BESIDE_A_RUN
 from aa_core.errors import RequestError
 from aa_core.registry import load_problem
 from sample_runs.experiment.measure import measure

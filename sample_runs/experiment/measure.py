@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
-from aa_core.calibrate import SWEEPS, calibrate
-from aa_core.calibration import Calibration, Scores
-from aa_core.fleet import retrain_all
+from aa_core.confidence.calibrate import SWEEPS, calibrate
+from aa_core.confidence.calibration import Calibration, Scores
+from aa_core.confidence.verdict import earned
+from aa_core.counterfactuals.fleet import retrain_all
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.replay import advance, load, prepare
 from aa_core.run_performance import run_performance
-from aa_core.verdict import earned
 from sample_runs.experiment.plan import Case, Finding, Judged
 from sample_runs.experiment.results import Found, LeftOut, Means, Together, Trained
 

@@ -11,8 +11,8 @@ from statistics import mean
 
 import numpy as np
 
-from aa_core.agreement import agreement
-from aa_core.calibration import Figures
+from aa_core.confidence.agreement import agreement
+from aa_core.confidence.calibration import Figures
 from sample_runs.experiment.blocks import Block, Heading, Picture, Table, Text, html, markdown, write_pictures
 from sample_runs.experiment.pictures import Effects, effects_chart, scatter
 from sample_runs.experiment.plan import ROOT, Case, Plan, experiments, read_plan

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from aa_core.errors import RequestError
-from aa_core.header import Model
+from aa_core.runs.header import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = "experiment.toml"

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aa_core.calibration import Figures, Scores
+from aa_core.confidence.calibration import Figures, Scores
 from aa_core.errors import RequestError
 from aa_core.files import write_atomic
-from aa_core.header import Model
+from aa_core.runs.header import Model
 from sample_runs.experiment.plan import ROOT, experiments
 
 RESULTS = "results.json"

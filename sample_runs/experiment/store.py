@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from aa_core.calibration import BESIDE_A_RUN
+from aa_core.confidence.calibration import BESIDE_A_RUN
 from aa_core.errors import RequestError
 from sample_runs.experiment.command import place_of
 from sample_runs.experiment.plan import ROOT, read_plan

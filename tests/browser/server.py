@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from aa_core.launcher import HOST, Reach, prepare
+from aa_core.commands.launcher import HOST, Reach, prepare
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from aa_core.findings import ledger_path
-from aa_core.trajectory import open_run
+from aa_core.runs.trajectory import open_run
 from tests.browser.server import dashboard
 from tests.dashboard.conftest import record
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aa_core.launcher import command, environment
+from aa_core.commands.launcher import command, environment
 from tests.browser.server import dashboard, free_port
 
 UPGRADE = {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from aa_core.launcher import reach
+from aa_core.commands.launcher import reach
 from tests.browser.provider import CLIENT, SECRET, People, Provider, provider
 from tests.browser.server import dashboard, free_port
 

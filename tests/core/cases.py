@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.problem import Problem
 from aa_core.replay import prepare
 from aa_core.state import Params, Snapshot, State, map_state

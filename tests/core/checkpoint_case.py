@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.state import Params
 from tests import zoo
 from tests.core.cases import squares

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests import zoo
 
 N = 12

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aa_core.evaluation import Evaluation
-from aa_core.recorder import Recorder
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.recording.recorder import Recorder
+from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.trajectory import Trajectory, open_run
 
 STAGES = ("first", "=1+1", "last")
 STEPS = 8

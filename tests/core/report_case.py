@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from aa_core.evaluation import Evaluation
 from aa_core.problem import Problem
+from aa_core.runs.evaluation import Evaluation
 from aa_core.stages import stage_of_steps
 from tests.zoo import OPTIMIZERS, MemoryRun, examples, mlp, record
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from aa_core import launcher
 from aa_core.access import HOURS, Access, Person, admit, os_user, read_access
 from aa_core.cli import app
+from aa_core.commands import launcher
 from aa_core.errors import MissingExtraError, RequestError
 
 NOW = 1e9

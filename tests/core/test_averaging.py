@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.replay import prepare, snapshot_before
+from aa_core.runs.trajectory import Trajectory
 from aa_core.state import AVERAGE, State, as_rays, map_state, pair
-from aa_core.trajectory import Trajectory
 from tests import zoo
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -8,14 +8,14 @@ from functools import cache
 import pytest
 
 import aa_core as aa
-from aa_core.attribution import Attribution
-from aa_core.borne_out import with_calibration
-from aa_core.calibration import Calibration, find_calibration
-from aa_core.example_effects import example_effects_by_step
+from aa_core.confidence.borne_out import with_calibration
+from aa_core.confidence.calibration import Calibration, find_calibration
+from aa_core.confidence.reliability import Reliability
+from aa_core.confidence.verdict import judge_calibrated, judge_growth
+from aa_core.effects.attribution import Attribution
+from aa_core.effects.example_effects import example_effects_by_step
 from aa_core.registry import load_problem
-from aa_core.reliability import Reliability
 from aa_core.run_performance import run_performance
-from aa_core.verdict import judge_calibrated, judge_growth
 from tests.dashboard.conftest import SAMPLES
 
 SOME = [3, 20, 41]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import ReplayDriftError
 from tests import zoo
 from tests.core.cases import STAGES, Case, assert_same_params, embeddings, make_case, memory_cache, queries, recorded

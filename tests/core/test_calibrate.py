@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import aa_core as aa
-from aa_core.calibrate import SWEEPS, calibrate
-from aa_core.calibration import BESIDE_A_RUN, Calibration, find_calibration, store_calibration
-from aa_core.embedding import READOUTS
+from aa_core.confidence.calibrate import SWEEPS, calibrate
+from aa_core.confidence.calibration import BESIDE_A_RUN, Calibration, find_calibration, store_calibration
+from aa_core.effects.embedding import READOUTS
 from aa_core.errors import RequestError
 from tests import zoo
 from tests.core.cases import STAGES, Case, log_likelihood, make_case, memory_cache, queries, squares

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import aa_core as aa
-from aa_core.checkpoints import open_any
+from aa_core.checkpoints_only.checkpoints import open_any
 from aa_core.errors import (
     AuditError,
     IntegrityError,

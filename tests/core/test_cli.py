@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from aa_core import launcher
 from aa_core.cli import app
-from aa_core.console import csv_text, rows, table_text
-from aa_core.counterfactual import Counterfactual
+from aa_core.commands import launcher
+from aa_core.commands.console import csv_text, rows, table_text
+from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.jobs import find, submit, whatif_spec
 from aa_core.jobs.job import child_environment
 from aa_core.plain import plain, to_json
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.version import __version__
 from tests.core.job_run import STAGES, STEPS, make, wait
 

@@ -14,11 +14,11 @@ import torch
 from typer.testing import CliRunner
 
 from aa_core.cli import app
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.errors import RequestError
 from aa_core.jobs import Job, JobSpec, perform, submit, whatif_spec
 from aa_core.jobs.cluster import run_fleet
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests.core.job_run import STAGES, make
 
 pytestmark = pytest.mark.slow

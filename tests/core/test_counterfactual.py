@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import jacrev
 
 import aa_core as aa
-from aa_core.change import Change, parse
+from aa_core.counterfactuals.change import Change, parse
+from aa_core.counterfactuals.intervention import intervene
 from aa_core.errors import RequestError
-from aa_core.intervention import intervene
 from aa_core.stages import Stage
 from aa_core.state import State
 from tests import zoo

@@ -9,12 +9,12 @@ import torch
 
 import aa_core as aa
 from aa_core.check import check_run
-from aa_core.counterfactual_run import OF, WHICH, record_counterfactual
+from aa_core.counterfactuals.counterfactual_run import OF, WHICH, record_counterfactual
 from aa_core.errors import RequestError
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests.core.job_run import STAGES, STEPS, make
 
 Case = tuple[Trajectory, Problem]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.attribution import predict
+from aa_core.effects.attribution import predict
+from aa_core.effects.example_effects import MIXED, example_effects, example_effects_by_step, ranked
+from aa_core.effects.splits import collapse
 from aa_core.errors import RequestError
-from aa_core.example_effects import MIXED, example_effects, example_effects_by_step, ranked
-from aa_core.splits import collapse
 from tests import zoo
 from tests.core.cases import assert_close, assert_same_params
 from tests.core.course import STEPS, Course, N, batches, data, ids_of, queries, take, taken

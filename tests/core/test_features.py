@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.records import Clip
 from aa_core.replay import prepare
+from aa_core.runs.trajectory import Trajectory
 from aa_core.state import as_rays, leaves, map_state, pair, unflatten
-from aa_core.trajectory import Trajectory
 from tests import zoo
 
 Train = Callable[[Path], tuple[Trajectory, nn.Module]]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from aa_core.attribution import estimate
 from aa_core.cli import app
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.effects.attribution import estimate
 from aa_core.errors import IntegrityError, RequestError, RunBusyError, RunFormatError
 from aa_core.findings import (
     Added,
@@ -36,7 +36,7 @@ from aa_core.registry import load_problem
 from aa_core.reporting import Context, build_report, to_html
 from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.workspace import workspace
 from tests.core.job_run import make
 

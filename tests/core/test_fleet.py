@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core import fleet
+from aa_core.counterfactuals import fleet
+from aa_core.counterfactuals.fleet import retrain_all, stack, step_together, unstack
 from aa_core.errors import Cancelled, NonFiniteError, UnknownStageError
-from aa_core.fleet import retrain_all, stack, step_together, unstack
 from aa_core.propagator import Training
 from aa_core.records import StepInput
 from aa_core.replay import prepare

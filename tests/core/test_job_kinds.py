@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import aa_core as aa
-from aa_core.calibrate import SWEEPS
-from aa_core.embedding import READOUTS
+from aa_core.confidence.calibrate import SWEEPS
+from aa_core.effects.embedding import READOUTS
 from aa_core.errors import RequestError
 from aa_core.jobs import CalibrationRequest, EffectsRequest, Outcome, perform, spec_of
 from aa_core.jobs.estimating import By
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests.core.job_run import STAGES, make
 
 PLAIN: dict[str, Any] = {"performance": "log-likelihood", "examples": None, "stages": None, "method": "boundary"}

@@ -17,7 +17,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.whatif import what_if
 from aa_core.errors import EmptyStageError, IntegrityError, RequestError, UnknownStageError
 from aa_core.jobs import (
     Job,
@@ -35,9 +36,8 @@ from aa_core.jobs.job import DIED, child_environment
 from aa_core.jobs.lock import acquire, is_held
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
+from aa_core.runs.trajectory import Trajectory
 from aa_core.stages import Stage
-from aa_core.trajectory import Trajectory
-from aa_core.whatif import what_if
 from tests.core.job_run import STAGES, STEPS, make, wait
 
 ROOT = Path(__file__).resolve().parents[2]

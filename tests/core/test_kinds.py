@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import aa_core as aa
 from aa_core import curvature
 from aa_core.errors import ProblemError, UnsupportedError
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests import kinds, zoo
 from tests.core.cases import assert_close, memory_cache
 from tests.kinds import KINDS, STEPS, Kind

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aa_core.lanczos import apply_flow, extremes
+from aa_core.checkpoints_only.lanczos import apply_flow, extremes
 
 FUNCTIONS = {
     "flow": lambda x: torch.exp(-x),

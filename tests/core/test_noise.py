@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.confidence.noise import noise_floor
+from aa_core.counterfactuals.reordered import reordered, shuffled
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import RequestError
-from aa_core.noise import noise_floor
-from aa_core.reordered import reordered, shuffled
 from tests import zoo
 from tests.core.cases import Case, equal, make_case, queries, squares
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import aa_core as aa
-from aa_core.adjoint import final_cotangent
-from aa_core.embedding import push_outputs
+from aa_core.effects.adjoint import final_cotangent
+from aa_core.effects.embedding import push_outputs
 from aa_core.errors import RequestError
 from aa_core.performance import PERFORMANCES
 from aa_core.state import Params
@@ -310,7 +310,7 @@ def test_the_reverse_fallback_gives_the_same_push(model: str, message: str, monk
         asked.append(True)
         raise NotImplementedError(message)
 
-    monkeypatch.setattr("aa_core.embedding.jvp", refuse)
+    monkeypatch.setattr("aa_core.effects.embedding.jvp", refuse)
     backward = push_outputs(case.problem, params, {}, x, direction)
     assert asked
     for found, expected in zip(backward, forward, strict=True):

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import EmptyStageError, ProblemError, RecordingError, UnsupportedError
 from aa_core.replay import prepare, snapshot_before
+from aa_core.runs.trajectory import Trajectory
 from aa_core.state import State, as_rays, leaves, map_state, pair, unflatten
-from aa_core.trajectory import Trajectory
 from tests import zoo
 
 STEPS = 5

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import RecordingError
 from aa_core.replay import prepare
+from aa_core.runs.trajectory import Trajectory
 from aa_core.state import as_rays, map_state, pair
-from aa_core.trajectory import Trajectory
 from tests import zoo
 
 BF16, FP16 = torch.bfloat16, torch.float16

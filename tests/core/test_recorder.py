@@ -20,13 +20,13 @@ from aa_core.errors import (
     RunExistsError,
     UnsupportedError,
 )
-from aa_core.evaluation import Evaluation
-from aa_core.examples import DatasetReference, ExampleLog
-from aa_core.integrity import check_integrity
-from aa_core.recorder import Recorder
+from aa_core.recording.recorder import Recorder
 from aa_core.rules import rule_named
-from aa_core.store import layout
-from aa_core.trajectory import open_run
+from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.examples import DatasetReference, ExampleLog
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.store import layout
+from aa_core.runs.trajectory import open_run
 from tests.recorded import LOSS, batches, data, make, record, train
 
 CPU = torch.device("cpu")

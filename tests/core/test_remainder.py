@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import aa_core as aa
-from aa_core import disagreement
+from aa_core.confidence import disagreement
+from aa_core.confidence.remainder import Remainder, remainders
 from aa_core.errors import NonFiniteError, RequestError, UnsupportedError
 from aa_core.plain import to_json
-from aa_core.remainder import Remainder, remainders
 from aa_core.stages import Stage
 from tests import zoo
 from tests.core import test_phases

@@ -14,12 +14,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
 import aa_core as aa
-from aa_core import remote
 from aa_core.cli import app
 from aa_core.errors import IntegrityError, MissingExtraError, RunBusyError, RunError, RunNotFoundError
-from aa_core.remote import Upload, is_remote, mirror
+from aa_core.recording.writer import files_of
+from aa_core.runs import remote
+from aa_core.runs.remote import Upload, is_remote, mirror
 from aa_core.state import max_difference
-from aa_core.writer import files_of
 from tests.recorded import LOSS, make, record, train
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from aa_core.attribution import Attribution, stage_effects, step_effects
+from aa_core.effects.attribution import Attribution, stage_effects, step_effects
 from aa_core.errors import RequestError
 from aa_core.performance import log_likelihood
 from aa_core.reporting import Context, Report, build_report, report_from, to_frames, to_html

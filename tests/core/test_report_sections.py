@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from aa_core.attribution import Attribution, stage_effects
-from aa_core.calibrate import calibrate
-from aa_core.calibration import Calibration
+from aa_core.confidence.calibrate import calibrate
+from aa_core.confidence.calibration import Calibration
+from aa_core.effects.attribution import Attribution, stage_effects
 from aa_core.errors import RequestError
 from aa_core.performance import log_likelihood
 from aa_core.problem import Problem

@@ -20,7 +20,7 @@ from aa_core.errors import (
     UnsupportedError,
 )
 from aa_core.integrations.transformers import TrainerRecorder
-from aa_core.resume import scaler_state
+from aa_core.recording.resume import scaler_state
 from tests import zoo
 from tests.core.resume_case import KINDS, THOROUGH, Kind, Training, matrices
 from tests.core.test_more_rules import Lion

@@ -10,15 +10,15 @@ import jsonschema
 import pytest
 import torch
 
-from aa_core.attribution import stage_effects
-from aa_core.chain import read_chain
+from aa_core.effects.attribution import stage_effects
 from aa_core.errors import IntegrityError
-from aa_core.integrity import check_integrity
 from aa_core.registry import load_problem
 from aa_core.replay import replay_drift
 from aa_core.run_performance import run_performance
-from aa_core.run_schema import run_schema
-from aa_core.trajectory import open_run
+from aa_core.runs.chain import read_chain
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.run_schema import run_schema
+from aa_core.runs.trajectory import open_run
 from tests.core.job_run import PROBLEM, STEPS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import aa_core as aa
-from aa_core import segments
+from aa_core.checkpoints_only import segments
+from aa_core.checkpoints_only.segment_effects import APPROXIMATION
 from aa_core.errors import RequestError, UnknownStageError
-from aa_core.segment_effects import APPROXIMATION
 from tests import zoo
 from tests.core.checkpoint_case import LENGTHS, build, data, gamma, problem, vector
 from tests.core.test_segments import hessian

@@ -14,9 +14,15 @@ import torch
 from torch import nn
 
 import aa_core as aa
-from aa_core.embedding import READOUTS
-from aa_core.segments import SegmentCurvature
-from aa_core.verdict import SEGMENT_MOVED_LIMITS, SEGMENT_SPREAD_LIMITS, SEGMENT_TRIED, SEGMENTS, judge_readouts
+from aa_core.checkpoints_only.segments import SegmentCurvature
+from aa_core.confidence.verdict import (
+    SEGMENT_MOVED_LIMITS,
+    SEGMENT_SPREAD_LIMITS,
+    SEGMENT_TRIED,
+    SEGMENTS,
+    judge_readouts,
+)
+from aa_core.effects.embedding import READOUTS
 from benchmarks import checkpoints_page, reliability_fit, reliability_page
 from tests import zoo
 

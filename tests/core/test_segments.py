@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core import segments
-from aa_core.cache import EmbeddingCache
+from aa_core.checkpoints_only import segments
+from aa_core.checkpoints_only.segment_effects import APPROXIMATION, embed_segments
+from aa_core.checkpoints_only.segments import SAMPLED_BATCHES, Flow, flow_between, pieces
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import (
     ConvergenceError,
     MissingDataError,
@@ -20,8 +22,6 @@ from aa_core.errors import (
     RequestError,
     UnknownStageError,
 )
-from aa_core.segment_effects import APPROXIMATION, embed_segments
-from aa_core.segments import SAMPLED_BATCHES, Flow, flow_between, pieces
 from tests import zoo
 from tests.core.cases import memory_cache, squares
 from tests.core.checkpoint_case import build, data, effects, gamma, problem, vector

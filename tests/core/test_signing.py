@@ -16,10 +16,10 @@ from typer.testing import CliRunner, Result
 
 from aa_core.cli import app
 from aa_core.errors import AuditError, IntegrityError, MissingExtraError, RequestError, RunFormatError
-from aa_core.integrity import check_integrity
 from aa_core.reporting import build_report, write_report
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.trajectory import open_run
 from aa_core.signing import Keys, make_keys, sign, signature_path, verify
-from aa_core.trajectory import open_run
 from tests.core import job_run, report_case
 
 

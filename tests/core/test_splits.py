@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 import aa_core as aa
-from aa_core.attribution import Attribution, predict
-from aa_core.counterfactual import blocks
-from aa_core.errors import RequestError, UnknownStageError
-from aa_core.path_shares import path_shares
-from aa_core.performance import accuracy
-from aa_core.replay import at_steps
-from aa_core.splits import (
+from aa_core.counterfactuals.counterfactual import blocks
+from aa_core.effects.attribution import Attribution, predict
+from aa_core.effects.path_shares import path_shares
+from aa_core.effects.splits import (
     CAUSES,
     COUNT,
     causes,
@@ -26,6 +23,9 @@ from aa_core.splits import (
     step_effects_by_cause,
     step_effects_by_parameter,
 )
+from aa_core.errors import RequestError, UnknownStageError
+from aa_core.performance import accuracy
+from aa_core.replay import at_steps
 from aa_core.stages import Stage
 from aa_core.state import State, map_state
 from tests import zoo

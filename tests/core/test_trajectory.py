@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from aa_core.errors import RequestError, RunNotFoundError
-from aa_core.header import Header, partition_errors
-from aa_core.integrity import check_integrity
-from aa_core.journal import decode_journal, encode_line, extend
-from aa_core.recorder import Recorder
+from aa_core.recording.recorder import Recorder
+from aa_core.runs.header import Header, partition_errors
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.journal import decode_journal, encode_line, extend
+from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.stages import Stage
-from aa_core.trajectory import Trajectory, open_run
 from tests.recorded import LOSS, evaluation, make, record, train
 
 

@@ -14,13 +14,11 @@ import pytest
 import torch
 
 import aa_core as aa
-from aa_core.agreement import Agreement
-from aa_core.calibrate import SWEEPS
-from aa_core.calibration import Scores
-from aa_core.embedding import READOUTS
-from aa_core.plain import to_json
-from aa_core.reliability import Reliability
-from aa_core.verdict import (
+from aa_core.confidence.agreement import Agreement
+from aa_core.confidence.calibrate import SWEEPS
+from aa_core.confidence.calibration import Scores
+from aa_core.confidence.reliability import Reliability
+from aa_core.confidence.verdict import (
     GROWTH_LIMITS,
     LADDER,
     MOVED_LIMITS,
@@ -32,6 +30,8 @@ from aa_core.verdict import (
     judge_growth,
     judge_readouts,
 )
+from aa_core.effects.embedding import READOUTS
+from aa_core.plain import to_json
 from benchmarks import reliability_fit, reliability_page
 from tests import zoo
 from tests.core.cases import make_case, memory_cache, queries, recorded, vector

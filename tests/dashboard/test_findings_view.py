@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from aa_core.findings import findings, read_ledger
-from aa_core.trajectory import open_run
+from aa_core.runs.trajectory import open_run
 from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
 
 RUN = SAMPLES / "digits-adamw" / "run"

@@ -8,7 +8,7 @@ from aa_core.access import os_user
 from aa_core.access_log import log_path, read_log
 from aa_core.errors import NotAllowedError, RequestError
 from aa_core.jobs import all_jobs
-from aa_core.trajectory import open_run
+from aa_core.runs.trajectory import open_run
 from dashboard.selection import Selection
 from dashboard.service import About, Desk, acts, exporting, people, report_of, retraining, slices
 from dashboard.service.runs import RunEntry

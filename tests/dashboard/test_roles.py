@@ -13,7 +13,7 @@ from aa_core.access import Person
 from aa_core.errors import NotAllowedError
 from aa_core.findings import findings, read_ledger
 from aa_core.jobs import Job, all_jobs
-from aa_core.trajectory import open_run
+from aa_core.runs.trajectory import open_run
 from dashboard.selection import Selection
 from dashboard.service import Desk, acts, ledger, people, retraining, slices, work
 from dashboard.service.runs import RunEntry, list_runs

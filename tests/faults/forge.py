@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from aa_core.chain import read_chain
+from aa_core.runs.chain import read_chain
 
 
 def named_files(path: Path) -> list[Path]:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aa_core.errors import EmptyStageError, RunBusyError, RunError, RunExistsError
-from aa_core.integrity import check_integrity
-from aa_core.recorder import Recorder
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.recording.recorder import Recorder
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.trajectory import Trajectory, open_run
 from tests.core.resume_case import Kind, Training
 from tests.faults.forge import named_files
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from aa_core.archive import LONG_AGO, export_run, import_run
 from aa_core.errors import AuditError, IntegrityError, RequestError, RunExistsError
-from aa_core.trajectory import open_run
+from aa_core.runs.archive import LONG_AGO, export_run, import_run
+from aa_core.runs.trajectory import open_run
 from tests.faults.oracle import contents, refused
 from tests.recorded import record
 

@@ -17,15 +17,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aa_core.archive import export_run, import_run
 from aa_core.errors import AuditError
-from aa_core.header import Commit, parse, parse_header, read_json
-from aa_core.integrity import check_integrity
-from aa_core.journal import _seal
-from aa_core.recorder import Recorder
+from aa_core.recording.recorder import Recorder
 from aa_core.reporting.escape import safe_cell
-from aa_core.store import decode, layout
-from aa_core.trajectory import open_run
+from aa_core.runs.archive import export_run, import_run
+from aa_core.runs.header import Commit, parse, parse_header, read_json
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.journal import _seal
+from aa_core.runs.store import decode, layout
+from aa_core.runs.trajectory import open_run
 from dashboard.words import escaped
 from tests.faults.forge import replace_file, reseal
 from tests.faults.fuzz import SPANS, changed, damaged, explore

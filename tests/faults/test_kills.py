@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from aa_core.integrity import check_integrity
-from aa_core.kept import KeptState
+from aa_core.counterfactuals.kept import KeptState
 from aa_core.registry import load_problem
 from aa_core.reporting import build_report, verify_file
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.trajectory import Trajectory, open_run
 from tests.core.job_run import make
 from tests.faults.victims import REPORTS, attribute, export, kill, kill_often, left_alone, record, retrain, start
 

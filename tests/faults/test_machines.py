@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from aa_core.archive import export_run
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.errors import RunBusyError
-from aa_core.integrity import check_integrity
 from aa_core.jobs import all_jobs, submit, whatif_spec
-from aa_core.recorder import Recorder
-from aa_core.trajectory import open_run
+from aa_core.recording.recorder import Recorder
+from aa_core.runs.archive import export_run
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.trajectory import open_run
 from tests.core.job_run import make as make_for_jobs
 from tests.core.job_run import wait
 from tests.core.resume_case import KINDS, Training

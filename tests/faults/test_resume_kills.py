@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aa_core.errors import RunNotFoundError
-from aa_core.trajectory import open_run
+from aa_core.runs.trajectory import open_run
 from tests.faults.victims import go_on, kill, left_alone, start
 
 KINDS = ("SGD with momentum, float32", "SGD with momentum, float64", "AdamW, float32", "AdamW, float64")

@@ -19,11 +19,11 @@ import torch
 
 from aa_core.errors import IntegrityError, RunBusyError, RunError, RunFormatError, RunVersionError
 from aa_core.files import write_new
-from aa_core.header import MAX_JSON_BYTES, read_json
-from aa_core.integrity import check_integrity
-from aa_core.recorder import Recorder
-from aa_core.store import decode, layout, read_file
-from aa_core.trajectory import Trajectory, open_run
+from aa_core.recording.recorder import Recorder
+from aa_core.runs.header import MAX_JSON_BYTES, read_json
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.store import decode, layout, read_file
+from aa_core.runs.trajectory import Trajectory, open_run
 from tests.faults.forge import entry, file_with, named_files, replace_file, reseal
 from tests.recorded import LOSS, make, record, train
 
@@ -366,7 +366,7 @@ VICTIM = """
 import sys
 from pathlib import Path
 from tests.recorded import LOSS, make, train
-from aa_core.recorder import Recorder
+from aa_core.recording.recorder import Recorder
 model, optimizer = make()
 with Recorder(Path(sys.argv[1]), model, optimizer, LOSS, checkpoint_every=7) as recorder:
     for name in ("a", "b", "c"):
@@ -442,7 +442,7 @@ def test_a_disk_that_fails_ends_the_run_with_what_was_committed(
         recorder.stage("a"),
     ):
         train(recorder, model, optimizer, 5)
-        monkeypatch.setattr("aa_core.writer.write_atomic", full)
+        monkeypatch.setattr("aa_core.recording.writer.write_atomic", full)
         train(recorder, model, optimizer, 5)
     run = open_run(tmp_path / "r")
     assert (run.steps, run.checkpoints, run.sealed) == (6, (0, 3), False) and check_integrity(run) == ()

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch._dynamo  # noqa: F401  every optimizer imports it when it is made: here, once, not in each victim
 
-from aa_core import kept
-from aa_core.attribution import stage_effects
-from aa_core.cache import EmbeddingCache
-from aa_core.counterfactual import Counterfactual
+from aa_core.counterfactuals import kept
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.kept import KeptState
+from aa_core.effects.attribution import stage_effects
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.jobs import perform, whatif_spec
-from aa_core.kept import KeptState
-from aa_core.recorder import Recorder
+from aa_core.recording.recorder import Recorder
 from aa_core.registry import load_problem
 from aa_core.reporting import Report, write_report
 from aa_core.run_performance import run_performance
-from aa_core.trajectory import open_run
+from aa_core.runs.trajectory import open_run
 from tests.core.resume_case import KINDS, Training
 from tests.recorded import LOSS, make, train
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import aa_core as aa
-from aa_core.cache import EmbeddingCache
+from aa_core.effects.cache import EmbeddingCache
 from tests import zoo
 
 pytestmark = pytest.mark.gpu

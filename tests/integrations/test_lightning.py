@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import aa_core as aa
 from aa_core.errors import EmptyStageError, MissingExtraError, RecordingError, UnsupportedError
 from aa_core.integrations.lightning import LightningRecorder
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests import zoo
 from tests.core.cases import memory_cache
 

@@ -22,7 +22,7 @@ from aa_core.integrations.transformers import (
     reference,
     trainer_loss,
 )
-from aa_core.trajectory import Trajectory
+from aa_core.runs.trajectory import Trajectory
 from tests.core.cases import memory_cache
 
 transformers = pytest.importorskip("transformers", reason="needs the extra 'transformers'")

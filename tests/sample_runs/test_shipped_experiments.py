@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import aa_core as aa
-from aa_core.calibration import Calibration
+from aa_core.confidence.calibration import Calibration
 from aa_core.errors import RequestError
 from aa_core.registry import load_problem
 from sample_runs.experiment.measure import holds, judged

@@ -1,0 +1,1 @@
+"""Trainings of which only states between segments are known: approximated, and said to be."""

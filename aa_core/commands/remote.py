@@ -1,0 +1,27 @@
+"""`aa push`: a local run into object storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aa_core.commands.console import note
+from aa_core.commands.options import epilog, open_told
+from aa_core.recording.writer import files_of
+from aa_core.runs.remote import Upload
+
+
+def register(app: typer.Typer) -> None:
+    """Offer the command."""
+    app.command(epilog=epilog("aa push runs/digits s3://bucket/digits", "aa push my_run gs://bucket/my_run"))(push)
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder of a recorded run.")],
+    address: Annotated[str, typer.Argument(help="Where to, such as s3://bucket/run; any address of fsspec.")],
+) -> None:
+    """Copy a run into object storage, commit by commit. What is there already is never overwritten."""
+    commits = Upload(open_told(run).path, address).push(files_of)
+    note(f"{address}: {commits} commit{'s' * (commits != 1)}, complete")

@@ -1,0 +1,1 @@
+"""How far an estimate can be believed, and real retraining that says so."""

@@ -1,0 +1,179 @@
+"""What a comparison with really retrained models found, as a stored value: how well each estimator does on a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+from aa_core.confidence.agreement import Agreement
+from aa_core.errors import RunFormatError
+from aa_core.files import write_atomic
+from aa_core.plain import plain
+from aa_core.records import RunLike
+from aa_core.runs.header import Digest, Model, read_json
+from aa_core.workspace import workspace
+
+BESIDE_A_RUN = "calibration.json"
+"""A shipped run brings its calibration in the folder above its own."""
+PLAIN = ("boundary", "exact", "linear")
+"""The estimator of stage effects as long as no calibration has chosen a better one."""
+RULE = "of the estimators with the most right signs of stage means, the one with the smallest error over all pairs"
+
+
+class Scores(Model):
+    """`aa_core.confidence.agreement.Agreement` with None where a figure is not defined."""
+
+    n: int
+    pearson: float | None
+    spearman: float | None
+    sign: float | None
+    slope: float | None
+    relative_error: float | None
+
+    @staticmethod
+    def of(found: Agreement) -> Scores:
+        return Scores(**plain(found._asdict()))
+
+
+class Figures(Model):
+    """One estimator against the truth. Effects below the noise floor are left out of every figure."""
+
+    method: str
+    curvature: str
+    readout: str
+    pairs: Scores
+    """All stage x example pairs."""
+    examples: Scores
+    """The examples' means over the stages."""
+    stages: Scores
+    """The stages' means over the examples."""
+    means: tuple[float | None, ...]
+    """The estimated mean effect of each stage."""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(word for word in (self.method, self.curvature, self.readout) if word)
+
+
+class Calibration(Model):
+    """Estimates of every stage's effect against really training without it; effects are positive = helped."""
+
+    run: str
+    """Digest of the run."""
+    problem: str
+    performance: str
+    evaluation: Digest
+    """Digest of the performance: score, examples and weights."""
+    values: int
+    """How many values the performance has."""
+    unit: str
+    semantics: str
+    stages: tuple[str, ...]
+    truth: tuple[float, ...]
+    """The true mean effect of each stage."""
+    noise_of_mean: float
+    noise_of_value: float
+    """How far the mean effect, and the effect on a value, move with a start that is moved by 1e-6."""
+    below_noise: int
+    """Pairs whose true effect is within the noise; they are in no figure."""
+    estimators: tuple[Figures, ...]
+    path_share: Figures
+    """gamma after minus gamma before each stage: the answer to another question, beside the estimators."""
+    code: str
+
+    @property
+    def default(self) -> Figures | None:
+        """The estimator to prefer on this run, by RULE; None where none gave a finite answer."""
+        return self.best()
+
+    def best(self, *methods: str) -> Figures | None:
+        """The estimator to prefer by RULE among those of some methods (all by default)."""
+        of = [e for e in self.estimators if not methods or e.method in methods]
+        known = [(e, e.pairs.relative_error) for e in of]
+        ranked = sorted(
+            [(e, error) for e, error in known if error is not None], key=lambda k: (-(k[0].stages.sign or 0.0), k[1])
+        )
+        return ranked[0][0] if ranked else None
+
+    def find(self, method: str, curvature: str, readout: str) -> Figures | None:
+        """The figures of one estimator."""
+        wanted = (method, curvature, readout)
+        return next((e for e in self.estimators if (e.method, e.curvature, e.readout) == wanted), None)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an estimator, the path share last; columns pairs_*, examples_* and stages_* per figure."""
+        return pd.DataFrame([_row(e) for e in (*self.estimators, self.path_share)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, with the name of the default and the rule that chose it."""
+        chosen = self.default
+        return {**self.model_dump(mode="json"), "default": None if chosen is None else chosen.name, "rule": RULE}
+
+
+def store_calibration(found: Calibration) -> Path:
+    """Keep it in the workspace, in place of an earlier one of the same question."""
+    path = _folder() / f"{found.run[:16]}-{found.evaluation[:16]}-{found.semantics}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, found.to_bytes())
+    return path
+
+
+def find_calibration(run: RunLike, evaluation: str | None, semantics: str = "freeze") -> Calibration | None:
+    """The stored calibration of this run, measured here or shipped beside it; None if there is none.
+
+    Args:
+        evaluation: digest of the performance; None takes any of the run's, the one on most values first.
+    """
+    known = (c for path in _candidates(run) if (c := _read(path)) is not None)
+    fitting = [
+        c
+        for c in known
+        if c.run == run.digest and c.semantics == semantics and (evaluation is None or c.evaluation == evaluation)
+    ]
+    return max(fitting, key=lambda c: c.values, default=None)
+
+
+def prefer(
+    run: RunLike, evaluation: str, semantics: str, chosen: tuple[str | None, str | None, str | None], *methods: str
+) -> tuple[Any, Any, Any]:
+    """(method, curvature, readout): those chosen, the rest plain; where none is, as a stored calibration of this very
+    question prefers them among some methods (all by default).
+
+    evaluation: `Performance.basis`.
+    """
+    known = find_calibration(run, evaluation, semantics) if chosen == (None, None, None) else None
+    best = known.best(*methods) if known else None
+    plain = (best.method, best.curvature, best.readout) if best else PLAIN
+    method, curvature, readout = (own or other for own, other in zip(chosen, plain, strict=True))
+    return method, curvature, readout
+
+
+def _candidates(run: RunLike) -> Iterator[Path]:
+    """Files that may hold it: their digests decide, not their names."""
+    yield from sorted(_folder().glob(f"{run.digest[:16]}-*.json"))
+    path = getattr(run, "path", None)  # a run that was never written has none
+    if path is not None:
+        yield Path(path).parent / BESIDE_A_RUN
+
+
+def _read(path: Path) -> Calibration | None:
+    """None for a file that is not there, or is not a calibration of this version: it is measured again."""
+    try:
+        content = read_json(path.read_bytes(), str(path))
+        return Calibration.model_validate(content, strict=False)
+    except (OSError, RunFormatError, ValidationError):
+        return None
+
+
+def _folder() -> Path:
+    return workspace() / "calibrations"
+
+
+def _row(e: Figures) -> dict[str, Any]:
+    kinds = {"pairs": e.pairs, "examples": e.examples, "stages": e.stages}
+    scores = {f"{kind}_{name}": value for kind, of in kinds.items() for name, value in of.model_dump().items()}
+    return {"method": e.method, "curvature": e.curvature, "readout": e.readout, **scores}

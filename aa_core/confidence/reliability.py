@@ -1,0 +1,256 @@
+"""What is known about how far an effect can be believed. Every result carries one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aa_core.confidence.agreement import Agreement
+from aa_core.confidence.calibration import Calibration
+from aa_core.confidence.verdict import (
+    SEGMENTS,
+    UNMEASURED,
+    Estimator,
+    Verdict,
+    judge_calibrated,
+    judge_growth,
+    judge_readouts,
+    lesser,
+)
+from aa_core.counterfactuals.counterfactual import SEMANTICS, WALL_CLOCK, Semantics
+from aa_core.curvature import Curvature
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.replay import load
+from aa_core.state import Params
+
+ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
+
+
+class Remainder(NamedTuple):
+    """The constants of the bound on a stage's effect, and the bound; see `aa_core.confidence.remainder.remainders`."""
+
+    stage: str
+    displacement: float
+    """D_S: the lengths of all its steps, summed, in units of the parameters."""
+    net: float
+    """How far it moved the parameters in the end (each block on its own)."""
+    lr_after: float
+    """Effective learning rate of the steps after it, summed."""
+    largest: float
+    """Lambda: the largest |eigenvalue| of the curvature in the optimizer's metric, a unit of learning rate."""
+    unstable: float
+    """The same of the directions that really grow: downhill curvature, and what a step overshoots."""
+    bend: float
+    """rho: how fast the curvature changes along what the stage did."""
+    slope: float
+    """G: norm of the gradient of the mean performance."""
+    curvature: float
+    """Lambda_gamma: largest |eigenvalue| of its Hessian."""
+    samples: int
+    """Steps at which the constants were estimated."""
+
+    @property
+    def log10_bound(self) -> float:
+        """log10 of the theorem's form: quadratic in D_S, exponential in Lambda x total learning rate."""
+        return self._log10(self.displacement, self.largest)
+
+    @property
+    def log10_sharp(self) -> float:
+        """The same with the net move, and the directions that grow alone: exact reasoning for gradient descent."""
+        return self._log10(self.net, self.unstable)
+
+    @property
+    def words(self) -> str:
+        """The bounds in a sentence."""
+        return (
+            f"{self.stage}: off by at most 10^{self.log10_bound:.1f} by the theorem's form (displacement "
+            f"{self.displacement:.3g}, Lambda {self.largest:.3g}, learning rate after it {self.lr_after:.3g}), by 10^"
+            f"{self.log10_sharp:.1f} if only what grows is counted; constants estimated at {self.samples} steps."
+        )
+
+    def _log10(self, size: float, rate: float) -> float:
+        factor = 0.5 * size**2 * (self.slope * self.bend * self.lr_after + self.curvature)
+        return math.log10(factor) + 2 * rate * self.lr_after / math.log(10) if factor > 0 else -math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Constants and bounds; None for the logarithm of zero."""
+        bounds = {"log10_bound": self.log10_bound, "log10_sharp": self.log10_sharp}
+        return self._asdict() | {n: b if math.isfinite(b) else None for n, b in bounds.items()}
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Figures measured while the effects were computed. The verdict is measured, too; only a retraining can confirm."""
+
+    growth: float
+    """How much a change of the parameters grew on its way (steps: largest norm over that at the end; stages: norm at
+    the end over that of the changes themselves). Near or below 1: smooth."""
+    effective_lr: float
+    """Largest lr / (1 - momentum) (SGD, RMSprop), or lr (the others), over all steps and groups."""
+    stiff_share: float
+    """Share of coordinates with zero second moment at the end (Adam), which react to a gradient without bound."""
+    readout_spread: float | None
+    """Stages: how far the three readouts lie apart, summed over stages, relative to their size. 0 = they agree."""
+    signs_agree: float | None
+    """Stages: share of stages whose mean effect has the same sign in all three readouts."""
+    assumptions: tuple[str, ...] = ()
+    estimator: Estimator | None = None
+    """Stages: method, curvature and readout of the effects. Steps and parts: of what they add up to over a stage."""
+    calibration: Calibration | None = None
+    """What really retraining this run said of every estimator of stages, if that was done; maybe on more examples."""
+    moved: float | None = None
+    """Stages, boundary: the largest distance that one moved the parameters, over the norm of the final parameters."""
+    judged: int | None = None
+    """On how many of the run's evaluation examples the effects are, where that is known."""
+    blind: str = ""
+    """Why the derivative of the optimizer's update does not see the gradient, where it does not."""
+    displacements: tuple[float, ...] | None = None
+    """Stages, boundary: how far each moved the parameters, in their own unit."""
+    replay_drift: float | None = None
+    """Largest drift of a replay from the checkpoints of this run that were met so far, relative to the change between
+    two of them; None where none was. `aa check` meets all."""
+    others: Mapping[str, Agreement] = field(default_factory=dict)
+    """Stages: how well each estimator agrees with this one, once `aa.with_disagreement` has asked."""
+    remainders: tuple[Remainder, ...] = ()
+    """Stages: a bound on the error, once `aa.with_remainders` has spent the gradients that it costs."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the effects may be trusted for: as retraining said, else as the figures say."""
+        known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
+        if known is not None and self.readout_spread is None:
+            added_up = f"Added up over each stage and checked by retraining{self._among()}"
+            return lesser(judge_calibrated(known)._replace(checked=added_up), judge_growth(self.growth))
+        if known is not None:
+            verdict = judge_calibrated(known)
+            reason = verdict.reason + self._unlike()
+            return verdict._replace(checked=f"Checked by retraining{self._among()}", reason=reason)
+        if self.blind:
+            return Verdict("nothing", f"For this optimizer, {self.blind}")
+        if self.estimator and self.estimator[0] == SEGMENTS and self.readout_spread is None:
+            return UNMEASURED
+        if self.estimator is None or self.readout_spread is None or self.signs_agree is None:
+            return judge_growth(self.growth)
+        judged = judge_readouts(self.estimator, self.readout_spread, self.signs_agree, self.moved)
+        return judged._replace(approximated=self.estimator[0] == SEGMENTS)
+
+    @property
+    def words(self) -> str:
+        """The verdict in a sentence or two."""
+        return self.verdict.words
+
+    @property
+    def noise_of_mean(self) -> float | None:
+        """How far the true mean effect moves by itself: at most as far as on any one example, where these are but some
+        of those that it was measured on. None where it was not, and for steps and parts of stages."""
+        known = self.calibration
+        if known is None or self.readout_spread is None:
+            return None
+        return known.noise_of_mean if self.judged in (None, known.values) else known.noise_of_value
+
+    def _among(self) -> str:
+        """Which examples retraining was judged on, and which of them the effects are on."""
+        if self.calibration is None or self.judged is None:
+            return ""
+        every = self.calibration.values
+        some = "" if self.judged == every else f", of which these are {self.judged:,}"
+        return f" on all {every:,} examples{some}"
+
+    def _unlike(self) -> str:
+        """What speaks against believing of some of the examples what retraining said of all."""
+        if self.judged is None or self.calibration is None or self.judged == self.calibration.values:
+            return ""
+        differ = 1 - (1 if self.signs_agree is None else self.signs_agree)
+        return (
+            f"; on these {self.judged:,} the readouts disagree in sign for {100 * differ:.0f} % of the stages"
+            if differ
+            else ""
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; of the calibration, only the figures of this estimator."""
+        known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "others": {name: found._asdict() for name, found in self.others.items()},
+            "remainders": [r.to_dict() for r in self.remainders],
+            "calibration": None if known is None else known.model_dump(mode="json"),
+            "verdict": self.verdict._asdict(),
+            "words": self.words,
+        }
+
+
+def assess(
+    run: RunLike,
+    training: Training,
+    growth: float,
+    semantics: Semantics,
+    curvature: Curvature,
+    readings: Mapping[Any, Tensor] | None = None,
+) -> Reliability:
+    """Collect the figures for a result that was just computed; `readings` are [units, values] per readout."""
+    spread, signs = (None, None) if readings is None else disagreement(readings)
+    slots = load(run, training, run.checkpoints[-1]).state.slots
+    return Reliability(
+        growth,
+        _effective_lr(run, training),
+        _stiff_share(training, slots),
+        spread,
+        signs,
+        (*_assumptions(training, semantics, curvature), *_rounded(run)),
+        blind=next((rule.blind for rule in training.rules if rule.blind), ""),
+        replay_drift=training.problem.drifts.get(run.digest),
+    )
+
+
+def disagreement(readings: Mapping[Any, Tensor]) -> tuple[float, float]:
+    """(spread, share of same signs) of the units' mean effects over the readouts."""
+    means = torch.stack([effects.mean(1) for effects in readings.values()])
+    size = means.abs().mean(0).sum()
+    spread = float((means.max(0).values - means.min(0).values).sum() / size) if size > 0 else 0.0
+    same = (means.sign() == means[0].sign()).all(0).double()
+    return spread, float(same.mean()) if len(same) else 1.0
+
+
+def _assumptions(training: Training, semantics: Semantics, curvature: Curvature) -> tuple[str, ...]:
+    curved = {"ggn": "curvature: generalised Gauss-Newton, not the exact Hessian", "none": "curvature neglected"}
+    return (
+        f"{semantics}: {SEMANTICS[semantics]}",
+        WALL_CLOCK,
+        "first order in the change that is propagated",
+        *([curved[curvature]] if curvature in curved else []),
+        *(assumption for rule in training.rules for assumption in rule.assumptions),
+        *(rule.blind for rule in training.rules if rule.blind),
+        *([ANEW] if len(training.stretches) > 1 else []),
+        *(
+            ["model buffers are held at their recorded values"]
+            if next(training.problem.model.buffers(), None) is not None
+            else []
+        ),
+    )
+
+
+def _rounded(run: RunLike) -> tuple[str, ...]:
+    """Mixed precision, if a stage begins with it."""
+    found = {run.record(s.start).precision.autocast for s in run.stages if len(s)} - {None}
+    return tuple(f"{dtype} autocast is replayed as recorded; derivatives look past its rounding" for dtype in found)
+
+
+def _effective_lr(run: RunLike, training: Training) -> float:
+    rates = (training.stretch(k).rule.effective_lr(hyper) for k in range(run.steps) for hyper in run.record(k).hyper)
+    return max(rates, default=0.0)
+
+
+def _stiff_share(training: Training, slots: dict[str, Params]) -> float:
+    stiff = training.stretches[-1].rule.stiff
+    if stiff is None:
+        return 0.0
+    names = next(iter(slots.values()))
+    masks = [stiff({s: slots[s][n] for s in slots}) for n in names]
+    return float(sum(m.sum() for m in masks)) / max(sum(m.numel() for m in masks), 1)

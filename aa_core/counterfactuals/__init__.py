@@ -1,0 +1,1 @@
+"""What else could have happened in training, and training again so."""

@@ -1,0 +1,100 @@
+"""Estimate against truth: predict what a counterfactual changes, retrain, compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from aa_core.confidence.agreement import NO_AGREEMENT, Agreement, agreement
+from aa_core.confidence.calibration import prefer
+from aa_core.confidence.reliability import Reliability
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
+from aa_core.counterfactuals.retrain import TrainedModel, final_model, retrain
+from aa_core.curvature import Curvature
+from aa_core.effects.attribution import estimate, provenance
+from aa_core.effects.embedding import Readout
+from aa_core.performance import Performance
+from aa_core.problem import Problem
+from aa_core.records import RunLike
+from aa_core.replay import Progress, silent
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """One counterfactual, estimated and really retrained. Effects are gamma(recorded) - gamma(counterfactual)."""
+
+    counterfactual: Counterfactual
+    labels: tuple[Any, ...]
+    estimate: Tensor
+    """[values], float64, CPU; NaN for a performance that has no derivative."""
+    truth: Tensor
+    """[values], float64, CPU."""
+    recorded: Tensor
+    """[values]: the performance of the recorded model."""
+    unit: str
+    agreement: Agreement
+    model: TrainedModel
+    reliability: Reliability | None
+    """Of the estimate, as it was known before retraining; None where there is none."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a value: example, recorded, retrained; estimate and truth are effects, positive = it had helped."""
+        return pd.DataFrame(
+            {
+                "example": list(self.labels),
+                "recorded": self.recorded.numpy(),
+                "retrained": (self.recorded - self.truth).numpy(),
+                "estimate": self.estimate.numpy(),
+                "truth": self.truth.numpy(),
+                "unit": self.unit,
+            }
+        )
+
+
+def what_if(
+    run: RunLike,
+    problem: Problem,
+    what: Counterfactual,
+    performance: Performance,
+    *,
+    readout: Readout | None = None,
+    curvature: Curvature | None = None,
+    progress: Progress = silent,
+    estimating: Progress = silent,
+    kept: KeptState = NOT_KEPT,
+) -> WhatIf:
+    """Estimate the effect of `what`, then retrain and measure it.
+
+    A performance that changes in steps, such as accuracy, is measured only: its estimate is NaN.
+    progress counts the steps of the retraining, estimating those of the estimate before it; `kept` is for `retrain`.
+    """
+    _, curvature, readout = prefer(run, performance.basis, what.semantics, (None, curvature, readout), "boundary")
+    asked = {"readout": readout, "curvature": curvature}
+    recorded = final_model(run, problem).performance(performance).double().cpu()
+    if performance.differentiable:
+        found = estimate(run, problem, what, performance, progress=estimating, **asked)  # type: ignore[arg-type]
+        predicted, reliability, origin = found.effects[0], found.reliability, found.provenance
+    else:
+        predicted, reliability = torch.full_like(recorded, torch.nan), None
+        origin = provenance(run, problem, performance, what.manner, curvature, method="none", readout="none")
+        origin["counterfactual"] = what.name
+    model = retrain(run, problem, what, progress, kept)
+    truth = recorded - model.performance(performance).double().cpu()
+    return WhatIf(
+        counterfactual=what,
+        labels=performance.labels,
+        estimate=predicted,
+        truth=truth,
+        recorded=recorded,
+        unit=performance.unit,
+        agreement=agreement(predicted.numpy(), truth.numpy()) if performance.differentiable else NO_AGREEMENT,
+        model=model,
+        reliability=reliability,
+        provenance=origin,
+    )

@@ -1,0 +1,1 @@
+"""Changes pushed through training, and what they did to a performance."""

@@ -1,0 +1,334 @@
+"""The questions that users ask: how much did each stage, each step help?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from aa_core.confidence.calibration import find_calibration, prefer
+from aa_core.confidence.reliability import Reliability, assess
+from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
+from aa_core.counterfactuals.intervention import intervene
+from aa_core.curvature import Curvature
+from aa_core.effects.adjoint import AdjointStep, growth_of, performance_sweep
+from aa_core.effects.cache import EmbeddingCache
+from aa_core.effects.embedding import ASSUMED, READOUTS, Method, Readout, check_request, embed_stages, read
+from aa_core.effects.tangent import intervention_tangent, update_of_step
+from aa_core.errors import NonFiniteError, RequestError
+from aa_core.performance import Performance
+from aa_core.problem import Problem
+from aa_core.propagator import Training
+from aa_core.records import RunLike
+from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
+from aa_core.stages import stage_of_steps
+from aa_core.state import Params, as_rays, norm, pair
+from aa_core.version import __version__
+
+LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages, not on changes of this kind"
+SIGN = "positive = helped, negative = hurt"
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Effects of units (stages or steps) on the values of a performance, with all that is known of them."""
+
+    units: pd.DataFrame
+    """One row a unit: column `stage`, or `step` and `stage`."""
+    labels: tuple[Any, ...]
+    """What each value is: an example's number, or "mean"."""
+    effects: Tensor
+    """[units, values], float64 on the CPU; positive = the unit helped."""
+    unit: str
+    """Unit of the effects, e.g. "nats"."""
+    reliability: Reliability
+    readings: dict[Readout, Tensor] = field(default_factory=dict)
+    """Stages: the effects by each readout; they differ where the effect is too large for first order."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy: one row per unit and value, with columns of `units`, then example, effect, unit."""
+        values = len(self.labels)
+        frame = self.units.loc[self.units.index.repeat(values)].reset_index(drop=True)
+        return frame.assign(
+            example=list(self.labels) * len(self.units), effect=self.effects.flatten().numpy(), unit=self.unit
+        )
+
+    def within_noise(self, floor: Tensor | float | None = None) -> Tensor | None:
+        """[units, values]: which effects are no larger than the noise floor of the truth; None where none is known.
+
+        floor: such as `NoiseFloor.effects`; by default the largest on a value that the stored calibration found.
+        """
+        known = self.reliability.calibration
+        if floor is None and known:
+            floor = known.noise_of_value if len(self.labels) == known.values else known.noise_of_mean
+        return _within(self.effects, floor)
+
+    def mean_within_noise(self, floor: float | None = None) -> Tensor | None:
+        """[units]: the same of the mean effects; floor: such as `NoiseFloor.mean_effect`."""
+        return _within(self.effects.mean(1), self.reliability.noise_of_mean if floor is None else floor)
+
+
+def stage_effects(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    *,
+    stages: Sequence[str] | None = None,
+    method: Method | None = None,
+    curvature: Curvature | None = None,
+    readout: Readout | None = None,
+    semantics: Semantics = "freeze",
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """How much each stage helped: gamma(recorded) - gamma(stage skipped), estimated to first order.
+
+    Args:
+        performance: what to judge by, [values]; all values are read from the same embeddings.
+        stages: names; all stages that have steps by default.
+        method: "boundary" propagates the change over a whole block; "midpoint" does so between the recorded and the
+            predicted states, closer for sizes while training is smooth; "additive" sums first-order step effects.
+        curvature: "exact" Hessian, "ggn" (stays bounded in stiff training), "none".
+        readout: "linear", "displaced" or "link"; see `aa_core.effects.embedding.read`. By default method, curvature and
+            readout are as a stored calibration of this question prefers; without one, or where any of them is given,
+            boundary, exact, linear.
+        semantics: "freeze" or "zero_gradient"; see `aa_core.counterfactuals.counterfactual.SEMANTICS`.
+
+    Returns:
+        Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
+    """
+    training = prepare(run, problem)
+    method, curvature, readout = prefer(run, performance.basis, semantics, (method, curvature, readout))
+    check_request(method, curvature, readout, semantics)
+    performance.check_differentiable()
+    embeddings = embed_stages(
+        run,
+        problem,
+        None if stages is None else tuple(stages),
+        method=method,
+        curvature=curvature,
+        semantics=semantics,
+        cache=cache,
+        progress=progress,
+    )
+    final = snapshot_before(run, training, run.steps, progress)
+    rows = [read(e.params, performance, problem, final.state.judged, final.buffers) for e in embeddings]
+    readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
+    growth = max((e.growth for e in embeddings), default=0.0)
+    found = assess(run, training, growth, semantics, curvature, readings)
+    reliability = replace(
+        found,
+        assumptions=(*found.assumptions, *ASSUMED.get(method, ())),
+        estimator=(method, curvature, readout),
+        calibration=find_calibration(run, performance.basis, semantics),
+        **(_distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method != "additive" else {}),
+    )
+    return Attribution(
+        units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
+        labels=performance.labels,
+        effects=finite(readings[readout]),
+        unit=performance.unit,
+        reliability=reliability,
+        readings=readings,
+        provenance=provenance(run, problem, performance, semantics, curvature, method=method, readout=readout),
+    )
+
+
+def step_effects(
+    run: RunLike,
+    problem: Problem,
+    performance: Performance,
+    *,
+    stages: Sequence[str] | None = None,
+    curvature: Curvature = "exact",
+    semantics: Semantics = "freeze",
+    memory: int = MEMORY,
+    progress: Progress = silent,
+) -> Attribution:
+    """How much each step helped (the paper's AA-Score): tau_k = <a_{k+1}, Delta_k>, one backward sweep.
+
+    Costs one curvature product per value and step: ask for `performance.mean()`, or for a few examples.
+
+    Args:
+        stages: only the steps of these stages; all by default.
+        memory: budget for recomputed states, bytes.
+
+    Returns:
+        Attribution with effects [steps, values]; positive = the step helped.
+    """
+    check_request("additive", curvature, "linear", semantics)
+    training = prepare(run, problem)
+    steps = steps_of(run, stages)
+    effects: list[Tensor] = []
+    norms: list[Tensor] = []
+    for at in performance_sweep(
+        run, training, performance, curvature, start=steps[0], memory=memory, progress=progress
+    ):
+        effects.append(_step_effect(run, training, at, semantics))
+        norms.append(norm(at.cotangent))
+    owner = stage_of_steps(run.stages, run.steps)
+    return Attribution(
+        units=pd.DataFrame({"step": steps, "stage": [owner[k] for k in steps]}),
+        labels=performance.labels,
+        effects=finite(torch.stack(effects[::-1])[[k - steps[0] for k in steps]]),
+        unit=performance.unit,
+        reliability=assess(run, training, growth_of(norms), semantics, curvature),
+        provenance=provenance(run, problem, performance, semantics, curvature, method="step", readout="linear"),
+    )
+
+
+def predict(
+    run: RunLike,
+    problem: Problem,
+    what: Counterfactual,
+    performance: Performance,
+    *,
+    readout: Readout | None = None,
+    curvature: Curvature | None = None,
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> Tensor:
+    """The effects of `estimate` alone, [values]."""
+    return estimate(
+        run, problem, what, performance, readout=readout, curvature=curvature, cache=cache, progress=progress
+    ).effects[0]
+
+
+def estimate(
+    run: RunLike,
+    problem: Problem,
+    what: Counterfactual,
+    performance: Performance,
+    *,
+    readout: Readout | None = None,
+    curvature: Curvature | None = None,
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> Attribution:
+    """The effect of a counterfactual without retraining: gamma(recorded) - gamma(counterfactual).
+
+    Skipped stages: the sum of their embeddings, from the cache where they are known. Steps, scales and changed
+    hyperparameters: the touched steps are taken exactly, block by block, from the recorded state in which each block
+    began, and the difference at its end is propagated. Training examples: what they taught in each step, propagated
+    from there. See `aa_core.effects.tangent.intervention_tangent`.
+
+    Where neither readout nor curvature is given, they are those of the boundary method that a stored calibration of
+    this performance prefers, else linear and exact.
+
+    Returns:
+        Attribution of one unit, the counterfactual; positive = training as recorded did better.
+    """
+    training = prepare(run, problem)
+    _, curvature, readout = prefer(run, performance.basis, what.semantics, (None, curvature, readout), "boundary")
+    check_request("boundary", curvature, readout, what.semantics)
+    performance.check_differentiable()
+    if what.skips_stages:
+        names = tuple(s.name for s in what.resolve(run.stages))
+        parts = embed_stages(
+            run, problem, names, curvature=curvature, semantics=what.semantics, cache=cache, progress=progress
+        )
+        changes = [(e.params, e.growth) for e in parts]
+    else:
+        tangent, growth = intervention_tangent(intervene(run, what), training, curvature, progress)
+        changes = [(tangent.judged, growth)]
+    final = snapshot_before(run, training, run.steps)
+    total = {n: torch.stack([params[n] for params, _ in changes]).sum(0) for n in changes[0][0]}
+    row = read(total, performance, problem, final.state.judged, final.buffers)
+    readings = {name: values[None].double().cpu() for name, values in row.items()}
+    found = assess(run, training, max(g for _, g in changes), what.semantics, curvature, readings)
+    return Attribution(
+        units=pd.DataFrame({"counterfactual": [what.name]}),
+        labels=performance.labels,
+        effects=finite(readings[readout]),
+        unit=performance.unit,
+        reliability=replace(
+            found,
+            assumptions=(
+                f"{what.manner}: {what.meaning}",
+                *found.assumptions[1:],
+                *([] if what.skips_stages else [LIMITS_OF_SKIPS]),
+            ),
+            estimator=None if what.examples else ("boundary", curvature, readout),
+            calibration=find_calibration(run, performance.basis, what.semantics) if what.skips_stages else None,
+            **_distances(changes, final.state.judged),
+        ),
+        readings=readings,
+        provenance={
+            **provenance(run, problem, performance, what.manner, curvature, method=_method(what), readout=readout),
+            "counterfactual": what.name,
+        },
+    )
+
+
+def _method(what: Counterfactual) -> str:
+    return "examples" if what.examples else "boundary"
+
+
+def _within(effects: Tensor, floor: Tensor | float | None) -> Tensor | None:
+    return None if floor is None else effects.abs() <= floor
+
+
+def _distances(changes: Sequence[tuple[Params, float]], final: Params) -> dict[str, Any]:
+    """`displacements` of the changes, and `moved`, the largest over the norm of the final parameters.
+
+    changes: (what arrived at the end, how much it grew on its way).
+    """
+    sizes = tuple(_length(params) / growth if growth > 0 else 0.0 for params, growth in changes)
+    return {"displacements": sizes, "moved": max(sizes, default=0.0) / _length(final)}
+
+
+def _length(params: Params) -> float:
+    return float(torch.cat([p.flatten().double() for p in params.values()]).norm())
+
+
+def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:
+    change = update_of_step(run, training, at.transition.before, at.transition.after, semantics)
+    return pair(at.cotangent, as_rays(change))[:, 0]
+
+
+def steps_of(run: RunLike, stages: Sequence[str] | None, steps: Sequence[int] | None = None) -> list[int]:
+    """The steps of these stages and these single steps, ascending; all of them where neither is given."""
+    if stages is None and steps is None:
+        found = list(range(run.steps))
+    else:
+        found = list(Counterfactual(tuple(stages or ()), steps=tuple(steps or ())).steps_of(run.stages))
+    if not found:
+        raise RequestError("the run has no steps to attribute")
+    return found
+
+
+def finite(effects: Tensor) -> Tensor:
+    """Effects as float64 on the CPU; NonFiniteError where propagation overflowed."""
+    effects = effects.detach().double().cpu()
+    if not bool(torch.isfinite(effects).all()):
+        raise NonFiniteError(
+            "the effects are not finite: propagation through this training overflowed. Try curvature='ggn', which "
+            "stays bounded, or retrain without the stage"
+        )
+    return effects
+
+
+def provenance(
+    run: RunLike, problem: Problem, performance: Performance, semantics: str, curvature: str, **request: str
+) -> dict[str, Any]:
+    """What a result was computed from, and how."""
+    return {
+        "run": run.digest,
+        "problem": problem.fingerprint,
+        "performance": performance.name,
+        "evaluation": performance.digest,
+        "n": len(performance.targets),
+        "semantics": semantics,
+        "curvature": curvature,
+        **request,
+        "sign": SIGN,
+        "dtype": str(next(problem.model.parameters()).dtype).removeprefix("torch."),
+        "device": problem.device.type,
+        "code": __version__,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,177 @@
+"""Stage embeddings: what a stage did to the final parameters, to first order. Computed once, read by every question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from aa_core.counterfactuals.counterfactual import Semantics, check_semantics
+from aa_core.curvature import Curvature, check_curvature, check_twice_differentiable
+from aa_core.effects.cache import EmbeddingCache, default_cache
+from aa_core.effects.tangent import additive_tangents, boundary_tangents, midway
+from aa_core.errors import EmptyStageError, RequestError
+from aa_core.performance import Performance
+from aa_core.problem import Problem, twice_differentiable_kernels
+from aa_core.records import Inputs, RunLike
+from aa_core.replay import Progress, prepare, silent, verify_once
+from aa_core.stages import select
+from aa_core.state import Buffers, Params, State
+
+Method = Literal["boundary", "additive", "midpoint"]
+Readout = Literal["linear", "displaced", "link"]
+READOUTS: tuple[Readout, ...] = get_args(Readout)
+SWEEPS: dict[Method, Callable[..., tuple[dict[str, State], dict[str, float]]]] = {
+    "boundary": boundary_tangents,
+    "additive": additive_tangents,
+    "midpoint": partial(boundary_tangents, place=midway),
+}
+ASSUMED = {"midpoint": ("every step was linearised half way to the mean of the states predicted without the stages",)}
+"""What a method takes for granted beside the others."""
+METHOD_VERSION = 2
+"""Raised when an embedding's definition changes, so that no stale one is read."""
+
+
+@dataclass(frozen=True)
+class StageEmbedding:
+    """theta_K - theta_K without the stage, to first order: one tensor per parameter."""
+
+    stage: str
+    params: Params
+    growth: float
+    """Norm of the propagated change over the norm of the change itself."""
+    method: Method
+    curvature: Curvature
+    semantics: Semantics
+    digest: str
+    """Identifies run, problem and request."""
+
+
+def embed_stages(
+    run: RunLike,
+    problem: Problem,
+    stages: list[str] | tuple[str, ...] | None = None,
+    *,
+    method: Method = "boundary",
+    curvature: Curvature = "exact",
+    semantics: Semantics = "freeze",
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> tuple[StageEmbedding, ...]:
+    """One embedding per stage (all by default), in the order of training.
+
+    All missing ones are computed in one replay; the others come from the cache on the device or on disk. The midpoint
+    method always computes all stages of the run, since its path lies between them.
+
+    Raises:
+        UnknownStageError, EmptyStageError: a named stage is not in the run, or has no steps.
+        ProblemError, ReplayDriftError: the problem is not that of the run.
+    """
+    check_request(method, curvature, "linear", semantics)
+    wanted = select(run.stages, stages)
+    if not wanted:
+        raise RequestError(
+            "the run has no steps to attribute"
+            if stages is None
+            else "no stages named; name at least one, or None for all"
+        )
+    if stages is not None and any(not len(s) for s in wanted):
+        raise EmptyStageError(
+            f"stage {next(s.name for s in wanted if not len(s))!r} has no steps, so it has no effect to estimate"
+        )
+    wanted = tuple(s for s in wanted if len(s))
+    training = prepare(run, problem)
+    cache = cache or default_cache()
+    keys = {s.name: _key(run, problem, s.name, method, curvature, semantics) for s in wanted}
+    found = {name: cached for name, key in keys.items() if (cached := cache.get(key, problem.device)) is not None}
+    missing = tuple(s for s in wanted if s.name not in found)
+    if missing:
+        together = tuple(s for s in run.stages if len(s)) if method == "midpoint" else missing
+        tangents, growth = SWEEPS[method](run, training, together, curvature, semantics, progress)
+        for name, tangent in tangents.items():
+            found[name] = (tangent.judged, growth[name])
+            cache.put(_key(run, problem, name, method, curvature, semantics), *found[name])
+    verify_once(run, training, progress)
+    ordered = {
+        name: {n: params[n] for n in training.stretches[-1].packing.shapes} for name, (params, _) in found.items()
+    }
+    return tuple(
+        StageEmbedding(s.name, ordered[s.name], found[s.name][1], method, curvature, semantics, keys[s.name])
+        for s in wanted
+    )
+
+
+def read(
+    embedding: Params, performance: Performance, problem: Problem, params: Params, buffers: Buffers
+) -> dict[Readout, Tensor]:
+    """The effect that an embedding E has on every value of a performance, [values] per readout. Positive = helped.
+
+    linear    <d gamma / d theta, E>
+    displaced gamma(theta) - gamma(theta - E)
+    link      gamma(f) - gamma(f - J E): the network is linearised, the score is not
+
+    Cost of all three: three forward passes. Where they disagree, the effect is too large for a first-order answer.
+    """
+    performance.check_differentiable()
+    parts: dict[Readout, list[Tensor]] = {"linear": [], "displaced": [], "link": []}
+    moved = {n: p - embedding[n] for n, p in params.items()}
+    with performance.explained():
+        for inputs, targets in performance.chunks(problem.device):
+            outputs, change = push_outputs(problem, params, buffers, inputs, embedding)
+            value, slope = jvp(lambda f, y=targets: performance.score(f, y), (outputs,), (change,))[:2]
+            with torch.no_grad():
+                elsewhere = problem.outputs(moved, dict(buffers), inputs)
+                parts["linear"].append(slope)
+                parts["displaced"].append(value - performance.score(elsewhere, targets))
+                parts["link"].append(value - performance.score(outputs - change, targets))
+    return {readout: performance.combine([part.detach() for part in found]) for readout, found in parts.items()}
+
+
+def push_outputs(
+    problem: Problem, params: Params, buffers: Buffers, inputs: Inputs, direction: Params
+) -> tuple[Tensor, Tensor]:
+    """(outputs, J direction), [examples, ...] each: one forward-mode pass; two reverse ones where that is missing."""
+    with twice_differentiable_kernels():
+        try:
+            pushed = jvp(lambda p: problem.outputs(p, dict(buffers), inputs), (params,), (direction,))
+            return pushed[0].detach(), pushed[1].detach()
+        except (NotImplementedError, RuntimeError):
+            pass  # an operator without forward mode: two reverse passes do the same, or raise what is wrong
+        leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
+        outputs = problem.outputs(leaves, dict(buffers), inputs)
+        seed = torch.zeros_like(outputs, requires_grad=True)
+        pulled = torch.autograd.grad(outputs, list(leaves.values()), seed, create_graph=True, materialize_grads=True)
+        check_twice_differentiable(problem, pulled)
+        (change,) = torch.autograd.grad(pulled, seed, [direction[n] for n in leaves], materialize_grads=True)
+        return outputs.detach(), change
+
+
+def check_request(method: str, curvature: str, readout: str, semantics: str) -> None:
+    """Raise RequestError for a name that does not exist."""
+    check_curvature(curvature)
+    check_semantics(semantics)
+    if method not in get_args(Method):
+        raise RequestError(f"method={method!r}; expected one of {', '.join(get_args(Method))}")
+    if readout not in READOUTS:
+        raise RequestError(f"readout={readout!r}; expected one of {', '.join(READOUTS)}")
+
+
+def _key(run: RunLike, problem: Problem, stage: str, method: str, curvature: str, semantics: str) -> str:
+    request = [
+        METHOD_VERSION,
+        run.digest,
+        problem.fingerprint,
+        problem.device.type,
+        stage,
+        method,
+        curvature,
+        semantics,
+    ]
+    return hashlib.sha256(json.dumps(request).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Beside the user's own loop: what a training did, while it does it."""

@@ -1,0 +1,1 @@
+"""What a run is on disk: written once, read and verified."""

@@ -1,0 +1,196 @@
+"""The journal: one line a live step, readable up to the last complete line after a crash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aa_core.errors import RunFormatError
+from aa_core.records import Clip, MicroBatch, Precision, StepRecord
+from aa_core.runs.examples import Examples, decode_examples, encode_examples
+from aa_core.runs.header import Count, Model, StageName, TensorName, parse
+from aa_core.stages import Stage
+
+Number = float | Literal["inf", "-inf"] | None
+"""A float in JSON; None for NaN (the loss was not observed, or is not a number)."""
+Base64 = Annotated[str, Field(min_length=4)]
+"""At least one byte."""
+Generators = tuple[Tensor, ...]
+"""States of torch's random number generators: that of the CPU, then that of the device if it is another."""
+
+
+class MicroLine(Model):
+    """One micro-batch of a journaled step."""
+
+    rows: tuple[Count, ...]
+    weight: float
+    rng: Base64 | None
+    """Of the generator's state."""
+
+
+class ClipLine(Model):
+    """Gradient clipping at a journaled step."""
+
+    kind: Literal["norm", "value"]
+    limit: float
+
+
+class StepLine(Model):
+    """A step as the journal holds it; `examples` is base64 of the safetensors of newly seen examples."""
+
+    step: Count
+    stage: StageName
+    loss: Number
+    grad_norm: Number
+    training: bool
+    hyper: tuple[dict[str, float], ...]
+    micro: tuple[MicroLine, ...]
+    clip: ClipLine | None
+    idle: tuple[TensorName, ...] = ()
+    autocast: Literal["bfloat16", "float16"] | None = None
+    scale: float = 1.0
+    averaging: float | None = None
+    generators: tuple[Base64, ...] = ()
+    """Of the states of torch's generators after the step; empty where they are those of the line before."""
+    examples: str | None
+
+
+class JournalStep(NamedTuple):
+    """A journaled step and the examples that it used first."""
+
+    record: StepRecord
+    new: Examples | None
+    generators: Generators = ()
+    """After the step; empty where they are those of the step before."""
+
+
+class Journal(NamedTuple):
+    """The intact part of a journal."""
+
+    steps: tuple[JournalStep, ...]
+    intact: bytes
+    warnings: tuple[str, ...]
+
+    @property
+    def generators(self) -> Generators:
+        """Those after the last step; empty where they were not noted."""
+        return next((s.generators for s in reversed(self.steps) if s.generators), ())
+
+
+def extend(stage: Stage, step: int) -> Stage:
+    """The stage with one more step, which comes after all that it has."""
+    before, last = stage.blocks[:-1], stage.blocks[-1:]
+    if last and last[0][1] == step:
+        return Stage(stage.name, (*before, (last[0][0], step + 1)), stage.note, stage.metadata)
+    return Stage(stage.name, (*stage.blocks, (step, step + 1)), stage.note, stage.metadata)
+
+
+def encode_line(record: StepRecord, new: Examples | None, generators: Generators = ()) -> bytes:
+    """ "<first 16 hex digits of sha256 of the json> <json>" and a newline."""
+    line = {
+        "step": record.step,
+        "stage": record.stage,
+        "loss": _number(record.loss),
+        "grad_norm": _number(record.grad_norm),
+        "training": record.training,
+        "hyper": record.hyper,
+        "micro": [
+            {"rows": m.rows.tolist(), "weight": m.weight, "rng": None if m.rng is None else _text(m.rng)}
+            for m in record.micro_batches
+        ],
+        "clip": None if record.clip is None else record.clip._asdict(),
+        "idle": record.idle,
+        **record.precision._asdict(),
+        "averaging": record.averaging,
+        "generators": [_text(g) for g in generators],
+    }
+    # base64 needs no escapes, and looking for some in megabytes would take longer than all the rest
+    examples = b"null" if new is None else b'"%b"' % base64.b64encode(encode_examples(new))
+    text = b'%b,"examples":%b}' % (json.dumps(line, separators=(",", ":")).encode()[:-1], examples)
+    return _seal(text) + b" " + text + b"\n"
+
+
+def _text(data: Tensor) -> str:
+    return base64.b64encode(data.numpy().tobytes()).decode()
+
+
+def _seal(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:16].encode()
+
+
+def _number(value: float) -> float | str | None:
+    return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+
+
+def decode_journal(data: bytes, first: int, where: str) -> Journal:
+    """The steps from `first` on up to the first torn or altered line; what follows it is reported, never used."""
+    steps: list[JournalStep] = []
+    warnings: tuple[str, ...] = ()
+    at = 0
+    while (end := data.find(b"\n", at)) >= 0:
+        seal, text, number = data[at : at + 17], data[at + 17 : end], len(steps) + 1
+        if seal != _seal(text) + b" ":
+            dropped = data.count(b"\n", at) + (not data.endswith(b"\n"))
+            warnings = (f"{where}: line {number} is damaged; it and what follows ({dropped} lines) is not used",)
+            break
+        steps.append(_decode_line(text, first + len(steps), f"{where} line {number}"))
+        at = end + 1
+    else:
+        if at < len(data):
+            torn = "the last line is torn (the recorder was stopped while writing it); it is not used"
+            warnings = (f"{where}: {torn}",)
+    return Journal(tuple(steps), data[:at], warnings)
+
+
+def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
+    line = parse(StepLine, text, where)
+    if line.step != expected_step:
+        raise RunFormatError(f"{where}: step {line.step}, expected step {expected_step}")
+    if not line.micro or not all(m.rows for m in line.micro):
+        raise RunFormatError(f"{where}: a step needs micro-batches, and each of them examples")
+    micro = tuple(_micro_batch(m, where) for m in line.micro)
+    clip = None if line.clip is None else Clip(line.clip.kind, line.clip.limit)
+    precision = Precision(line.autocast, line.scale)
+    loss, grad_norm = (math.nan if v is None else float(v) for v in (line.loss, line.grad_norm))
+    record = StepRecord(
+        line.step,
+        line.stage,
+        tuple(map(dict, line.hyper)),
+        micro,
+        line.training,
+        loss,
+        grad_norm,
+        clip,
+        line.idle,
+        precision,
+        line.averaging,
+    )
+    new = None if line.examples is None else _decode_new(line.examples, where)
+    return JournalStep(record, new, tuple(_bytes(g, where) for g in line.generators))
+
+
+def _micro_batch(line: MicroLine, where: str) -> MicroBatch:
+    rng = None if line.rng is None else _bytes(line.rng, where)
+    return MicroBatch(torch.tensor(line.rows, dtype=torch.int64), line.weight, rng)
+
+
+def _bytes(text: str, where: str) -> Tensor:
+    return torch.frombuffer(bytearray(_data(text, where)), dtype=torch.uint8)
+
+
+def _decode_new(text: str, where: str) -> Examples:
+    return decode_examples(_data(text, where), f"{where}, examples")
+
+
+def _data(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise RunFormatError(f"{where}: not base64: {error}") from None

@@ -1,0 +1,225 @@
+"""Bytes of a run on disk: durable writes, careful reads, and safetensors that are checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from aa_core.errors import IntegrityError, RunFormatError, UnsupportedError
+from aa_core.runs.header import MAX_JSON_BYTES, FileEntry, listed, read_json
+from aa_core.runs.remote import fetch_missing, forget
+
+MAX_TENSOR_HEADER = 16 * 2**20
+MAX_DIMENSIONS = 64
+_CODES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
+
+Spec = tuple[torch.dtype, tuple[int | None, ...]]
+"""Dtype and shape that a tensor must have; None for any length."""
+
+
+class Layout(NamedTuple):
+    """What the header of a safetensors file announces."""
+
+    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]]
+    metadata: dict[str, str]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "float32" for torch.float32; UnsupportedError for a dtype that runs cannot hold."""
+    if dtype not in _CODES.values():
+        raise UnsupportedError(
+            f"tensors of {dtype} cannot be recorded; convert them to one of {', '.join(map(str, _CODES.values()))}"
+        )
+    return str(dtype).removeprefix("torch.")
+
+
+def read_file(root: Path, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file inside the run; RunFormatError for links, devices and names that lead elsewhere.
+
+    Raises FileNotFoundError if it is not there, RunFormatError if it cannot be read or has more than `limit` bytes.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or "\0" in name or "\\" in name or ".." in parts:
+        raise RunFormatError(f"{name!r}: not a relative path inside the run")
+    path = root
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise RunFormatError(f"{name}: a symbolic link, expected a regular file inside the run")
+    try:
+        if not path.exists():
+            fetch_missing(root, name)
+        return _read_regular(path, name, limit)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise RunFormatError(f"{name}: cannot be read: {error.strerror}; check its permissions and the disk") from None
+    except MemoryError:
+        raise RunFormatError(f"{name}: does not fit into the memory of this machine") from None
+
+
+def _read_regular(path: Path, name: str, limit: int) -> bytes:
+    """Looked at before it is opened, since opening a device can already act, and again after it."""
+    if not stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode):
+        raise RunFormatError(f"{name}: not a regular file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise RunFormatError(f"{name}: not a regular file")
+        if status.st_size > limit:
+            raise RunFormatError(f"{name}: {status.st_size} bytes, expected at most {limit}")
+        return file.read()
+
+
+def read_verified(root: Path, entry: FileEntry) -> bytes:
+    """The bytes of a file that a commit names; IntegrityError unless they are the bytes that were recorded."""
+    try:
+        return _verified(root, entry)
+    except IntegrityError:
+        if not forget(root, entry.name):
+            raise
+        return _verified(root, entry)
+
+
+def _verified(root: Path, entry: FileEntry) -> bytes:
+    try:
+        data = read_file(root, entry.name, limit=entry.size)
+    except (FileNotFoundError, NotADirectoryError):
+        raise IntegrityError(f"{entry.name}: missing, but the log names it; get a complete copy of the run") from None
+    if len(data) != entry.size:
+        raise IntegrityError(
+            f"{entry.name}: {len(data)} bytes, the log says {entry.size}; get an intact copy of the run"
+        )
+    if (found := sha256(data)) != entry.sha256:
+        raise IntegrityError(
+            f"{entry.name}: sha256 {found[:16]}..., the log says {entry.sha256[:16]}...; get an intact copy of the run"
+        )
+    return data
+
+
+def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Tensors as the bytes of a safetensors file."""
+    on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    return safetensors.torch.save(on_cpu, dict(metadata) if metadata else None)
+
+
+def decode(data: bytes, where: str, expected: Mapping[str, Spec]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that must hold exactly those of `expected`; checked before they are read."""
+    require(layout(data, where), expected, where)
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # the library raises several types of its own
+        raise RunFormatError(f"{where}: not a safetensors file: {error}") from None
+    return {name: tensors[name] for name in expected}
+
+
+def layout(data: bytes, where: str) -> Layout:
+    """Names, dtypes and shapes of a safetensors file, from its header; RunFormatError if the header is not sound."""
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(len(data) - 8, MAX_TENSOR_HEADER):
+        raise RunFormatError(
+            f"{where}: not a safetensors file: {len(data)} bytes that announce a header of {size} "
+            f"(at most {MAX_TENSOR_HEADER})"
+        )
+    table = read_json(data[8 : 8 + size], where)
+    if not isinstance(table, dict):
+        raise RunFormatError(f"{where}: the safetensors header is not a JSON object")
+    metadata = table.pop("__metadata__", {})
+    if not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
+        raise RunFormatError(f"{where}: the safetensors metadata is not an object of strings")
+    problems = [p for name, entry in table.items() if (p := _entry_problem(name, entry))]
+    if not problems:
+        problems = _cover_problems(table, len(data) - 8 - size)
+    if problems:
+        raise RunFormatError(f"{where}: " + listed(problems))
+    return Layout({n: (_CODES[e["dtype"]], tuple(e["shape"])) for n, e in table.items()}, metadata)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+def _entry_problem(name: str, entry: object) -> str | None:
+    shown = repr(name[:100])
+    if not name.isprintable():
+        return f"tensor {shown}: the name is not printable"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        return f"tensor {shown}: expected dtype, shape and data_offsets"
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _CODES:
+        return f"tensor {shown}: dtype {str(entry['dtype'])[:40]!r}, expected one of {', '.join(_CODES)}"
+    for field in ("shape", "data_offsets"):
+        if not (isinstance(entry[field], list) and all(map(_is_count, entry[field]))):
+            return f"tensor {shown}: {field} {str(entry[field])[:40]}, expected a list of counts"
+    if len(entry["shape"]) > MAX_DIMENSIONS:
+        return f"tensor {shown}: {len(entry['shape'])} dimensions, expected at most {MAX_DIMENSIONS}"
+    if len(entry["data_offsets"]) != 2:
+        return f"tensor {shown}: data_offsets must be two numbers"
+    return None
+
+
+def _cover_problems(table: dict[str, dict[str, Any]], size: int) -> list[str]:
+    """The tensors must fill the data without gap or overlap, each with the bytes that its shape needs."""
+    problems, at = [], 0
+    for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        needed = _CODES[entry["dtype"]].itemsize * _product(entry["shape"])
+        if begin != at or end - begin != needed:
+            problems.append(f"tensor {name[:100]!r}: bytes {begin} to {end}, expected {at} to {at + needed}")
+        at = end
+    if at != size:
+        problems.append(f"{size} bytes of data, the tensors announce {at}")
+    return problems
+
+
+def _product(shape: Iterable[int]) -> int:
+    result = 1
+    for length in shape:
+        result *= length
+    return result
+
+
+def require(found: Layout, expected: Mapping[str, Spec], where: str) -> None:
+    """RunFormatError, with all differences, unless the layout has exactly these tensors."""
+    problems = [f"tensor {n!r} is missing" for n in expected if n not in found.tensors]
+    problems += [f"tensor {n!r} is not expected here" for n in found.tensors if n not in expected]
+    problems += [
+        f"tensor {n!r} is {_describe(found.tensors[n])}, expected {_describe(spec)}"
+        for n, spec in expected.items()
+        if n in found.tensors and not _fits(found.tensors[n], spec)
+    ]
+    if problems:
+        raise RunFormatError(f"{where}: " + listed(problems))
+
+
+def _fits(found: Spec, expected: Spec) -> bool:
+    lengths = zip(found[1], expected[1], strict=False)
+    return found[0] == expected[0] and len(found[1]) == len(expected[1]) and all(b in (None, a) for a, b in lengths)
+
+
+def _describe(spec: Spec) -> str:
+    return f"{str(spec[0]).removeprefix('torch.')}[{', '.join('any' if d is None else str(d) for d in spec[1])}]"
