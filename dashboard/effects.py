@@ -10,8 +10,8 @@ import streamlit as st
 from dashboard import charts, feedback, plots, session, shell
 from dashboard.batch import batch
 from dashboard.pin import pin
-from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS
-from dashboard.service import Effects, estimates, figures, glossary
+from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS, Selection
+from dashboard.service import Effects, checking, estimates, figures, glossary
 from dashboard.shell import Context
 from dashboard.words import CHART_WORDS, CONTROLS, chart_text, help_of, judged, literal, measure, option, subject
 
@@ -95,8 +95,20 @@ def _stages(ctx: Context) -> None:
     figure = figures.stage_bars(found.frame, found.unit, performance=chart_text(judged(ctx.selection)))
     alt = "Effect of each stage: " + "; ".join(f"{r.stage} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.clickable(figure, "stages", alt, _into)
+    within_noise(ctx, ctx.selection, found)
     _beside(ctx, found, "Click a bar to see its steps.")
     pin(ctx, {(r.stage,): r.effect for r in found.frame.itertuples()}, found.unit, found.belief.words)
+
+
+def within_noise(ctx: Context, s: Selection, found: Effects) -> None:
+    """Which stages' effects mean nothing, where the noise floor is known."""
+    floor = checking.noise(ctx.desk, s)
+    small = [] if floor is None else [literal(r.stage) for r in found.frame.itertuples() if abs(r.effect) <= floor]
+    if floor is not None and small:
+        st.caption(
+            f":material/blur_on: Within noise, neither sign nor size means anything: {', '.join(small)}. A start moved "
+            f"by a millionth of itself moves an effect by up to {glossary.fmt_small(floor)} {literal(found.unit)}."
+        )
 
 
 def _parts(ctx: Context) -> None:

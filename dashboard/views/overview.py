@@ -7,6 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import charts, feedback, shell, tables
+from dashboard.effects import within_noise
 from dashboard.service import estimates, figures, glossary, ledger
 from dashboard.shell import Context
 from dashboard.words import literal, measure, plural
@@ -54,6 +55,7 @@ def _stages(ctx: Context) -> None:
     st.subheader("What each stage did", anchor=False)
     words = f"{measure(everything, effects.unit, effects.n)} {glossary.sign().capitalize()}."
     st.html(tables.stage_table(table, effects.unit, words))
+    within_noise(ctx, everything, effects)
     feedback.reliability(effects)
     worst = min(effects.frame.itertuples(), key=lambda row: row.effect)
     if worst.effect < 0 and ledger.possible(ctx.desk):

@@ -312,3 +312,12 @@ def test_a_link_that_names_a_run_by_its_digest_alone_opens_that_run(screen: Open
 def test_no_runs_is_no_blank_page(screen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AA_RUNS_DIRS", str(tmp_path))
     assert "No recorded runs here" in said(screen("overview"))
+
+
+@pytest.mark.parametrize("view", ["overview", "explore"])
+def test_effects_within_the_noise_are_named(calibrated: Open, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Within noise" not in said(calibrated(view, run="digits-shift"))
+    monkeypatch.setattr("dashboard.service.checking.noise", lambda desk, s: 0.1)
+    words = said(calibrated(view, run="digits-shift"))
+    named = words.partition("Within noise")[2].partition("A start moved")[0]
+    assert named.count("°") == 3, "two stages at 45 degrees, one at 90"
