@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import digits_shift
+from sample_runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "digits-shift.json", ROOT / "docs" / "benchmarks.md"
@@ -25,16 +23,6 @@ def main() -> None:
         RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
     PAGE.write_text(page(json.loads(RESULTS.read_text())))
     print(PAGE.read_text())
-
-
-def machine() -> str:
-    """Processor and versions, as far as the system tells."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
-    return f"{model}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def page(figures: dict[str, Any]) -> str:

@@ -25,11 +25,11 @@ from aa_core.effects.embedding import READOUTS, read
 from aa_core.registry import load_problem
 from aa_core.replay import advance, load, prepare
 from aa_core.state import Params, Snapshot
-from benchmarks.__main__ import machine
 from benchmarks.accuracy_candidates import DROPPED, KEPT, Embedded
 from benchmarks.accuracy_page import page
 from benchmarks.reliability_grid import RESULTS as GRID
 from benchmarks.reliability_grid import Config, compact, train
+from sample_runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "accuracy.json", ROOT / "docs" / "accuracy.md"

@@ -27,9 +27,9 @@ from aa_core.confidence.verdict import SEGMENTS, earned
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.effects.embedding import READOUTS
 from aa_core.registry import load_problem
-from benchmarks.__main__ import machine
 from benchmarks.checkpoints_page import KEPT, page
 from benchmarks.reliability_grid import EXAMPLES, Config, compact, configs, train
+from sample_runs.machine import machine
 from sample_runs.record import NAMES
 
 ROOT = Path(__file__).parents[1]

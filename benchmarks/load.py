@@ -21,8 +21,8 @@ from typing import Any
 
 import aa_core as aa
 from aa_core.jobs import submit, whatif_spec
-from benchmarks.__main__ import machine
 from benchmarks.load_page import page
+from sample_runs.machine import machine
 from tests.browser.server import SAMPLES, Running, running
 from tests.browser.session import Click, connected
 

@@ -24,7 +24,6 @@ from aa_core.curvature import gradient_and_curvature
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.replay import advance, load, prepare
 from benchmarks import growth, memory_cost, recorder_cost
-from benchmarks.__main__ import machine
 from benchmarks.performance_cases import (
     BATCH,
     MODELS,
@@ -38,6 +37,7 @@ from benchmarks.performance_cases import (
     summary,
 )
 from benchmarks.performance_page import page
+from sample_runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "performance.json", ROOT / "docs" / "performance.md"

@@ -32,10 +32,10 @@ from aa_core.propagator import Training
 from aa_core.registry import load_problem
 from aa_core.replay import advance, load, prepare
 from aa_core.state import Snapshot, as_rays, norm, subtract
-from benchmarks.__main__ import machine
 from benchmarks.reliability_fit import FITTED, HELD_OUT
 from benchmarks.reliability_page import page
 from sample_runs.digits import Plan, record
+from sample_runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"

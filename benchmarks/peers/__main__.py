@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from aa_core.confidence.agreement import agreement
-from benchmarks.__main__ import machine
 from benchmarks.peers.job import few
 from benchmarks.peers.page import PAGE, page
+from sample_runs.machine import machine
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers.json"
 RUNS = ("digits-shift", "coloured", "digits-adamw")

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-import aa_core as aa
-from sample_runs.experiment.groups import balanced, described, with_agreement
-from sample_runs.experiment.plan import Case, Stage
-from sample_runs.experiment.record import Course, Pool
+from sample_runs.experiment.groups import balanced, evaluation, pool
+from sample_runs.experiment.plan import Case
+from sample_runs.experiment.record import Course
 from sample_runs.loaders import Pictures, load_celeba, load_mnist
 from sample_runs.mnist.course import drawn
 
@@ -22,7 +20,7 @@ def course(case: Case, seed: int, data: Path) -> Course:
     generator = np.random.default_rng(seed)
     load = {"digits": digits, "faces": faces}[case.data["source"]]
     train, test = (load(data, split, case.data[n], generator) for split, n in (("train", "pool"), ("test", "examples")))
-    return Course(lambda stage: pool(stage, train, seed), evaluation(test))
+    return Course(lambda stage: pool(stage, train, seed), evaluation(test, ("0", "1")))
 
 
 def digits(data: Path, split: str, count: int, generator: np.random.Generator) -> Pictures:
@@ -43,19 +41,3 @@ def faces(data: Path, split: str, count: int, generator: np.random.Generator) ->
     table = found.table.rename(columns={"Blond_Hair": "label", "Male": "confounder"})
     rows = balanced(table, count, generator)
     return Pictures(found.pixels[rows], table.iloc[rows].reset_index(drop=True))
-
-
-def pool(stage: Stage, train: Pictures, seed: int) -> Pool:
-    """Half of the pictures, with the agreement asked for."""
-    rows = with_agreement(train.table, stage.data["agreement"], np.random.default_rng(seed))
-    labels = torch.from_numpy(train.table["label"].to_numpy()[rows].astype(np.int64))
-    return Pool(torch.from_numpy(train.pixels[rows]), labels, [f"train-{r}" for r in rows])
-
-
-def evaluation(test: Pictures) -> aa.Evaluation:
-    """All test pictures: every group is equally common."""
-    y = torch.from_numpy(test.table["label"].to_numpy().astype(np.int64))
-    display = {"kind": "image", "shape": list(test.pixels.shape[1:])}
-    return aa.Evaluation(
-        torch.from_numpy(test.pixels), y, metadata=described(test.table), class_names=("0", "1"), display=display
-    )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-
-import torch
 
 from aa_core.confidence.calibration import BESIDE_A_RUN
 from aa_core.errors import RequestError
@@ -19,6 +16,7 @@ from sample_runs.experiment.plan import Case, Plan, read_plan
 from sample_runs.experiment.record import record, script
 from sample_runs.experiment.results import RESULTS, Results, Trained, read_results, write_results
 from sample_runs.loaders import DataError
+from sample_runs.machine import machine
 
 DATA = "AA_DATA"
 """Environment variable with the folder of the data sets."""
@@ -75,16 +73,6 @@ def data_folder(chosen: Path | None) -> Path:
     if chosen is None and not named:
         raise DataError(f"where are the data? Give their folder: --data DIR, or set {DATA}")
     return chosen or Path(named or "")
-
-
-def machine() -> str:
-    """Processor and versions, as far as the system tells."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
-    return f"{model}, 1 thread; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def place_of(folder: Path, case: Case, seed: int) -> Path:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
+
+import aa_core as aa
+from sample_runs.experiment.plan import Stage
+from sample_runs.experiment.record import Pool
+from sample_runs.loaders import Pictures
 
 LABEL, CONFOUNDER = "label", "confounder"
 
@@ -29,3 +35,19 @@ def described(table: pd.DataFrame) -> pd.DataFrame:
     agrees = np.where(table[LABEL] == table[CONFOUNDER], "yes", "no")
     group = [f"label {a}, confounder {b}" for a, b in zip(table[LABEL], table[CONFOUNDER], strict=True)]
     return table.assign(agrees=agrees, group=group)
+
+
+def pool(stage: Stage, train: Pictures, seed: int) -> Pool:
+    """Half of the pictures, with the agreement that the stage asks for."""
+    rows = with_agreement(train.table, stage.data["agreement"], np.random.default_rng(seed))
+    labels = torch.from_numpy(train.table[LABEL].to_numpy()[rows].astype(np.int64))
+    return Pool(torch.from_numpy(train.pixels[rows]), labels, [f"train-{r}" for r in rows])
+
+
+def evaluation(test: Pictures, class_names: tuple[str, ...]) -> aa.Evaluation:
+    """All test pictures: every group is equally common."""
+    y = torch.from_numpy(test.table[LABEL].to_numpy().astype(np.int64))
+    display = {"kind": "image", "shape": list(test.pixels.shape[1:])}
+    return aa.Evaluation(
+        torch.from_numpy(test.pixels), y, metadata=described(test.table), class_names=class_names, display=display
+    )

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-import aa_core as aa
-from sample_runs.experiment.groups import balanced, described, with_agreement
-from sample_runs.experiment.plan import Case, Stage
-from sample_runs.experiment.record import Course, Pool
+from sample_runs.experiment.groups import balanced, evaluation, pool
+from sample_runs.experiment.plan import Case
+from sample_runs.experiment.record import Course
 from sample_runs.loaders import Pictures, load_medmnist
 
 CORNER = (slice(1, 5), slice(1, 5))
@@ -26,7 +24,7 @@ def course(case: Case, seed: int, data: Path) -> Course:
         marked(load_medmnist(data, "pneumoniamnist", split), case.data[n], generator)
         for split, n in (("train", "pool"), ("test", "examples"))
     )
-    return Course(lambda stage: pool(stage, train, seed), evaluation(test))
+    return Course(lambda stage: pool(stage, train, seed), evaluation(test, ("normal", "pneumonia")))
 
 
 def marked(found: Pictures, count: int, generator: np.random.Generator) -> Pictures:
@@ -36,20 +34,3 @@ def marked(found: Pictures, count: int, generator: np.random.Generator) -> Pictu
     table = pd.concat([found.table.assign(confounder=marker) for marker in (0, 1)], ignore_index=True)
     rows = balanced(table, count, generator)
     return Pictures(pixels.reshape(-1, *found.pixels.shape[1:])[rows], table.iloc[rows].reset_index(drop=True))
-
-
-def pool(stage: Stage, train: Pictures, seed: int) -> Pool:
-    """Half of the pictures, with the agreement asked for."""
-    rows = with_agreement(train.table, stage.data["agreement"], np.random.default_rng(seed))
-    labels = torch.from_numpy(train.table["label"].to_numpy()[rows].astype(np.int64))
-    return Pool(torch.from_numpy(train.pixels[rows]), labels, [f"train-{r}" for r in rows])
-
-
-def evaluation(test: Pictures) -> aa.Evaluation:
-    """All test pictures: every group is equally common."""
-    y = torch.from_numpy(test.table["label"].to_numpy().astype(np.int64))
-    display = {"kind": "image", "shape": list(test.pixels.shape[1:])}
-    names = ("normal", "pneumonia")
-    return aa.Evaluation(
-        torch.from_numpy(test.pixels), y, metadata=described(test.table), class_names=names, display=display
-    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from aa_core.findings import ledger_path
 from aa_core.runs.trajectory import open_run
@@ -46,14 +46,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     record(folder / "runs" / "hostile", words=WORDS, title=WORDS)
     with dashboard(folder / "workspace", folder / "log", folder / "runs") as address:
         yield Site(address, folder / "workspace", folder / "runs" / "hostile", folder / "log")
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def watched(context: BrowserContext, own: str, events: list[str]) -> Page:

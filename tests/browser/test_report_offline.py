@@ -31,16 +31,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[object]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 @pytest.fixture(params=SIZES)
 def opened(request: pytest.FixtureRequest, browser, file: Path) -> Iterator[Opened]:
     context = browser.new_context(offline=True, viewport=SIZES[request.param])

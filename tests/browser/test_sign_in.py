@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from aa_core.commands.launcher import reach
 from tests.browser.provider import CLIENT, SECRET, People, Provider, provider
@@ -63,14 +63,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         access = access_file(folder, port, identities)
         with dashboard(workspace, folder / "log", at=reach("127.0.0.1", access), port=port) as address:
             yield Site(address, access, workspace, identities.issuer)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 class Visitor(NamedTuple):
