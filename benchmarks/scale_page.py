@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,12 @@ FLOPS = 4e14
 """Floating point operations a second of one GPU: 40 % of the 989 TFLOP/s (bf16, dense) on an H100's data sheet."""
 BYTES = 12
 """Of one trained parameter in a state: float32, with AdamW's two moments."""
-GRADIENT, PRODUCT = 1.0, 2.2
+MEASURED = json.loads((Path(__file__).parent / "results" / "performance.json").read_text())["transformer"]["figures"]
+GRADIENT = 1.0
+PRODUCT = MEASURED["training"]["floor: gradient and one curvature product a step"]["median"] - GRADIENT
 """Plain trainings: gradients and Hessian-vector products of all steps, as measured for a small transformer."""
+ADJOINT = MEASURED["training"]["adjoint of one query: effects of all steps and stages"]["median"]
+"""What the engine needed there."""
 
 
 class Plan(NamedTuple):
@@ -74,7 +79,7 @@ pickle: who has the token can run code on the cluster. What we send is plain: a 
 
 **Not measured.** Assumed: {FLOPS:.0e} operations a second and GPU (40 % of an H100's data sheet in bf16), 6 operations
 a parameter and token where all are trained and 4 where the base is frozen, {BYTES} bytes a trained parameter in a state
-(float32, AdamW); a gradient costs {GRADIENT:g} and a Hessian-vector product {PRODUCT:g} plain trainings, as measured for a
+(float32, AdamW); a gradient costs {GRADIENT:g} and a Hessian-vector product {PRODUCT:.1f} plain trainings, as measured for a
 small transformer ([performance.md](performance.md)). All 7e9: {FULL.steps:,} steps of {FULL.tokens:,} tokens, one training
 on all GPUs; adapter: {ADAPTER.steps:,} of {ADAPTER.tokens:,}, one training a GPU.
 
@@ -82,7 +87,8 @@ on all GPUs; adapter: {ADAPTER.steps:,} of {ADAPTER.tokens:,}, one training a GP
 |---|---|---|---|---|---|---|---|---|
 {rows}
 
-*Adjoint*: all step effects on one mean. *Embeddings*: of {STAGES} stages, one product each and step after it.
+*Adjoint*: all step effects on one mean, at that floor; today's engine needs {ADJOINT:.1f} trainings of the small transformer,
+not {GRADIENT + PRODUCT:.1f}. *Embeddings*: of {STAGES} stages, one product each and step after it.
 *Retraining*: without each of {STAGES} stages in turn, half a training each since what came before is shared. *A GPU*:
 state, cotangent and work space, and the frozen base, without activations.
 
