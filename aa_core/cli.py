@@ -4,48 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints_only.checkpoints import CheckpointRun
-from aa_core.commands import archive, checkpoints, experiment, remote, sign
-from aa_core.commands.console import Format, Meter, note, rows, unforeseen, write_rows
+from aa_core.commands import archive, checkpoints, effects, experiment, remote, sign, whatif
+from aa_core.commands.console import Format, Meter, note, unforeseen, write_rows
 from aa_core.commands.findings import ledger
 from aa_core.commands.launcher import HOST, become, prepare, reach
 from aa_core.commands.log import log
 from aa_core.commands.options import (
     Commands,
-    CurvatureOption,
-    ExamplesOption,
-    FormatOption,
-    MethodOption,
-    Output,
-    PerformanceOption,
     ProblemOption,
-    ReadoutOption,
     Run,
-    SemanticsOption,
     epilog,
     open_any_told,
-    open_told,
     problem_of,
 )
 from aa_core.commands.report import reports
-from aa_core.commands.whatif_each import AddressOption, EachOption, ExecutorOption, answers, separately
-from aa_core.commands.whatif_options import counterfactual
-from aa_core.confidence.borne_out import with_calibration
-from aa_core.confidence.remainder import with_remainders
-from aa_core.curvature import Curvature
-from aa_core.effects.attribution import SIGN, Attribution, stage_effects, step_effects
-from aa_core.effects.embedding import Readout
-from aa_core.jobs import all_jobs, perform, resume_dead, whatif_spec
+from aa_core.jobs import all_jobs, resume_dead
 from aa_core.reporting.escape import shorten, visible
-from aa_core.run_performance import run_performance
 from aa_core.runs.trajectory import Trajectory
 from aa_core.version import __version__
 
@@ -144,173 +126,8 @@ def check(
     raise typer.Exit(0 if found.sound else 1)
 
 
-@app.command(
-    epilog=epilog(
-        "aa effects my_run --by stage --mean",
-        "aa effects my_run --by step --examples 0,1,5-9 --mean --format csv -o steps.csv",
-    )
-)
-def effects(
-    run: Run,
-    by: Annotated[Literal["stage", "step"], typer.Option(help="Unit of the training to attribute to.")] = "stage",
-    performance: PerformanceOption = "log-likelihood",
-    examples: ExamplesOption = None,
-    mean: Annotated[bool, typer.Option("--mean", help="The mean over the examples, as one value.")] = False,
-    method: MethodOption = None,
-    curvature: Annotated[
-        Curvature | None,
-        typer.Option(
-            help="How a change is propagated through later steps.",
-            show_default="as calibrated, else exact; ggn where only checkpoints are known",
-        ),
-    ] = None,
-    readout: Annotated[
-        Readout | None,
-        typer.Option(
-            help="How a change of parameters becomes one of performance.",
-            show_default="as calibrated, else linear; displaced where only checkpoints are known",
-        ),
-    ] = None,
-    semantics: SemanticsOption = "freeze",
-    bounds: Annotated[
-        bool, typer.Option("--bounds", help="Also bound the error of every stage's mean effect: some more replays.")
-    ] = False,
-    problem: ProblemOption = None,
-    format: FormatOption = None,
-    output: Output = None,
-) -> None:
-    """How much each stage or step of the training helped: estimates. Steps cost one sweep per value: use --mean."""
-    opened = open_any_told(run)
-    judged = run_performance(opened, performance, rows(examples))
-    judged = judged.mean() if mean else judged
-    meter = Meter()
-    common: dict[str, Any] = {"semantics": semantics, "progress": partial(meter, "attributing")}
-    if bounds and (by, method or "boundary", readout or "linear", semantics) != (
-        "stage",
-        "boundary",
-        "linear",
-        "freeze",
-    ):
-        raise typer.BadParameter("only for stages, boundary, linear, freeze", param_hint="--bounds")
-    if by == "step" and (method or "boundary", readout or "linear") != ("boundary", "linear"):
-        raise typer.BadParameter("steps have one method and readout", param_hint="--method, --readout")
-    if isinstance(opened, CheckpointRun):
-        common |= {"by": by, "method": method, "curvature": curvature, "readout": readout}
-        found = checkpoints.effects(opened, problem_of(opened, problem), judged, **common)
-    elif by == "step":
-        found = step_effects(opened, problem_of(opened, problem), judged, curvature=curvature or "exact", **common)
-    else:
-        common |= {"method": method or ("boundary" if bounds else None), "curvature": curvature, "readout": readout}
-        found = stage_effects(opened, problem_of(opened, problem), judged, **common)
-    if not isinstance(opened, CheckpointRun):
-        found = with_calibration(found, opened, performance)
-    if bounds:
-        found = with_remainders(found, opened, problem_of(opened, problem), judged, common["progress"])
-    _write_effects(found, format, output)
-
-
-def _write_effects(found: Attribution, format: Format | None, output: Path | None) -> None:
-    about = {"provenance": found.provenance, "reliability": found.reliability.to_dict()}
-    write_rows(found.to_frame(), format, output, about)
-    asked = found.provenance
-    how = ", ".join(asked[name] for name in ("semantics", "method", "curvature", "readout"))
-    note(f"{asked['performance']} in {found.unit}, n = {asked['n']}; {asked['sign']}; {how}")
-    note(found.reliability.words)
-    small = found.within_noise()
-    if small is not None and bool(small.any()):
-        note(f"{int(small.sum())} of {small.numel()} effects are within noise: retraining itself moves as much")
-    for bound in found.reliability.remainders:
-        note(bound.words)
-
-
-@app.command(
-    epilog=epilog(
-        'aa whatif my_run --skip "stage two"',
-        "aa whatif my_run --skip a --skip b --format json -o ab.json",
-        "aa whatif my_run --skip a --scale 0.5",
-        "aa whatif my_run --steps 40:60",
-        "aa whatif my_run --change finetune:lr=0.5x --change finetune:momentum=0.8",
-        'aa whatif my_run --change "finetune:lr=cosine 0.1 to 0"',
-        "aa whatif my_run --without-example 3,7-9",
-        "aa whatif my_run --each                              # every stage by itself",
-        "aa whatif my_run --each --executor ray               # as a fleet on a Ray cluster",
-    )
-)
-def whatif(
-    run: Run,
-    skip: Annotated[
-        list[str] | None, typer.Option(metavar="STAGE", help="A stage to train without; repeat it for several at once.")
-    ] = None,
-    steps: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A:B", help="Steps A to B - 1 to train without, or one step; repeatable."),
-    ] = None,
-    without_example: Annotated[
-        str | None, typer.Option(metavar="ROWS", help="Training examples to leave out wherever they were used: 3,7-9.")
-    ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STAGE:NAME=HOW",
-            help="Other hyperparameters in a stage (or NAME=HOW in --steps): lr=0.5x, momentum=0.8, "
-            "'lr=0.1 to 0', 'lr=cosine 0.1 to 0'.",
-        ),
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Scale what is named by this factor instead of leaving it out.")
-    ] = None,
-    performance: PerformanceOption = "log-likelihood",
-    examples: ExamplesOption = None,
-    curvature: CurvatureOption = None,
-    readout: ReadoutOption = None,
-    semantics: SemanticsOption = "freeze",
-    each: EachOption = False,
-    executor: ExecutorOption = "here",
-    address: AddressOption = None,
-    problem: ProblemOption = None,
-    format: FormatOption = None,
-    output: Output = None,
-) -> None:
-    """Train again with something changed, and compare with the estimate. Runs here and now."""
-    asked = (skip or (), steps or (), without_example, change or (), scale, semantics)
-    questions = [] if each else [counterfactual(*asked)]
-    opened = open_told(run)
-    if each:
-        questions = separately(opened, skip or (), steps or (), semantics, rest=(without_example, change, scale))
-    specs = [
-        whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
-        for what in questions
-    ]
-    if each or executor == "ray":
-        write_rows(answers(specs, executor, address), format, output, {"run": opened.digest, "sign": SIGN})
-        return
-    (spec,) = specs
-    found = perform(spec, Meter())
-    result = found.result
-    if format is None and output is None:
-        typer.echo(_whatif_text(result), nl=False)
-    else:
-        write_rows(found.tables["examples"], format, output, result)
-    if result["reliability"]:
-        note(result["reliability"]["words"])
-
-
-def _whatif_text(found: dict[str, Any]) -> str:
-    agreed = ", ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in found["agreement"].items() if k != "n" and v == v)
-    return "".join(
-        f"{name:<20} {visible(value)}\n"
-        for name, value in {
-            "what if": f"{found['counterfactual']} ({found['semantics']})",
-            "performance": f"{found['performance']}, {found['unit']}, mean over n = {found['n']}",
-            "recorded": f"{found['mean_recorded']:.6g}",
-            "retrained": f"{found['mean_retrained']:.6g}  ({found['steps_replayed']} steps, {found['seconds']:.1f} s)",
-            "effect, estimated": f"{found['mean_estimate']:+.6g}"
-            if found["reliability"]
-            else "none: it changes in steps",
-            "effect, retrained": f"{found['mean_truth']:+.6g}  (positive = training as recorded did better)",
-            "agreement": agreed or "not defined (no estimate, or fewer than 3 examples)",
-        }.items()
-    )
+effects.register(app)
+whatif.register(app)
 
 
 @app.command(epilog=epilog("aa jobs", "aa jobs --format csv"))

@@ -18,6 +18,7 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.errors import RequestError
 from aa_core.jobs import Job, JobSpec, perform, submit, whatif_spec
 from aa_core.jobs.cluster import run_fleet
+from aa_core.jobs.worker import answer
 from aa_core.runs.trajectory import Trajectory
 from tests.core.job_run import STAGES, make
 
@@ -130,7 +131,32 @@ def test_the_command_line_asks_every_stage_here_and_on_a_cluster(asked: tuple[Tr
     assert rows[0] == rows[1] and len(rows[0]) == len(STAGES)
 
 
-@pytest.mark.parametrize("options", [["--each", "--scale", "0.5"], ["--each", "--address", "auto"]])
+def test_a_fleet_of_which_one_fails_gives_the_others_and_exit_code_1(
+    asked: tuple[Trajectory, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, problem = asked
+
+    def fleet(specs: Sequence[JobSpec], address: str | None, watch: object) -> tuple[Job, ...]:
+        jobs = tuple(Job.of(spec) for spec in specs)
+        for job, name in zip(jobs, ("problem", "broken", "problem"), strict=True):
+            lock = job.reopen()
+            assert lock is not None
+            asked_of = job.spec.model_copy(update={"problem": problem.replace(":problem", f":{name}")})
+            for file, content in answer(lambda spec=asked_of: perform(spec)).items():
+                (job.folder / file).write_bytes(content)
+            os.close(lock)
+        return jobs
+
+    monkeypatch.setattr("aa_core.commands.whatif.run_fleet", fleet)
+    line = ["whatif", str(run.path), "--each", "--executor", "ray", "--problem", problem, "--format", "json"]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 1 and "no such setting" in result.stderr
+    assert len(json.loads(result.stdout)["rows"]) == len(STAGES) - 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--each", "--scale", "0.5"], ["--each", "--address", "auto"], ["--skip", "first", "--address", "auto"]]
+)
 def test_options_that_do_not_go_together(asked: tuple[Trajectory, str], options: list[str]) -> None:
     run, problem = asked
     result = CliRunner().invoke(app, ["whatif", str(run.path), "--problem", problem, *options])
