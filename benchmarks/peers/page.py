@@ -11,7 +11,8 @@ WIDTH = 160
 HEAD = "| method | r | Spearman | sign | error | best scale | r, stages | r, few | n | cost |"
 INTRO = """# Other libraries on the same runs
 
-Written by `make bench-peers` from the stored figures (benchmarks/results/peers.json).
+Written by `make bench-peers` from the stored figures (benchmarks/results/peers.json), which came from its programs run one by one,
+a library at a time; the command as a whole was not run.
 
 Each library is called as its documentation says, in an environment of its own, on runs that ship: it is handed the recorded
 parameters and batches, and its scores of training examples are summed over their appearances in each stage. Truth is really
