@@ -108,9 +108,11 @@ def test_pick_an_example_click_a_stage_click_a_step(visit: Visit) -> None:
     page.get_by_role("button", name=re.compile("^Example 8:")).click()
     expect(page.get_by_text("Effect on example 8")).to_be_visible()
     expect(page.locator(STAGE_BARS)).to_have_count(6)
+    expect(page.locator(RUNNING)).to_have_count(0)  # a chart that is being replaced cannot be clicked
     page.locator(STAGE_BARS).nth(5).click(force=True)
     expect(page.get_by_text("Positive = the step helped")).to_be_visible()
     expect(page.locator(STEP_BARS)).to_have_count(61)  # and the strip of the stage
+    expect(page.locator(RUNNING)).to_have_count(0)
     page.locator(STEP_BARS).nth(40).click(force=True)
     expect(page.get_by_text("It trained on these 64 examples")).to_be_visible()
     expect(page).to_have_url(re.compile("examples=8.*stage=90.*steps=340-340"))

@@ -109,8 +109,12 @@ def test_an_interrupt_stops_all_and_leaves_no_job_alive(asked: tuple[Trajectory,
         if any(job.progress is not None for job in jobs):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_fleet(questions, threads=1, watch=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_fleet(questions, threads=1, watch=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert {Job.of(spec).status for spec in questions} == {"cancelled"}
 
 

@@ -19,6 +19,7 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.effects.attribution import stage_effects
 from aa_core.effects.cache import EmbeddingCache
+from aa_core.files import write_atomic
 from aa_core.jobs import perform, whatif_spec
 from aa_core.recording.recorder import Recorder
 from aa_core.registry import load_problem
@@ -100,7 +101,7 @@ def retrain(run: Path, problem: str, folder: Path) -> None:
     spec = whatif_spec(open_run(run), Counterfactual.skip("first"), problem=problem)
     outcome = perform(spec, kept=KeptState(folder / "state"))
     found = {**outcome.result, "seconds": 0, "rows": outcome.tables["examples"].to_dict("list")}
-    (folder / "result").write_text(json.dumps(found, sort_keys=True))
+    write_atomic(folder / "result", json.dumps(found, sort_keys=True).encode())
 
 
 def attribute(run: Path, problem: str, folder: Path) -> None:
@@ -112,7 +113,7 @@ def attribute(run: Path, problem: str, folder: Path) -> None:
         run_performance(opened, "log-likelihood"),
         cache=EmbeddingCache(folder / "embeddings"),
     )
-    (folder / "result").write_text(found.to_frame().to_csv())
+    write_atomic(folder / "result", found.to_frame().to_csv().encode())
 
 
 def export(report: Report, folder: Path) -> None:
