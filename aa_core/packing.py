@@ -12,6 +12,8 @@ from aa_core.state import Params, State
 
 BLOCK = 1 << 16
 """Elements of a bundle at most, so that it stays in the processor's cache; a parameter of more is alone, not copied."""
+BLOCK_ON_GPU = 1 << 24
+"""There it is launches that cost, not the cache."""
 
 
 class Packing:
@@ -20,10 +22,12 @@ class Packing:
     For derivatives only: a packed update may round differently in the last bit. Parameters at rest are packed, too.
     """
 
-    def __init__(self, groups: Groups, clocks: Groups, like: Params, *, together: bool = True) -> None:
+    def __init__(
+        self, groups: Groups, clocks: Groups, like: Params, *, together: bool = True, on_gpu: bool = False
+    ) -> None:
         """`together=False` packs nothing: every parameter keeps its shape, for rules that are not elementwise."""
         self.shapes = {n: p.shape for n, p in like.items()}
-        self._together = together
+        self._together, self._block = together, BLOCK_ON_GPU if on_gpu else BLOCK
         group = {n: g for g, names in enumerate(groups) for n in names}
         clock = {n: c for c, names in enumerate(clocks) for n in names}
         keys = {n: (group.get(n), clock.get(n), p.dtype if together else n) for n, p in like.items()}
@@ -33,14 +37,14 @@ class Packing:
         self.clocks = self._parts(clocks)
 
     def _cut(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """Into runs of at most BLOCK elements, as far as each holds several."""
+        """Into runs of at most a block's elements, as far as each holds several."""
         runs: list[tuple[str, ...]] = []
         room = 0
         for name in names:
             size = self.shapes[name].numel()
             if size > room:
                 runs.append(())
-                room = BLOCK
+                room = self._block
             runs[-1] += (name,)
             room -= size
         return runs

@@ -25,15 +25,17 @@ class Stretch:
 
     def __init__(self, problem: Problem, phase: Phase, like: Params, crossing: Crossing | None) -> None:
         self.problem, self.phase, self.rule, self.crossing = problem, phase, rule_named(phase.optimizer), crossing
-        self._shapes = like
+        self._shapes, self._on_gpu = like, problem.device.type == "cuda"
 
     @cached_property
     def packing(self) -> Packing:
-        return Packing(self.phase.groups, self.phase.clocks, self._shapes, together=self.rule.elementwise)
+        together, on_gpu = self.rule.elementwise, self._on_gpu
+        return Packing(self.phase.groups, self.phase.clocks, self._shapes, together=together, on_gpu=on_gpu)
 
-    def update(self, state: State, grads: Params, step: StepInput) -> State:
-        """U of a recorded step."""
-        return update(self.rule, self.phase.groups, self.phase.clocks, state, grads, step)
+    def update(self, state: State, grads: Params, step: StepInput, *, vmapped: bool = False) -> State:
+        """U of a recorded step; on a GPU in the foreach operations that torch.optim takes there, if vmap allows."""
+        foreach = self._on_gpu and not vmapped
+        return update(self.rule, self.phase.groups, self.phase.clocks, state, grads, step, foreach=foreach)
 
     def linearized(self, state: State, grads: Params, step: StepInput) -> Linearized:
         """dU of a recorded step."""

@@ -120,8 +120,9 @@ def pair(cotangent: State, tangent: State) -> Tensor:
 
     Each leaf's part is computed in its own precision, but never in less than float32, their sum in float64.
     """
-    pairs = zip(leaves(cotangent), leaves(tangent), strict=True)
-    return torch.stack([(_matrix(a) @ _matrix(d).T).double() for a, d in pairs]).sum(0)
+    products = [_matrix(a) @ _matrix(d).T for a, d in zip(leaves(cotangent), leaves(tangent), strict=True)]
+    alike = ([p for p in products if p.dtype == dtype] for dtype in dict.fromkeys(p.dtype for p in products))
+    return torch.stack([torch.stack(parts).double().sum(0) for parts in alike]).sum(0)
 
 
 def _matrix(leaf: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,27 +14,63 @@ from aa_core.curvature import pull_back
 from aa_core.packing import Packing
 from aa_core.records import Groups, Hyper, StepInput
 from aa_core.rules import UpdateRule
-from aa_core.rules.base import Derivative, Slots
+from aa_core.rules.base import Derivative, ForeachUpdate, Slots
 from aa_core.rules.clipping import clip
 from aa_core.state import AVERAGE, Params, State, rays
 
 
-def update(rule: UpdateRule, groups: Groups, clocks: Groups, state: State, grads: Params, step: StepInput) -> State:
+def update(
+    rule: UpdateRule,
+    groups: Groups,
+    clocks: Groups,
+    state: State,
+    grads: Params,
+    step: StepInput,
+    *,
+    foreach: bool = False,
+) -> State:
     """U: clipping and the optimizer as one pure function of the state and the gradient.
 
-    What the optimizer does not have, or passed over for want of a gradient, stays as it is.
+    What the optimizer does not have, or passed over for want of a gradient, stays as it is. `foreach` takes many
+    parameters at once where the rule knows how: for replays, since that cannot be differentiated.
     """
     hyper = _in_force(groups, step)
     count = state.count + _ticks(clocks, step.idle, state.count)
     clock = _clock_of(clocks)
     clipped = clip({n: g for n, g in grads.items() if n in hyper}, step.clip)
-    stepped = {
-        n: rule.update(state.params[n], clipped[n], {s: state.slots[s][n] for s in rule.slots}, count[clock[n]], h)
-        for n, h in hyper.items()
-    }
+    if foreach and rule.foreach is not None:
+        stepped = _stepped_together(rule.foreach, groups, clock, state, clipped, count.tolist(), step)
+    else:
+        stepped = {
+            n: rule.update(state.params[n], clipped[n], {s: state.slots[s][n] for s in rule.slots}, count[clock[n]], h)
+            for n, h in hyper.items()
+        }
     params = {n: stepped[n][0] if n in stepped else p for n, p in state.params.items()}
     slots = {s: {n: stepped[n][1][s] if n in stepped else t for n, t in state.slots[s].items()} for s in rule.slots}
     return State(params, slots | _averaged(state, params, step.averaging), count)
+
+
+def _stepped_together(
+    foreach: ForeachUpdate,
+    groups: Groups,
+    clock: Mapping[str, int],
+    state: State,
+    grads: Params,
+    counts: Sequence[float],
+    step: StepInput,
+) -> dict[str, tuple[Tensor, Slots]]:
+    """The parameters of one group, clock and dtype at once."""
+    stepped: dict[str, tuple[Tensor, Slots]] = {}
+    for names, hyper in zip(groups, step.hyper, strict=True):
+        kinds = {n: (clock[n], state.params[n].dtype) for n in names if n not in step.idle}
+        for kind in dict.fromkeys(kinds.values()):
+            alike = [n for n, k in kinds.items() if k == kind]
+            slots = {s: [leaves[n] for n in alike] for s, leaves in state.slots.items() if s != AVERAGE}
+            params, made = foreach(
+                [state.params[n] for n in alike], [grads[n] for n in alike], slots, counts[kind[0]], hyper
+            )
+            stepped |= {n: (params[i], {s: ts[i] for s, ts in made.items()}) for i, n in enumerate(alike)}
+    return stepped
 
 
 def _in_force(groups: Groups, step: StepInput) -> dict[str, Hyper]:

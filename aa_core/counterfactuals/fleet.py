@@ -144,7 +144,7 @@ def step_together(training: Training, stacked: Stack, step: StepInput) -> Stack:
             total = parts if total is None else tuple(a + b for a, b in zip(total, parts, strict=True))
     with torch.no_grad():
         grads = dict(zip(wanted, total or (), strict=True))
-        state = vmap(lambda state, grads: stretch.update(state, grads, step))(at.state, grads)
+        state = vmap(lambda state, grads: stretch.update(state, grads, step, vmapped=True))(at.state, grads)
     return Stack(Snapshot(at.step + 1, state, {n: b.detach() for n, b in buffers.items()}), stacked.shared)
 
 

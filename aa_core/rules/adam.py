@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aa_core.records import Hyper
 from aa_core.rules.adam_derivative import adam_derivative, adamw_derivative
-from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_counted
+from aa_core.rules.base import INEXACT, Many, Slots, UpdateRule, write_counted
 from aa_core.rules.numerics import safe_sqrt
 
 Root = Callable[[Tensor], Tensor]
@@ -61,6 +61,29 @@ def adamw(
     return _moments_step(param, grad, slots, count, hyper, root)
 
 
+def foreach(
+    params: Many, grads: Many, slots: Mapping[str, Many], count: float, hyper: Hyper, *, decoupled: bool
+) -> tuple[Many, dict[str, Many]]:
+    """Adam, or AdamW with decoupled weight decay, in the operations and the order of torch.optim's foreach form."""
+    beta1, beta2, decay = hyper["beta1"], hyper["beta2"], hyper["weight_decay"]
+    if hyper["maximize"]:
+        grads = torch._foreach_neg(grads)
+    if decay and decoupled:
+        params = torch._foreach_mul(params, 1 - hyper["lr"] * decay)
+    elif decay:
+        grads = torch._foreach_add(grads, params, alpha=decay)
+    squares = torch._foreach_mul(slots["exp_avg_sq"], beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+    made: dict[str, Many] = {"exp_avg": torch._foreach_lerp(slots["exp_avg"], grads, 1 - beta1), "exp_avg_sq": squares}
+    if "max_exp_avg_sq" in slots:
+        made["max_exp_avg_sq"] = squares = torch._foreach_maximum(slots["max_exp_avg_sq"], squares)
+    denominators = torch._foreach_sqrt(squares)
+    torch._foreach_div_(denominators, [(1 - beta2**count) ** 0.5] * len(params))
+    torch._foreach_add_(denominators, hyper["eps"])
+    step_sizes = [-(hyper["lr"] / (1 - beta1**count))] * len(params)
+    return torch._foreach_addcdiv(params, made["exp_avg"], denominators, step_sizes), made
+
+
 ADAM = UpdateRule(
     name="Adam",
     slots=("exp_avg", "exp_avg_sq"),
@@ -72,9 +95,17 @@ ADAM = UpdateRule(
         "decoupled_weight_decay": "build torch.optim.AdamW, which is the same, without decoupled_weight_decay=True",
     },
     stiff=lambda slots: slots["exp_avg_sq"] == 0,
+    foreach=partial(foreach, decoupled=False),
     derivative=adam_derivative,
 )
-ADAMW = replace(ADAM, name="AdamW", update=adamw, derivative=adamw_derivative, refused=INEXACT)
+ADAMW = replace(
+    ADAM,
+    name="AdamW",
+    update=adamw,
+    foreach=partial(foreach, decoupled=True),
+    derivative=adamw_derivative,
+    refused=INEXACT,
+)
 AMSGRAD = {
     rule.name: replace(
         rule,

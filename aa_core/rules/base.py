@@ -14,6 +14,8 @@ from aa_core.records import Hyper
 
 Slots = dict[str, Tensor]
 Update = Callable[[Tensor, Tensor, Slots, Tensor, Hyper], tuple[Tensor, Slots]]
+Many = list[Tensor] | tuple[Tensor, ...]
+ForeachUpdate = Callable[[Many, Many, Mapping[str, Many], float, Hyper], tuple[Many, dict[str, Many]]]
 Write = Callable[[Slots, float], dict[str, Any]]
 
 
@@ -78,6 +80,9 @@ class UpdateRule:
     write: Write | None = None
     """state[p] of the optimizer after so many updates (at least 1), the inverse of `read_slots`: to resume a recording.
     None where it is not known."""
+    foreach: ForeachUpdate | None = None
+    """`update` of many tensors in torch's foreach operations, as torch.optim takes them on a GPU, where that rounds
+    differently there or is faster."""
     differentiated: Update | None = None
     """The update that derivatives are taken of, where `update` itself has none (it rounds on purpose)."""
     derivative: Callable[[Tensor, Tensor, Slots, Tensor, Hyper], Derivative] | None = None

@@ -64,17 +64,21 @@ def compare(
     shapes: dict[str, tuple[int, ...]] = SHAPES,
     change: Callable[[torch.optim.Optimizer, int], None] = lambda optimizer, k: None,
     scale: float = 1.0,
+    foreach: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Drive torch.optim and our rule with the same gradients; every parameter and slot must be the same bits."""
     generator = torch.Generator().manual_seed(3)
-    draw = lambda s: (torch.randn(s, generator=generator, dtype=torch.float64) * scale).to(dtype)  # noqa: E731
+    draw = lambda s: (torch.randn(s, generator=generator, dtype=torch.float64) * scale).to(device, dtype)  # noqa: E731
     theirs = {n: draw(s).requires_grad_() for n, s in shapes.items()}
     optimizer = make(list(theirs.values()))
     rule, names = rule_for(optimizer), {id(p): n for n, p in theirs.items()}
     groups = tuple(tuple(names[id(p)] for p in g["params"]) for g in optimizer.param_groups)
     start = {n: rule.read_slots(optimizer.state.get(p, {}), p.detach()) for n, p in theirs.items()}
     slots = {s: {n: start[n][s] for n in theirs} for s in rule.slots}
-    ours = State({n: p.detach().clone() for n, p in theirs.items()}, slots, torch.zeros(1, dtype=torch.float64))
+    ours = State(
+        {n: p.detach().clone() for n, p in theirs.items()}, slots, torch.zeros(1, dtype=torch.float64, device=device)
+    )
     for k in range(STEPS):
         change(optimizer, k)
         grads = {n: draw(s) for n, s in shapes.items()}
@@ -82,7 +86,8 @@ def compare(
             p.grad = grads[n].clone()
         hyper = tuple(rule.read_hyper(g) for g in optimizer.param_groups)
         optimizer.step()
-        ours = update(rule, groups, (tuple(theirs),), ours, grads, StepInput(k, hyper, (), True))
+        step = StepInput(k, hyper, (), True)
+        ours = update(rule, groups, (tuple(theirs),), ours, grads, step, foreach=foreach)
         assert equal(ours.params, {n: p.detach() for n, p in theirs.items()}), f"parameters differ after step {k}"
         for slot in rule.slots:
             made = {n: t for n, p in theirs.items() if (t := optimizer.state[p].get(slot)) is not None}
@@ -130,6 +135,15 @@ def test_momentum_and_betas_may_change_from_step_to_step(dtype: torch.dtype) -> 
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW], ids=show)
 def test_the_foreach_implementation_gives_the_same_bits(kind: type) -> None:
     compare(lambda p: kind(p, lr=0.05, weight_decay=0.1, foreach=True), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=show)
+@pytest.mark.parametrize("options", [*adam_options(), {"amsgrad": True}], ids=show)
+@pytest.mark.parametrize("kind", [Adam, AdamW], ids=show)
+def test_many_parameters_at_once_are_those_of_torch(kind: type, options: dict[str, Any], dtype: torch.dtype) -> None:
+    compare(lambda p: kind(p, lr=0.07, foreach=True, **options), dtype, foreach=True)
+    groups = two_groups(kind, lr=0.05, foreach=True, **options)
+    compare(scheduled(groups, warm_and_cosine), dtype, foreach=True)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12])

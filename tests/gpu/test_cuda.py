@@ -1,4 +1,4 @@
-"""On a GPU: record there, replay there, and get the CPU's effects."""
+"""On a GPU: record there, replay there to the bit, and get the CPU's effects."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import nn
 import aa_core as aa
 from aa_core.effects.cache import EmbeddingCache
 from tests import zoo
+from tests.core.cases import scheduled, two_groups, warm_and_cosine
+from tests.core.test_rules import compare
 
 pytestmark = pytest.mark.gpu
 
@@ -37,10 +39,18 @@ def test_auto_means_the_gpu(recorded: tuple[aa.Trajectory, nn.Module, torch.dtyp
     assert aa.Problem(model, zoo.cross_entropy).device.type == "cuda"
 
 
-def test_replay_on_the_gpu_meets_the_recording(recorded: tuple[aa.Trajectory, nn.Module, torch.dtype]) -> None:
-    run, model, dtype = recorded
+def test_replay_on_the_gpu_is_the_recording_bit_for_bit(recorded: tuple[aa.Trajectory, nn.Module, torch.dtype]) -> None:
+    run, model, _ = recorded
     drifts = aa.replay_drift(run, aa.Problem(model, zoo.cross_entropy))
-    assert max(d.relative for d in drifts) < (1e-10 if dtype == torch.float64 else 1e-5)
+    assert max(d.relative for d in drifts) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_step_is_bit_for_bit_that_of_torch_on_the_gpu(kind: type, dtype: torch.dtype) -> None:
+    groups = two_groups(kind, lr=0.05, weight_decay=0.1, maximize=True)
+    compare(scheduled(groups, warm_and_cosine), dtype, foreach=True, device="cuda")
+    compare(lambda p: kind(p, lr=0.05), dtype, {"weight": (300, 70), "bias": (7,)}, foreach=True, device="cuda")
 
 
 def test_effects_on_the_gpu_are_those_on_the_cpu(recorded: tuple[aa.Trajectory, nn.Module, torch.dtype]) -> None:
