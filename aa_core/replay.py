@@ -209,7 +209,8 @@ def verify(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
             f"replaying up to step {drift.step} gives a state {drift.relative:.2e} away from the recorded "
             f"checkpoint (relative to the change since the checkpoint before), more than the {drift.allowed:.0e} "
             "allowed: model, loss, data or hyperparameters are not those of the recording, or something but "
-            "the recorded steps changed it. Check the problem's architecture and loss"
+            "the recorded steps changed it. Check the problem's architecture and loss. Where they are right, training "
+            "amplified rounding: replay with the processor, threads and precision that recorded, or record in float64"
         )
     training.problem.verified.add(run.digest)
     training.problem.drifts[run.digest] = max(drift.relative, training.problem.drifts.get(run.digest, 0.0))

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from aa_core.confidence.reliability import disagreement
+from aa_core.confidence.verdict import judge_readouts
+
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "gpu.json", ROOT / "docs" / "gpu.md"
 TRUE = "retraining without the stage"
@@ -58,12 +63,16 @@ def _drift(drift: float) -> str:
 def _effects(found: dict[str, Any]) -> str:
     truth, estimates = found["truth"], found["estimates"]
     rows = [f"| boundary, {n} | {e['r']:.3f} | {_cells(e['effects'])} |" for n, e in estimates.items()]
+    means = {n: torch.tensor([list(e["effects"].values())]) for n, e in estimates.items()}
+    verdict = judge_readouts(("boundary", "exact", "linear"), *disagreement(means), None)
     return f"""What the stage of source code did, in nats a byte on held-out passages (positive: it helped), and r over all passages:
 
 | way | r | documentation | source |
 | --- | ---: | ---: | ---: |
 {chr(10).join(rows)}
 | {TRUE} | 1 | {_cells(truth)} |
+
+The engine's verdict on the estimate, before anything is retrained: trust {verdict.trust}. {verdict.reason}.
 """
 
 
@@ -75,7 +84,7 @@ def _tf32(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
     if "refused" in found:
-        return f"""With matrix products in TF32, which the training was not recorded with, the replay is refused: "{found["refused"]}"
+        return f"""With matrix products in TF32, which the training was not recorded with, the replay is refused: "{found["refused"].split(":")[0]}".
 """
     return f"""With matrix products in TF32, which the training was not recorded with, the effects of the last stage's single steps
 correlate with those in float32 at r {found["r"]:.4f} and are off by {found["error"]:.1%} of their mean size.

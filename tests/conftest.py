@@ -34,6 +34,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_gpu_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is one, tests that are not marked `gpu` and the processes that they start compute on the CPU."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(autouse=True)
 def own_main() -> Iterator[None]:
     """AppTest leaves its script as `__main__`, which new processes would then try to run."""
     main = sys.modules["__main__"]

@@ -7,10 +7,12 @@ import json
 import pytest
 
 from benchmarks import __main__ as digits_shift
-from benchmarks import load, performance, scale_page
+from benchmarks import gpu_page, load, performance, scale_page
 
 
-@pytest.mark.parametrize("measured", [digits_shift, performance, load], ids=["benchmarks", "performance", "load"])
+@pytest.mark.parametrize(
+    "measured", [digits_shift, performance, load, gpu_page], ids=["benchmarks", "performance", "load", "gpu"]
+)
 def test_a_page_is_that_of_its_figures(measured: object) -> None:
     results, page, write = (getattr(measured, name) for name in ("RESULTS", "PAGE", "page"))
     assert page.read_text() == write(json.loads(results.read_text()))
