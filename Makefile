@@ -50,9 +50,9 @@ bench: dev ## time and accuracy against retraining
 bench-peers: peers ## other libraries on the same runs, from an environment of their own
 	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
-experiments: dev ## all experiments again; hours            (DATA=folder of the data sets)
+experiments: dev ## all experiments again; hours            (DATA=folder of the data sets, ARGS=--resume)
 	for name in $(EXPERIMENTS); do \
-	$(PY) -m aa_core experiment $$name --data $(DATA) -o results/$$name && \
+	$(PY) -m aa_core experiment $$name --data $(DATA) -o results/$$name $(ARGS) && \
 	$(PY) -m sample_runs.experiment.store $$name results/$$name || exit 1; done
 	$(PY) -m sample_runs.experiment.page
 

@@ -28,8 +28,12 @@ def experiment(
     case: Annotated[
         list[str] | None, typer.Option(metavar="CASE", help="Measure only this case anew; repeat it for several.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the folder already has, and measure only the rest.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; else results/NAME.")] = None,
 ) -> None:
     """Do a shipped experiment: record, attribute, retrain without every stage, write results.html and its figures."""
     run_experiment = import_module(RUNNER).run_experiment
-    typer.echo(run_experiment(name, data=data, seeds=seeds, cases=tuple(case or ()), out=output, say=note))
+    asked = {"seeds": seeds, "cases": tuple(case or ()), "resume": resume}
+    typer.echo(run_experiment(name, data=data, **asked, out=output, say=note))

@@ -21,7 +21,7 @@ BESIDE_A_RUN = "calibration.json"
 """A shipped run brings its calibration in the folder above its own."""
 PLAIN = ("boundary", "exact", "linear")
 """The estimator of stage effects as long as no calibration has chosen a better one."""
-RULE = "of the estimators with the most right signs of stage means, the one with the smallest error over all pairs"
+RULE = "the estimator with the smallest error over all pairs: mean of |estimate - truth| over mean of |truth|"
 
 
 class Scores(Model):
@@ -91,13 +91,13 @@ class Calibration(Model):
         return self.best()
 
     def best(self, *methods: str) -> Figures | None:
-        """The estimator to prefer by RULE among those of some methods (all by default)."""
+        """The estimator to prefer by RULE among those of some methods (all by default).
+
+        A wrong sign counts by the size of the effect: one of a stage whose mean is next to nothing decides nothing.
+        """
         of = [e for e in self.estimators if not methods or e.method in methods]
-        known = [(e, e.pairs.relative_error) for e in of]
-        ranked = sorted(
-            [(e, error) for e, error in known if error is not None], key=lambda k: (-(k[0].stages.sign or 0.0), k[1])
-        )
-        return ranked[0][0] if ranked else None
+        known = [(error, i) for i, e in enumerate(of) if (error := e.pairs.relative_error) is not None]
+        return of[min(known)[1]] if known else None
 
     def find(self, method: str, curvature: str, readout: str) -> Figures | None:
         """The figures of one estimator."""

@@ -31,6 +31,7 @@ def run_experiment(
     data: Path | None = None,
     seeds: int | None = None,
     cases: Sequence[str] = (),
+    resume: bool = False,
     out: Path | None = None,
     say: Say = print,
 ) -> Path:
@@ -40,6 +41,7 @@ def run_experiment(
         data: folder with the data sets; $AA_DATA by default.
         seeds: only the first so many.
         cases: only these are measured anew; what `out` already has of the others stays.
+        resume: what `out` already has stays, whatever it is of; after an interruption only the rest is measured.
         out: by default results/NAME here. Gets results.json, the page, its pictures, and runs/, one a case and seed.
 
     Raises:
@@ -52,9 +54,11 @@ def run_experiment(
     if not chosen:
         raise RequestError(f"seeds={seeds}; expected 1 to {len(plan.seeds)}")
     source = data_folder(data)
-    done = {(t.case, t.seed): t for t in (_before(folder) if cases else ())}
+    done = {(t.case, t.seed): t for t in (_before(folder) if cases or resume else ())}
     for case in wanted:
         for seed in chosen:
+            if resume and (case.name, seed) in done:
+                continue
             say(f"{name}: {case.name}, seed {seed}")
             try:
                 done[case.name, seed] = _one(name, plan, case, seed, source, folder)

@@ -32,6 +32,7 @@ ROWS = {
     "boundary, exact, linear (the engine's default)": ("boundary", "exact", "linear"),
     "boundary, exact, displaced": ("boundary", "exact", "displaced"),
     "boundary, exact, link": ("boundary", "exact", "link"),
+    "midpoint, exact, displaced": ("midpoint", "exact", "displaced"),
     "boundary, Gauss-Newton, displaced": ("boundary", "ggn", "displaced"),
     "boundary, Gauss-Newton, link": ("boundary", "ggn", "link"),
     "additive, exact, linear (the paper's)": ("additive", "exact", "linear"),

@@ -78,23 +78,22 @@ def test_the_last_stage_is_exact_by_the_displaced_readout_in_any_training() -> N
     assert figures is not None and figures.means[-1] == pytest.approx(found.truth[-1], rel=1e-9)
 
 
-def test_the_default_has_the_most_right_signs_of_stages_then_the_smallest_error() -> None:
+def test_the_default_has_the_smallest_error_over_all_pairs() -> None:
     found = calibrated(True)
-    chosen = found.default
-    assert chosen is not None and chosen.stages.sign == max(e.stages.sign or 0 for e in found.estimators)
-    rivals = [e.pairs.relative_error for e in found.estimators if e.stages.sign == chosen.stages.sign]
-    assert chosen.pairs.relative_error == min(e for e in rivals if e is not None)
+    assert found.default is not None
+    errors = [e.pairs.relative_error for e in found.estimators]
+    assert found.default.pairs.relative_error == min(e for e in errors if e is not None)
 
 
-def test_a_small_error_does_not_outweigh_a_wrong_sign() -> None:
-    found = calibrated(True)
-    small, right = (found.estimators[0].pairs.model_copy(update={"relative_error": error}) for error in (0.1, 0.4))
-    wrong = found.estimators[0].stages.model_copy(update={"sign": 0.5})
-    rivals = (
-        found.estimators[0].model_copy(update={"pairs": small, "stages": wrong}),
-        found.estimators[1].model_copy(update={"pairs": right, "stages": wrong.model_copy(update={"sign": 1.0})}),
+def test_the_sign_of_a_mean_that_is_next_to_nothing_does_not_choose_a_poor_estimator() -> None:
+    found = with_errors(calibrated(True), {"boundary, ggn, displaced": 0.2, "additive, exact, link": 0.6})
+    signs = {"boundary, ggn, displaced": 5 / 6, "additive, exact, link": 1.0}
+    figures = (
+        e.model_copy(update={"stages": e.stages.model_copy(update={"sign": signs.get(e.name, 0.5)})})
+        for e in found.estimators
     )
-    assert found.model_copy(update={"estimators": rivals}).default == rivals[1]
+    chosen = found.model_copy(update={"estimators": tuple(figures)}).default
+    assert chosen is not None and chosen.name == "boundary, ggn, displaced"
 
 
 def test_path_shares_add_up_to_what_training_gained() -> None:
@@ -205,12 +204,18 @@ def test_effects_carry_the_calibration_of_their_question() -> None:
     assert aa.stage_effects(case.run, case.problem, queries(4), **ask).reliability.calibration is None
 
 
+def with_errors(found: Calibration, errors: dict[str, float]) -> Calibration:
+    """The same with these errors over all pairs by name; every other estimator is worse."""
+    figures = (
+        e.model_copy(update={"pairs": e.pairs.model_copy(update={"relative_error": errors.get(e.name, 9.0)})})
+        for e in found.estimators
+    )
+    return found.model_copy(update={"estimators": tuple(figures)})
+
+
 def test_effects_are_estimated_as_the_calibration_prefers_unless_something_is_chosen() -> None:
     case, found = affine(), calibrated(False)
-    figures = [e.model_copy(update={"stages": e.stages.model_copy(update={"sign": 0.0})}) for e in found.estimators]
-    place = next(i for i, e in enumerate(found.estimators) if e.name == "additive, ggn, link")
-    figures[place] = found.estimators[place]
-    store_calibration(found.model_copy(update={"estimators": tuple(figures)}))
+    store_calibration(with_errors(found, {"additive, ggn, link": 0.1}))
 
     def estimator(semantics: str = "freeze", **chosen: str) -> tuple[str, str, str] | None:
         asked: dict[str, Any] = {"semantics": semantics, **chosen}
@@ -236,13 +241,7 @@ def test_the_mean_of_all_examples_is_calibrated_as_they_are() -> None:
 
 def test_counterfactuals_are_read_as_the_boundary_method_is_best_read() -> None:
     case, found = affine(), calibrated(False)
-    figures = [e.model_copy(update={"stages": e.stages.model_copy(update={"sign": 0.0})}) for e in found.estimators]
-    for name in ("additive, exact, link", "boundary, ggn, displaced"):
-        place = next(i for i, e in enumerate(found.estimators) if e.name == name)
-        worse = 0.1 if name.startswith("boundary") else 0.0
-        pairs = found.estimators[place].pairs.model_copy(update={"relative_error": worse})
-        figures[place] = found.estimators[place].model_copy(update={"pairs": pairs})
-    store_calibration(found.model_copy(update={"estimators": tuple(figures)}))
+    store_calibration(with_errors(found, {"additive, exact, link": 0.0, "boundary, ggn, displaced": 0.1}))
     what = aa.Counterfactual.skip("a")
     assert aa.estimate(case.run, case.problem, what, GAMMA).reliability.estimator == ("boundary", "ggn", "displaced")
     chosen = aa.estimate(case.run, case.problem, what, GAMMA, readout="link").reliability.estimator

@@ -321,6 +321,30 @@ def test_a_case_without_its_data_is_left_out_only_if_it_is_optional_and_nobody_a
         command.run_experiment("coloured", data=tmp_path, cases=("faces",), out=tmp_path, say=said.append)
 
 
+def test_an_interrupted_experiment_goes_on_with_the_run_that_was_cut_short(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured: list[tuple[str, int]] = []
+
+    def one(name: str, plan: Plan, case: Case, seed: int, *_: object) -> Trained:
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append((case.name, seed))
+        return trained.model_copy(update={"case": case.name, "seed": seed})
+
+    monkeypatch.setattr(command, "_one", one)
+    with pytest.raises(KeyboardInterrupt):
+        command.run_experiment("xray", data=tmp_path, out=tmp_path)
+    begun = measured.copy()
+    measured.clear()
+    command.run_experiment("xray", data=tmp_path, out=tmp_path, resume=True)
+    assert begun + measured == [("site marker", seed) for seed in (0, 1, 2)]
+    assert [t.seed for t in read_results(tmp_path / "results.json").trained] == [0, 1, 2]
+    measured.clear()
+    command.run_experiment("xray", data=tmp_path, out=tmp_path, cases=("site marker",), seeds=2)
+    assert len(measured) == 2, "without resume, what is asked for is measured again"
+
+
 def test_the_folder_of_the_data_can_be_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AA_DATA", str(tmp_path))
     assert data_folder(None) == tmp_path and data_folder(Path("other")) == Path("other")
