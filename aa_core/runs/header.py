@@ -265,6 +265,10 @@ M = TypeVar("M", bound=Model)
 def parse(model: type[M], data: bytes, where: str) -> M:
     """Validate JSON against a model; RunFormatError names the file and lists every field that is wrong."""
     read_json(data, where, MAX_FIELDS)
+    return _validated(model, data, where)
+
+
+def _validated(model: type[M], data: bytes, where: str) -> M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
@@ -292,7 +296,7 @@ def _shorten(text: str) -> str:
 
 def parse_header(data: bytes) -> Header:
     """run.json as a Header; RunVersionError if a newer version wrote it."""
-    value = read_json(data, "run.json")
+    value = read_json(data, "run.json", MAX_FIELDS)
     version = value.get("version") if isinstance(value, dict) and value.get("format") == FORMAT else None
     if isinstance(version, int) and version > VERSION:
         raise RunVersionError(
@@ -304,4 +308,4 @@ def parse_header(data: bytes) -> Header:
             "run.json: only checkpoints of this training are known, not its steps, so it cannot be replayed or trained "
             "again. `aa info` and `aa effects --by stage` work; in Python aa.open_checkpoints and aa.segment_effects"
         )
-    return parse(Header, data, "run.json")
+    return _validated(Header, data, "run.json")
