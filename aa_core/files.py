@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,14 +13,19 @@ MODE = 0o644
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write so that the file is there in full and on disk, or not at all."""
-    temporary = _write_temporary(path, data)
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """As `write_atomic`, of a file that never is in memory as a whole."""
+    temporary = _write_temporary(path, pieces)
     os.replace(temporary, path)
     sync_folder(path.parent)
 
 
 def write_new(path: Path, data: bytes) -> None:
     """As `write_atomic`, but FileExistsError if there is such a file already."""
-    temporary = _write_temporary(path, data)
+    temporary = _write_temporary(path, [data])
     try:
         os.link(temporary, path)
     finally:
@@ -27,13 +33,14 @@ def write_new(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
     try:
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, MODE)
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(descriptor)
     except BaseException:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -57,6 +59,39 @@ def train(recorder: Recorder | None, model: nn.Module, optimizer: torch.optim.Op
         optimizer.zero_grad()
         LOSS(model(x[ids]), y[ids]).backward()
         optimizer.step()
+
+
+def as_killed(run: Path, copy: Path) -> Path:
+    """A copy of a run whose recorder is at work, as kill -9 leaves it: the log first, which names whole files only."""
+
+    def unwritten(folder: str, names: list[str]) -> list[str]:
+        return [n for n in names if n.startswith(".") or (folder == str(run) and n == "log")]
+
+    shutil.copytree(run / "log", copy / "log", ignore=unwritten)
+    return shutil.copytree(run, copy, ignore=unwritten, dirs_exist_ok=True)
+
+
+class Late:
+    """Stands for the recorder's thread, and writes each commit only when it is waited for: as late as may be."""
+
+    def __init__(self, *_: object) -> None:
+        self._task: Callable[[], Any] | None = None
+
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Late:
+        self._task = lambda: task(*arguments)
+        return self
+
+    def done(self) -> bool:
+        return False
+
+    def result(self) -> Any:
+        assert self._task is not None
+        found, self._task = self._task(), None
+        return found
+
+    def shutdown(self) -> None:
+        if self._task is not None:
+            self.result()
 
 
 def record(path: Path, first: int = 7, second: int = 5, **settings: object) -> Trajectory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,9 +98,10 @@ def read_buffers(live: Live) -> Buffers:
 
 
 def read_snapshot(live: Live, step: int, counts: Mapping[str, float], averaged: Params | None = None) -> Snapshot:
-    """The state before `step`, copied to the CPU, with the number of updates of each parameter that the recorder knows.
+    """The state before `step`, copied, with the number of updates of each parameter that the recorder knows.
 
-    The count is 0-dim where all were updated equally often, else [trained parameters].
+    Copies stay on their device, where they are made at once, unless its memory is full. The count is that of
+    `stored_count`.
     """
     for name, p in live.trained.items():
         found = live.optimizer.state.get(p, {}).get("step")
@@ -112,17 +113,24 @@ def read_snapshot(live: Live, step: int, counts: Mapping[str, float], averaged: 
             )
     slots = {n: live.rule.read_slots(live.optimizer.state.get(p, {}), p) for n, p in live.trained.items()}
     average = {} if averaged is None else {AVERAGE: {n: _copy(p) for n, p in averaged.items()}}
-    in_order = [counts[n] for n in live.trained]
     state = State(
         {n: _copy(p) for n, p in (live.trained | live.rested).items()},
         {slot: {n: _copy(slots[n][slot]) for n in live.trained} for slot in live.rule.slots} | average,
-        torch.tensor(in_order[0] if len(set(in_order)) == 1 else in_order, dtype=torch.float64),
+        stored_count([counts[n] for n in live.trained]),
     )
-    return Snapshot(step, state, {n: t.cpu() for n, t in read_buffers(live).items()})
+    return Snapshot(step, state, read_buffers(live))
+
+
+def stored_count(updates: Sequence[float]) -> Tensor:
+    """The number of updates of each trained parameter, as a run keeps it: 0-dim where all are equal."""
+    return torch.tensor(updates[0] if len(set(updates)) == 1 else updates, dtype=torch.float64)
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
+    try:
+        return tensor.detach().clone()
+    except torch.OutOfMemoryError:
+        return tensor.detach().cpu()
 
 
 def read_hyper(live: Live) -> tuple[Hyper, ...]:

@@ -35,7 +35,7 @@ from aa_core.runs.examples import DatasetReference, ExampleLog, check_ids, check
 from aa_core.runs.header import PhaseEntry
 from aa_core.runs.remote import is_remote
 from aa_core.runs.succession import Left, check_untouched, leave, parameters, succeed
-from aa_core.state import Buffers, Params
+from aa_core.state import Buffers, Params, Snapshot
 
 
 class _Pending(NamedTuple):
@@ -97,6 +97,8 @@ class Recorder:
         self._pending: list[_Pending] = []
         self._buffers_before: Buffers | None = None
         self._in_flight: StepRecord | None = None
+        self._measured: tuple[Tensor | None, Tensor] = (None, torch.zeros(()))
+        """Loss, if it was seen, and gradient norm of the step in flight."""
         self._counts: dict[str, float] = {}
         """How often the optimizer has updated each parameter."""
         self._now = (model, optimizer, loss_fn)
@@ -140,6 +142,8 @@ class Recorder:
         found = self._resumed = resume(writer.path, loop, self._examples)
         if found is None:
             return
+        if writer.unfinished is not None:
+            writer.finish(found.unfinished)
         for warning in writer.warnings:
             warnings.warn(f"{self.path}: {warning}", RuntimeWarning, stacklevel=4)
         self._live, self._counts, self._hyper = found.live, found.counts, found.hyper
@@ -293,6 +297,7 @@ class Recorder:
         """Look at what trains from this step on; None if it is what trained before."""
         announced = self._resumed is not None and self._resumed.announced
         live, phase = succeed(self._live, self._left, self._now, () if announced else self._reset)
+        self._left = self._left._replace(values={})
         if phase is None:
             return None
         if self._average is not None:
@@ -336,17 +341,15 @@ class Recorder:
             evidence = Evidence(self._buffers_before, batches, self._clip, precision.scale)
             check_gradient(self._live, gradients, evidence, training, step)
             self._buffers_before = None
-        grad_norm = float(torch.nn.utils.get_total_norm(list(gradients.values())))
-        loss = float(sum(f.loss for f in seen)) if seen else None
+        norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+        self._measured = (torch.as_tensor(sum(f.loss for f in seen)) if seen else None, norm)
         micro = tuple(p.micro._replace(rng=r) for p, r in zip(pending, rngs, strict=True))
         check_hyper(hyper, self._hyper, step)
         self._hyper = hyper
-        self._warn_if_not_finite(step, loss, grad_norm)
-        loss = math.nan if loss is None else loss
         idle = tuple(n for n in self._live.trained if n not in gradients)
         weight = None if self._average is None else self._average.before_step(self._live, step, self._is_first)
         self._in_flight = StepRecord(
-            step, self._stage or "", hyper, micro, training, loss, grad_norm, self._clip, idle, precision, weight
+            step, self._stage or "", hyper, micro, training, math.nan, math.nan, self._clip, idle, precision, weight
         )
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -354,6 +357,10 @@ class Recorder:
         assert record is not None
         if self._is_checked:
             self._untouched = {n: p.detach().clone() for n, p in parameters(self._live).items()}
+        loss, grad_norm = (None if t is None else float(t) for t in self._measured)  # a device is waited for only here
+        assert grad_norm is not None
+        self._warn_if_not_finite(record.step, loss, grad_norm)
+        record = record._replace(loss=math.nan if loss is None else loss, grad_norm=grad_norm)
         self._active().append(record, self._examples.take(), read_generators(self._live.device))
         self._counts.update({n: self._counts[n] + 1 for n in self._live.trained if n not in record.idle})
         self._in_flight = None
@@ -361,13 +368,16 @@ class Recorder:
     def _finish(self, clean: bool) -> None:
         """The last commit: with the final state if no step is half done, sealed if training ended well."""
         writer = self._active()
+        writer.wait()
         if self._average is not None and clean:
             self._average.check(self._live, writer.steps)
         half_done = self._in_flight is not None or bool(self._pending)
         wanted = writer.steps not in writer.checkpoints and (clean or not half_done)
         writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), sealed=clean)
+        writer.wait()
 
-    def _snapshot(self) -> Any:
+    def _snapshot(self) -> Snapshot:
+        self._active().wait()  # one copy of the state at a time
         averaged = None if self._average is None else self._average.averaging.read(self._live)
         return read_snapshot(self._live, self._active().steps, self._counts, averaged)
 

@@ -17,7 +17,7 @@ from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.recording.averaging import Averaging
 from aa_core.recording.gradient_check import COARSE, TOLERANCE
-from aa_core.recording.live import Live, observe
+from aa_core.recording.live import Live, observe, stored_count
 from aa_core.records import Hyper, StepInput
 from aa_core.replay import snapshot_before
 from aa_core.rules.clipping import clip
@@ -61,6 +61,8 @@ class Resumed(NamedTuple):
     """Whether the next step begins a phase that the log announces already."""
     evaluated: bool
     """Whether the evaluation set is written."""
+    unfinished: Snapshot | None
+    """The state before the stop of a commit that was underway, if it is not a checkpoint already."""
 
 
 def resume(path: Path, loop: Loop, examples: ExampleLog) -> Resumed | None:
@@ -99,6 +101,7 @@ def resume(path: Path, loop: Loop, examples: ExampleLog) -> Resumed | None:
         last.hyper if last and run.steps > phase.start else (),
         announced=run.steps == phase.start and len(run.phases) > 1,
         evaluated=bool(run.files("evaluation")),
+        unfinished=_unfinished(run, live),
     )
 
 
@@ -167,13 +170,28 @@ def _short(value: Any, other: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _reached(run: Trajectory, live: Live) -> Snapshot:
-    """The state before the next step. Every phase begins with a checkpoint, so the last one is all that is needed."""
+def _unfinished(run: Trajectory, live: Live) -> Snapshot | None:
+    underway = run.chain.journal.underway
+    if underway is None or underway.stop in run.checkpoints:
+        return None
+    at, phase = snapshot_before(run, _training(run, live), underway.stop), run.phases[-1]
+    updates = {n: float(at.state.count[i]) for i, names in enumerate(phase.clocks) for n in names}
+    count = stored_count([updates[n] for n in phase.trained])
+    return at._replace(state=at.state._replace(count=count))
+
+
+def _training(run: Trajectory, live: Live) -> Training:
+    """With what trains now, the last phase: it begins with a checkpoint, so nothing before it is needed."""
     problem = Problem(live.model, live.loss_fn, device=live.device)
-    training = Training(problem, [run.phases[-1]._replace(problem=0)], run.load)
+    return Training(problem, [run.phases[-1]._replace(problem=0)], run.load)
+
+
+def _reached(run: Trajectory, live: Live) -> Snapshot:
+    """The state before the next step."""
+    training = _training(run, live)
     if run.steps in run.checkpoints:
         return snapshot_before(run, training, run.steps)
-    at, last = snapshot_before(run, training, run.steps - 1), run.step_input(run.steps - 1, problem.device)
+    at, last = snapshot_before(run, training, run.steps - 1), run.step_input(run.steps - 1, live.device)
     _check_gradient(run, training, at, last)
     return training.step(at, last)
 

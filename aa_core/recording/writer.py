@@ -1,34 +1,48 @@
-"""The writing half of a run: one locked folder, a journal line a step, and commits chained by digest."""
+"""The writing half of a run: one locked folder, a journal line a step, and commits chained by digest.
+
+Commits are written by a thread of their own, one at a time, while training goes on.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from aa_core.errors import RunBusyError, RunError, RunExistsError
-from aa_core.files import MODE, sync_folder, write_atomic, write_new
+from aa_core.files import MODE, sync_folder, write_atomic, write_new, write_pieces
 from aa_core.records import StepRecord
 from aa_core.runs.chain import number_of, read_chain
 from aa_core.runs.columns import encode_columns
 from aa_core.runs.evaluation import Evaluation, encode_evaluation
-from aa_core.runs.examples import Examples, concat, decode_examples, encode_examples
+from aa_core.runs.examples import Examples, concat, decode_examples, example_tensors
 from aa_core.runs.header import Commit, FileEntry, Header, PhaseEntry, Role, StageEntry, parse, parse_header
-from aa_core.runs.journal import Generators, Journal, decode_journal, encode_line, extend
+from aa_core.runs.journal import (
+    CommitUnderway,
+    Generators,
+    JournalStep,
+    decode_journal,
+    encode_line,
+    extend,
+)
 from aa_core.runs.remote import Upload, is_remote, outgoing
-from aa_core.runs.store import encode, read_file, read_verified, sha256
+from aa_core.runs.store import pieces, read_file, read_verified, sha256
 from aa_core.stages import Stage
 from aa_core.state import Snapshot
 
 IfExists = Literal["refuse", "resume"]
 LOCK = ".lock"
 FOLDERS = ("log", "steps", "states", "data", "journal")
+Content = Iterable[bytes | memoryview]
 
 
 def state_tensors(snapshot: Snapshot) -> dict[str, Tensor]:
@@ -42,10 +56,42 @@ def state_tensors(snapshot: Snapshot) -> dict[str, Tensor]:
     }
 
 
+class _Contents(NamedTuple):
+    """What a commit adds, as it was when it was asked for: nothing of it changes afterwards."""
+
+    commit: Commit
+    """Without its files."""
+    records: list[StepRecord]
+    groups: tuple[tuple[str, ...], ...]
+    examples: list[Examples]
+    first_row: int
+    snapshot: Snapshot | None
+    evaluation: Evaluation | None
+    journal: BinaryIO | None
+    """The steps' own; closed when they are committed."""
+
+    def files(self) -> Iterator[tuple[str, Content, Role]]:
+        commit = self.commit
+        if self.records:
+            columns = encode_columns(self.records, self.groups)
+            yield f"steps/{commit.start}-{commit.stop}.safetensors", pieces(columns), "steps"
+        if self.examples:
+            examples = example_tensors(concat(self.examples))
+            yield f"data/{self.first_row}.safetensors", pieces(*examples), "examples"
+        if self.snapshot is not None:
+            yield f"states/{self.snapshot.step}.safetensors", pieces(state_tensors(self.snapshot)), "state"
+        if self.evaluation is not None:
+            tensors, described = encode_evaluation(self.evaluation)
+            yield "data/evaluation.safetensors", [tensors], "evaluation"
+            yield "data/evaluation.json", [described], "evaluation"
+
+
 class RunWriter:
     """Creates a run, or goes on with one, and adds to it; the only writer as long as it is not closed.
 
     With an address of object storage it writes to a folder of the workspace, and uploads what it commits.
+
+    What the thread that writes commits fails at is raised by the next call of any method, and by all that follow.
 
     Raises RunBusyError if another recorder is writing this run, RunExistsError if the path is taken, or the run sealed.
     """
@@ -57,6 +103,9 @@ class RunWriter:
         self.path = Path(path) if self._upload is None else self._upload.folder
         (_claim if if_exists == "refuse" else _enter)(self.path)
         self._lock = _lock(self.path)
+        self._thread = ThreadPoolExecutor(1, "recorder")
+        self._underway: Future[tuple[Commit, str]] | None = None
+        """The commit that is being written, or that failed."""
         try:
             self._begin(text)
         except BaseException:
@@ -78,23 +127,40 @@ class RunWriter:
         self._stages = {e.name: e.to_stage() for e in (self._last.stages if self._last else ())}
         self.checkpoints = [number_of(file) for file in chain.files("state")]
         self._committed_rows = _rows(self.path, chain.files("examples"))
-        self._records = [step.record for step in chain.journal.steps]
-        self._examples = [step.new for step in chain.journal.steps if step.new is not None]
-        for record in self._records:
-            self._stages[record.stage] = extend(self._stages.get(record.stage, Stage(record.stage, ())), record.step)
-        self._journal: BinaryIO | None = self._reopen(chain.journal) if self._records else None
+        self._records, self._examples = list[StepRecord](), list[Examples]()
+        self._journal: BinaryIO | None = None
+        self.unfinished = chain.journal.underway
+        """A commit that was underway when the recording stopped: `finish` it before anything else is written."""
+        split = len(chain.journal.steps) if self.unfinished is None else self.unfinished.stop - chain.committed
+        self._meanwhile = chain.journal.steps[split:]
+        self._take_up(chain.journal.steps[:split])
         self.generators = chain.journal.generators or _generators_before(self.path, chain.commits)
         """After the last step; empty where they were not noted."""
         self.warnings = chain.journal.warnings
         self._publish()
 
+    def _take_up(self, steps: Sequence[JournalStep]) -> None:
+        """Go on behind the steps of the journal that is written to, and behind its last whole line."""
+        self._records = [step.record for step in steps]
+        self._examples = [step.new for step in steps if step.new is not None]
+        for record in self._records:
+            self._stages[record.stage] = extend(self._stages.get(record.stage, Stage(record.stage, ())), record.step)
+        if steps:
+            os.truncate(self._journal_path, _end_of_line(self._journal_path, len(steps)))
+            self._journal = self._journal_path.open("ab")
+
+    def finish(self, snapshot: Snapshot | None) -> None:
+        """Write the unfinished commit, with the state before its stop unless that is known, and go on behind it."""
+        assert self.unfinished is not None
+        self._stages = {e.name: e.to_stage() for e in self.unfinished.stages}
+        self.commit(snapshot)
+        self.wait()
+        self.unfinished = None
+        self._take_up(self._meanwhile)
+
     @property
     def _journal_path(self) -> Path:
         return self.path / "journal" / f"{self._number:010d}.jsonl"
-
-    def _reopen(self, journal: Journal) -> BinaryIO:
-        os.truncate(self._journal_path, len(journal.intact))
-        return open(self._journal_path, "ab")
 
     @property
     def steps(self) -> int:
@@ -112,6 +178,8 @@ class RunWriter:
 
     def append(self, record: StepRecord, new: Examples | None, generators: Generators = ()) -> None:
         """Acknowledge a complete step: its line is with the operating system when this returns."""
+        if self._underway is not None and self._underway.done():
+            self.wait()
         first, before = self._journal is None, self.generators
         if self._journal is None:
             self._journal = _create(self._journal_path)
@@ -119,7 +187,7 @@ class RunWriter:
         self._journal.write(encode_line(record, new, () if told else generators))
         self._journal.flush()
         if first:
-            self._drop_journals(but=self._journal_path)
+            self._drop_journals(but=self._number - (self._underway is not None))
         self.generators = generators
         self._records.append(record)
         self._stages[record.stage] = extend(self._stages[record.stage], record.step)
@@ -137,13 +205,16 @@ class RunWriter:
         """Make everything since the last commit durable, with a checkpoint if there is a snapshot.
 
         Where nothing is new, nothing is committed. `phase` is what begins with the next step; the
-        snapshot is then the state as it finds it.
+        snapshot is then the state as it finds it, and nobody changes it. Returns before all is written, but for what
+        the steps that follow could not be read without: the first commit, a phase, the evaluation set. Waits
+        for the commit before.
         """
-        files = [self._write(name, data, role) for name, data, role in self._contents(snapshot, evaluation)]
+        self.wait()
         stages = tuple(
             StageEntry(name=s.name, blocks=s.blocks, note=s.note, metadata=s.metadata) for s in self._stages.values()
         )
-        if self._last is not None and not (files or phase or sealed) and stages == self._last.stages:
+        old = snapshot is None and evaluation is None and phase is None and not (self._records or sealed)
+        if self._last is not None and old and stages == self._last.stages:
             return
         commit = Commit(
             number=self._number,
@@ -151,20 +222,49 @@ class RunWriter:
             start=self._start,
             stop=self.steps,
             stages=stages,
-            files=tuple(files),
+            files=(),
             phase=phase,
             sealed=sealed,
         )
-        text = commit.to_bytes()
-        parse(Commit, text, f"log/{self._number:010d}.json")
-        if self._journal is not None:
-            os.fsync(self._journal.fileno())
-        write_new(self.path / "log" / f"{self._number:010d}.json", text)
-        self._advance(commit, text, snapshot)
-        if sealed:
+        at_once = self._last is None or phase is not None or evaluation is not None or sealed
+        if not at_once and self.unfinished is None:
+            note = CommitUnderway(stop=commit.stop, stages=stages)
+            write_atomic(self.path / "journal" / f"{self._number:010d}.json", note.to_bytes())
+        contents = _Contents(
+            commit,
+            self._records,
+            self._groups,
+            self._examples,
+            self._committed_rows,
+            snapshot,
+            evaluation,
+            self._journal,
+        )
+        self._underway = self._thread.submit(self._write, contents)
+        self._advance(contents)
+        if at_once:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until all commits are written."""
+        if self._underway is not None:
+            self._last, self._head = self._underway.result()
+            self._underway = None
+
+    def _write(self, contents: _Contents) -> tuple[Commit, str]:
+        """In the thread: the files, then the commit that names them. The commit and its digest."""
+        with contents.journal or nullcontext():
+            files = tuple(self._write_file(*file) for file in contents.files())
+            commit = contents.commit.model_copy(update={"files": files})
+            text, name = commit.to_bytes(), f"log/{commit.number:010d}.json"
+            parse(Commit, text, name)
+            if contents.journal is not None:
+                os.fsync(contents.journal.fileno())
+            write_new(self.path / name, text)
+        if commit.sealed:
             self._drop_journals()
-        self._publish(sealed)
-        self._groups = self._groups if phase is None else phase.groups
+        self._publish(commit.sealed)
+        return commit, sha256(text)
 
     def _publish(self, sealed: bool = False) -> None:
         """Upload what is committed. Training goes on without the network; only the seal insists."""
@@ -179,44 +279,42 @@ class RunWriter:
                 raise RunError(f"{error}. Nothing is lost: aa push {self.path} {self._upload.url}") from None
             warnings.warn(f"{error}; recording goes on at {self.path}", RuntimeWarning, stacklevel=5)
 
-    def _contents(self, snapshot: Snapshot | None, evaluation: Evaluation | None) -> list[tuple[str, bytes, Role]]:
-        files: list[tuple[str, bytes, Role]] = []
-        if self._records:
-            columns = encode_columns(self._records, self._groups)
-            files.append((f"steps/{self._start}-{self.steps}.safetensors", encode(columns), "steps"))
-        if self._examples:
-            examples = encode_examples(concat(self._examples))
-            files.append((f"data/{self._committed_rows}.safetensors", examples, "examples"))
-        if snapshot is not None:
-            files.append((f"states/{snapshot.step}.safetensors", encode(state_tensors(snapshot)), "state"))
-        if evaluation is not None:
-            tensors, described = encode_evaluation(evaluation)
-            files.append(("data/evaluation.safetensors", tensors, "evaluation"))
-            files.append(("data/evaluation.json", described, "evaluation"))
-        return files
+    def _write_file(self, name: str, content: Content, role: Role) -> FileEntry:
+        """Hashed as it is written."""
+        digest, size = hashlib.sha256(), 0
 
-    def _write(self, name: str, data: bytes, role: Role) -> FileEntry:
-        write_atomic(self.path / name, data)
-        return FileEntry(name=name, sha256=sha256(data), size=len(data), role=role)
+        def seen() -> Content:
+            nonlocal size
+            for piece in content:
+                digest.update(piece)
+                size += len(piece)
+                yield piece
 
-    def _advance(self, commit: Commit, text: bytes, snapshot: Snapshot | None) -> None:
-        if self._journal is not None:
-            self._journal.close()
+        write_pieces(self.path / name, seen())
+        return FileEntry(name=name, sha256=digest.hexdigest(), size=size, role=role)
+
+    def _advance(self, contents: _Contents) -> None:
+        """What comes now belongs to the next commit."""
+        commit, snapshot = contents.commit, contents.snapshot
         if snapshot is not None:
             self.checkpoints.append(snapshot.step)
-        self._last, self._journal = commit, None
-        self._head, self._number, self._start = sha256(text), self._number + 1, self.steps
+        self._number, self._start, self._journal = self._number + 1, commit.stop, None
         self._committed_rows += sum(len(e.digests) for e in self._examples)
         self._records, self._examples = [], []
+        self._groups = self._groups if commit.phase is None else commit.phase.groups
 
-    def _drop_journals(self, but: Path | None = None) -> None:
-        """What was committed is kept until the next step: its last line alone knows the generators' states."""
-        for path in (self.path / "journal").glob("*.jsonl"):
-            if path != but:
+    def _drop_journals(self, but: int | None = None) -> None:
+        """What was committed is kept until the next step: its last line alone knows the generators' states.
+
+        `but`: the number of the first commit whose journal is still needed.
+        """
+        for path in (self.path / "journal").glob("*.json*"):
+            if but is None or path.stem < f"{but:010d}":
                 path.unlink()
 
     def close(self) -> None:
-        """Release the run; what was committed or journaled stays."""
+        """Release the run, once nothing writes to it any more; what was committed or journaled stays."""
+        self._thread.shutdown()
         if self._journal is not None:
             self._journal.close()
         os.close(self._lock)
@@ -225,6 +323,14 @@ class RunWriter:
 def files_of(commit: bytes, name: str) -> list[str]:
     """The files that a commit names."""
     return [file.name for file in parse(Commit, commit, f"log/{name}").files]
+
+
+def _end_of_line(path: Path, number: int) -> int:
+    """Where line `number` of a file ends, counted from 1."""
+    data, at = path.read_bytes(), 0
+    for _ in range(number):
+        at = data.index(b"\n", at) + 1
+    return at
 
 
 def _rows(path: Path, files: Sequence[FileEntry]) -> int:

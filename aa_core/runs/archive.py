@@ -29,7 +29,7 @@ MAX_DIRECTORY = 8 * 2**20
 """Bytes of the list of entries, at the end of a zip file; each entry costs twenty times that of memory."""
 CHUNK = 2**20
 _NAME = re.compile(
-    r"run\.json|log/\d{10}\.json|journal/\d{10}\.jsonl|data/evaluation\.json"
+    r"run\.json|log/\d{10}\.json|journal/\d{10}\.jsonl?|data/evaluation\.json"
     r"|(?:steps/\d{1,15}-\d{1,15}|states/\d{1,15}|data/(?:\d{1,15}|evaluation))\.safetensors",
     re.ASCII,
 )
@@ -80,8 +80,7 @@ def import_run(file: str | Path, target: str | Path) -> Trajectory:
 def _files(chain: Chain) -> set[str]:
     """All that the run consists of."""
     names = {"run.json", *(f"log/{c.number:010d}.json" for c in chain.commits)}
-    journal = {f"journal/{len(chain.commits):010d}.jsonl"} if chain.journal.steps else set()
-    return names | journal | {f.name for c in chain.commits for f in c.files}
+    return names | {*chain.journals} | {f.name for c in chain.commits for f in c.files}
 
 
 def _require_intact(run: Trajectory) -> None:

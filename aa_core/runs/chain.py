@@ -20,7 +20,7 @@ from aa_core.runs.header import (
     parse_header,
     repeated,
 )
-from aa_core.runs.journal import Journal, decode_journal
+from aa_core.runs.journal import CommitUnderway, Journal, decode_journal
 from aa_core.runs.store import read_file, sha256
 
 _COMMIT = re.compile(r"\d{10}\.json")
@@ -42,6 +42,15 @@ class Chain:
     def digest(self) -> str:
         """Digest of all that was read: the head, and the journal's intact tail where there is one."""
         return sha256(self.head.encode() + self.journal.intact) if self.journal.intact else self.head
+
+    @property
+    def journals(self) -> tuple[str, ...]:
+        """The files that the journal was read from."""
+        number, underway = len(self.commits), self.journal.underway
+        first = self.journal.steps and (underway is None or underway.stop > self.committed)
+        names = [f"{number:010d}.jsonl"] if first else []
+        names += [] if underway is None else [f"{number:010d}.json", f"{number + 1:010d}.jsonl"]
+        return tuple(f"journal/{name}" for name in names)
 
     @property
     def sealed(self) -> bool:
@@ -195,6 +204,22 @@ def number_of(file: FileEntry) -> int:
 
 
 def _read_journal(root: Path, number: int, start: int) -> Journal:
+    """The steps since the last commit: if the next one was underway, also those that were taken meanwhile."""
+    first, note = _read_lines(root, number, start), f"journal/{number:010d}.json"
+    try:
+        underway = parse(CommitUnderway, read_file(root, note), note)
+    except (FileNotFoundError, NotADirectoryError):
+        return first
+    if underway.stop != start + len(first.steps):
+        return first
+    second = _read_lines(root, number + 1, underway.stop)
+    if not second.steps:
+        return first._replace(warnings=first.warnings + second.warnings)
+    steps, intact = first.steps + second.steps, first.intact + second.intact
+    return Journal(steps, intact, first.warnings + second.warnings, underway)
+
+
+def _read_lines(root: Path, number: int, start: int) -> Journal:
     name = f"journal/{number:010d}.jsonl"
     try:
         return decode_journal(read_file(root, name, limit=2**40), start, name)

@@ -166,12 +166,17 @@ def concat(parts: Sequence[Examples]) -> Examples:
 
 
 def encode_examples(examples: Examples) -> bytes:
-    """As safetensors: the fields, "digest", "ids" (int64, or the bytes of a JSON list of strings)."""
+    """As safetensors."""
+    return encode(*example_tensors(examples))
+
+
+def example_tensors(examples: Examples) -> tuple[Fields, dict[str, str]]:
+    """(the fields, "digest", "ids" as int64 or the bytes of a JSON list of strings; metadata)."""
     tensors = {**examples.fields, "digest": examples.digests}
     if examples.ids is not None:
         as_strings = isinstance(examples.ids[0], str)
         tensors["ids"] = _json_tensor(examples.ids) if as_strings else torch.tensor(examples.ids, dtype=torch.int64)
-    return encode(tensors, {"dataset": examples.dataset} if examples.dataset is not None else None)
+    return tensors, {"dataset": examples.dataset} if examples.dataset is not None else {}
 
 
 def _json_tensor(value: Any) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from aa_core.errors import RunFormatError
 from aa_core.records import Clip, MicroBatch, Precision, StepRecord
 from aa_core.runs.examples import Examples, decode_examples, encode_examples
-from aa_core.runs.header import Count, Model, StageName, TensorName, parse
+from aa_core.runs.header import Count, Model, StageEntry, StageName, TensorName, parse
 from aa_core.stages import Stage
 
 Number = float | Literal["inf", "-inf"] | None
@@ -62,6 +62,15 @@ class StepLine(Model):
     examples: str | None
 
 
+class CommitUnderway(Model):
+    """journal/NUMBER.json: what commit NUMBER holds beside its files, noted before it is written.
+
+    Steps after `stop` are in the journal of the commit after it."""
+
+    stop: Count
+    stages: tuple[StageEntry, ...]
+
+
 class JournalStep(NamedTuple):
     """A journaled step and the examples that it used first."""
 
@@ -77,6 +86,8 @@ class Journal(NamedTuple):
     steps: tuple[JournalStep, ...]
     intact: bytes
     warnings: tuple[str, ...]
+    underway: CommitUnderway | None = None
+    """The commit that was not there yet when some of these steps were taken: those from its `stop` on."""
 
     @property
     def generators(self) -> Generators:

@@ -9,16 +9,17 @@ from pathlib import Path
 from pydantic.json_schema import models_json_schema
 
 from aa_core.runs.header import FORMAT, VERSION, Commit, Header
-from aa_core.runs.journal import StepLine
+from aa_core.runs.journal import CommitUnderway, StepLine
 
 
 def run_schema() -> str:
-    """One schema with a definition a file: Header (run.json), Commit (log/*.json), StepLine (a line of the journal)."""
-    _, schema = models_json_schema([(model, "validation") for model in (Header, Commit, StepLine)])
+    """One schema with a definition a file: Header (run.json), Commit (log/*.json), and those of the journal."""
+    _, schema = models_json_schema([(model, "validation") for model in (Header, Commit, StepLine, CommitUnderway)])
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{FORMAT}, version {VERSION}",
-        "description": "run.json: Header; log/*.json: Commit; a line of journal/*.jsonl: a digest and a StepLine",
+        "description": "run.json: Header; log/*.json: Commit; a line of journal/*.jsonl: a digest and a StepLine; "
+        "journal/*.json: CommitUnderway",
     }
     return json.dumps(about | schema, indent=1, ensure_ascii=False) + "\n"
 

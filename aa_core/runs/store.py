@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -20,18 +21,19 @@ from aa_core.runs.remote import fetch_missing, forget
 MAX_TENSOR_HEADER = 16 * 2**20
 MAX_DIMENSIONS = 64
 _CODES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
     "I64": torch.int64,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F32": torch.float32,
     "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
-    "C64": torch.complex64,
 }
+"""In the order in which safetensors writes them."""
 
 Spec = tuple[torch.dtype, tuple[int | None, ...]]
 """Dtype and shape that a tensor must have; None for any length."""
@@ -124,8 +126,35 @@ def _verified(root: Path, entry: FileEntry) -> bytes:
 
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Tensors as the bytes of a safetensors file."""
-    on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    return safetensors.torch.save(on_cpu, dict(metadata) if metadata else None)
+    return b"".join(pieces(tensors, metadata))
+
+
+def pieces(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview[Any]]:
+    """The bytes of a safetensors file: its header, then the memory of one tensor after another.
+
+    A tensor on a device is copied to the CPU when it is its turn, and forgotten after it. The bytes are those that
+    safetensors.torch.save makes of them, which holds all of them three times.
+    """
+    codes, ranks = (
+        {dtype: code for code, dtype in _CODES.items()},
+        {dtype: i for i, dtype in enumerate(_CODES.values())},
+    )
+    names = sorted(tensors, key=lambda n: (ranks[tensors[n].dtype], n))
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name in names:
+        t = tensors[name]
+        end = at + t.numel() * t.element_size()
+        table[name] = {"dtype": codes[t.dtype], "shape": list(t.shape), "data_offsets": [at, end]}
+        at = end
+    header = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    for name in names:
+        if tensors[name].numel():
+            yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def decode(data: bytes, where: str, expected: Mapping[str, Spec]) -> dict[str, Tensor]:

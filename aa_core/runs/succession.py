@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from aa_core.errors import RecordingError, UnsupportedError
 from aa_core.recording.live import Live, LossFunction, observe, tensor_specs
 from aa_core.runs.header import PhaseEntry
-from aa_core.runs.store import sha256
 from aa_core.state import Params
 
 
 class Left(NamedTuple):
     """How a stage was left, to notice what was changed before the next one."""
 
-    values: Mapping[str, str]
-    """A digest of the values of each parameter."""
+    values: Params
+    """A copy of each parameter."""
     has_state: bool
     """Whether the optimizer had a state."""
 
@@ -31,11 +30,7 @@ def parameters(live: Live) -> Params:
 
 
 def leave(live: Live) -> Left:
-    return Left({n: _digest(p) for n, p in parameters(live).items()}, any(live.optimizer.state.values()))
-
-
-def _digest(tensor: Tensor) -> str:
-    return sha256(_bytes(tensor).cpu().numpy().tobytes())
+    return Left({n: p.detach().clone() for n, p in parameters(live).items()}, any(live.optimizer.state.values()))
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -130,9 +125,10 @@ def _sources(before: Live, now: Live, reset: Collection[str]) -> dict[str, str |
     return {n: source(n, t) for n, t in new.items()}
 
 
-def _check_unchanged(now: Live, sources: Mapping[str, str], values: Mapping[str, str]) -> None:
-    found = leave(now).values if values else {}
-    changed = [n for n, source in sources.items() if n in found and found[n] != values.get(source, found[n])]
+def _check_unchanged(now: Live, sources: Mapping[str, str], values: Params) -> None:
+    found = parameters(now)
+    pairs = {n: (found[n], values[s]) for n, s in sources.items() if n in found and s in values}
+    changed = [n for n, (a, b) in pairs.items() if not torch.equal(_bytes(a), _bytes(b).to(a.device))]
     if changed:
         raise RecordingError(
             f"{_some(changed)} changed between two stages, outside any recorded step, so how they depend on the "

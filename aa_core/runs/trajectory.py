@@ -264,9 +264,10 @@ def _journal_columns(chain: Chain, groups: Groups) -> Columns:
 
 def _stages(chain: Chain) -> tuple[Stage, ...]:
     """The stages that have steps, in the order of their first step."""
-    entries = chain.commits[-1].stages if chain.commits else ()
+    underway = chain.journal.underway
+    entries = underway.stages if underway else chain.commits[-1].stages if chain.commits else ()
     stages = {e.name: e.to_stage() for e in entries}
-    for step in chain.journal.steps:
+    for step in chain.journal.steps[underway.stop - chain.committed if underway else 0 :]:
         record = step.record
         stages[record.stage] = extend(stages.get(record.stage, Stage(record.stage, ())), record.step)
     return tuple(sorted((s for s in stages.values() if s.blocks), key=lambda s: s.start))

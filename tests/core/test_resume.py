@@ -20,20 +20,30 @@ from aa_core.errors import (
     UnsupportedError,
 )
 from aa_core.integrations.transformers import TrainerRecorder
+from aa_core.recording import writer
 from aa_core.recording.resume import scaler_state
 from tests import zoo
 from tests.core.resume_case import KINDS, THOROUGH, Kind, Training, matrices
 from tests.core.test_more_rules import Lion
 from tests.core.test_more_rules import registered as registered  # Lion is known
+from tests.recorded import Late, as_killed
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["", "commits underway"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_recording_that_stopped_anywhere_ends_as_one_that_did_not(kind: str, tmp_path: Path) -> None:
+def test_a_recording_that_stopped_anywhere_ends_as_one_that_did_not(
+    kind: str, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def keep(k: int) -> None:
-        shutil.copytree(tmp_path / "whole", tmp_path / f"{k}")
+        at = aa.open_run(as_killed(tmp_path / "whole", tmp_path / f"{k}"))
+        underway.append(at.chain.journal.underway is not None)
+        assert at.steps == k + 1 or KINDS[kind].spoil
 
-    whole = Training(KINDS[kind], seed=0)
+    if late:
+        monkeypatch.setattr(writer, "ThreadPoolExecutor", Late)
+    whole, underway = Training(KINDS[kind], seed=0), list[bool]()
     digest = whole.run(tmp_path / "whole", keep)
+    assert not late or sum(underway) > 5, "commits are underway when it stops"
     for k in range(14) if kind in THOROUGH else (1, 4, 7, 10):
         again = Training(KINDS[kind], seed=1 + k)
         assert again.run(tmp_path / f"{k}") == digest, f"stopped after batch {k}"
@@ -49,7 +59,7 @@ def test_a_recording_can_stop_again_and_again(tmp_path: Path) -> None:
         first = Training(KINDS["AdamW, float32"], number)
         first.run(
             tmp_path / f"{number}",
-            lambda k: shutil.copytree(tmp_path / f"{number}", tmp_path / f"{k + 1}") if k == number else None,
+            lambda k: as_killed(tmp_path / f"{number}", tmp_path / f"{k + 1}") if k == number else None,
         )
 
     for number in range(14):
@@ -110,7 +120,7 @@ class Phases:
 
 def test_a_recording_goes_on_in_the_phase_in_which_it_stopped(tmp_path: Path) -> None:
     """After every step, and after the commit before it, where the log announces the phase already."""
-    whole = Phases(0).run(tmp_path / "whole", lambda k: shutil.copytree(tmp_path / "whole", tmp_path / f"{k}"))
+    whole = Phases(0).run(tmp_path / "whole", lambda k: as_killed(tmp_path / "whole", tmp_path / f"{k}"))
     for k in [*range(10), *range(101, 110)]:
         phase = len(aa.open_run(tmp_path / f"{k}").phases) - 1
         assert phase == (k % 100 > 4 or k == 105)
@@ -118,7 +128,7 @@ def test_a_recording_goes_on_in_the_phase_in_which_it_stopped(tmp_path: Path) ->
 
 
 def test_a_recording_does_not_go_on_with_what_trained_in_another_phase(tmp_path: Path) -> None:
-    Phases(0).run(tmp_path / "whole", lambda k: shutil.copytree(tmp_path / "whole", tmp_path / f"{k}"))
+    Phases(0).run(tmp_path / "whole", lambda k: as_killed(tmp_path / "whole", tmp_path / f"{k}"))
     with pytest.raises(RecordingError, match="optimizer: SGD, recorded is AdamW"):
         Phases(1).run(tmp_path / "7")
     later = Phases(1)
@@ -139,7 +149,7 @@ def stopped(tmp_path: Path) -> Path:
 
     def keep(k: int) -> None:
         if k == 10:
-            shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+            as_killed(tmp_path / "whole", tmp_path / "stopped")
 
     Training(KINDS["SGD with momentum, float32"], 0).run(tmp_path / "whole", keep)
     return tmp_path / "stopped"
@@ -231,7 +241,7 @@ def test_steps_that_cannot_be_replayed_are_not_built_upon(tmp_path: Path) -> Non
     def keep(k: int) -> None:
         whole.model.sign = 2.0
         if k == 7:
-            shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+            as_killed(tmp_path / "whole", tmp_path / "stopped")
 
     whole.run(tmp_path / "whole", keep)
     with pytest.raises(ReplayDriftError, match="step 7, replayed, has a gradient of norm"):
@@ -240,7 +250,7 @@ def test_steps_that_cannot_be_replayed_are_not_built_upon(tmp_path: Path) -> Non
 
 def test_a_skipped_step_that_moved_running_statistics_is_not_forgotten(tmp_path: Path) -> None:
     kind = Kind(scale=2.0**12, spoil=frozenset({2, 6}), augment=False)
-    Training(kind, 0).run(tmp_path / "whole", lambda k: shutil.copytree(tmp_path / "whole", tmp_path / f"{k}"))
+    Training(kind, 0).run(tmp_path / "whole", lambda k: as_killed(tmp_path / "whole", tmp_path / f"{k}"))
     for k in (3, 7):
         with pytest.raises(UnsupportedError, match="skipped a step whose forward pass moved the buffers of the model"):
             Training(kind, 0).run(tmp_path / f"{k}")

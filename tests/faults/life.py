@@ -22,6 +22,7 @@ from aa_core.runs.integrity import check_integrity
 from aa_core.runs.trajectory import Trajectory, open_run
 from tests.core.resume_case import Kind, Training
 from tests.faults.forge import named_files
+from tests.recorded import as_killed
 
 KIND = Kind(lambda p: torch.optim.AdamW(p, lr=0.01), augment=False)
 MOST = 40
@@ -115,7 +116,7 @@ class LifeOfARun(RuleBasedStateMachine):
     def die(self, torn: bytes, left: bool) -> None:
         """As kill -9 leaves it: at most a line without an end, and files that no commit names."""
         self.copies += 1
-        path = shutil.copytree(self.path, self.folder / str(self.copies))
+        path = as_killed(self.path, self.folder / str(self.copies))
         self._abandon()
         self.path = path
         journals = sorted((path / "journal").iterdir())

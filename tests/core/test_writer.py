@@ -1,0 +1,114 @@
+"""Commits are written while training goes on: the same bytes, nothing lost, and no failure unsaid."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import aa_core as aa
+from aa_core.recording import writer
+from aa_core.runs.archive import export_run, import_run
+from aa_core.runs.integrity import check_integrity
+from aa_core.runs.store import encode
+from tests.core.resume_case import Kind, Training
+from tests.recorded import LOSS, Late, as_killed, make, train
+
+DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"dataset": 'a"é\\\n\x7f'}])
+def test_the_bytes_are_those_that_safetensors_writes(metadata: dict[str, str] | None) -> None:
+    tensors = {
+        f"{name}{i}": torch.ones(size, dtype=d) for i, d in enumerate(DTYPES) for name, size in (("b", 3), ("a", 1))
+    }
+    tensors |= {
+        'é"\\/': torch.tensor(1.5),
+        "empty": torch.zeros(0, 3),
+        "Z": torch.randn(3, 4).T,
+        "ü": torch.randn(5)[::2],
+    }
+    contiguous = {n: t.contiguous() for n, t in tensors.items()}
+    assert encode(tensors, metadata) == safetensors.torch.save(contiguous, metadata or None)
+    assert encode({}) == safetensors.torch.save({})
+
+
+def test_training_goes_on_while_a_commit_is_written_and_closing_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, write = threading.Event(), writer.write_pieces
+
+    def slowly(path: Path, pieces: writer.Content) -> None:
+        assert path.name != "6.safetensors" or not gate.is_set()
+        if path.name == "3.safetensors":
+            assert gate.wait(60)
+        write(path, pieces)
+
+    monkeypatch.setattr(writer, "write_pieces", slowly)
+    model, optimizer = make()
+    with aa.Recorder(tmp_path / "r", model, optimizer, LOSS, checkpoint_every=3) as recorder, recorder.stage("a"):
+        train(recorder, model, optimizer, 5)
+        now = aa.open_run(tmp_path / "r")
+        assert (now.steps, now.checkpoints) == (5, (0,)) and check_integrity(now) == ()
+        gate.set()
+    assert (aa.open_run(tmp_path / "r").checkpoints, check_integrity(aa.open_run(tmp_path / "r"))) == ((0, 3, 5), ())
+
+
+def test_what_the_thread_fails_at_is_raised_in_the_loop_and_the_recording_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    kind, write, done = Kind(), writer.write_pieces, list[int]()
+    whole = Training(kind, 0).run(tmp_path / "whole")
+
+    def full(path: Path, pieces: writer.Content) -> None:
+        if path.parent.name == "states" and path.name != "0.safetensors":
+            raise OSError(28, "No space left on device")
+        write(path, pieces)
+
+    monkeypatch.setattr(writer, "write_pieces", full)
+    with pytest.raises(OSError, match="No space left"):
+        Training(kind, 0).run(tmp_path / "r", done.append)
+    stopped = aa.open_run(tmp_path / "r")
+    assert len(done) <= stopped.steps <= len(done) + 1 and len(done) <= 6, "not later than at the next commit"
+    assert (stopped.checkpoints, stopped.sealed, check_integrity(stopped)) == ((0,), False, ())
+    monkeypatch.setattr(writer, "write_pieces", write)
+    assert Training(kind, 1).run(tmp_path / "r") == whole
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two steps after a commit that is not written yet."""
+    monkeypatch.setattr(writer, "ThreadPoolExecutor", Late)
+    Training(Kind(), 0).run(
+        tmp_path / "whole", lambda k: as_killed(tmp_path / "whole", tmp_path / "stopped") if k == 4 else None
+    )
+    return tmp_path / "stopped"
+
+
+def test_a_run_whose_commit_was_underway_is_packed_whole(tmp_path: Path, stopped: Path) -> None:
+    run = aa.open_run(stopped)
+    assert (run.steps, run.checkpoints, run.warnings) == (5, (0,), ()) and run.chain.journal.underway is not None
+    export_run(run, tmp_path / "r.zip")
+    again = import_run(tmp_path / "r.zip", tmp_path / "again")
+    assert (again.digest, again.steps, again.stages) == (run.digest, run.steps, run.stages)
+
+
+def test_steps_behind_a_damaged_journal_are_not_used(tmp_path: Path, stopped: Path) -> None:
+    first = stopped / "journal" / f"{1:010d}.jsonl"
+    first.write_bytes(first.read_bytes()[:-9])
+    run = aa.open_run(stopped)
+    assert run.steps == 2 and len(run.warnings) == 1 and "torn" in run.warnings[0]
+    with pytest.warns(RuntimeWarning, match="torn"):
+        assert Training(Kind(), 1).run(stopped) == aa.open_run(tmp_path / "whole").digest
+
+
+def test_without_the_note_of_the_commit_underway_only_the_first_journal_counts(stopped: Path) -> None:
+    (stopped / "journal" / f"{1:010d}.json").unlink()
+    assert (aa.open_run(stopped).steps, check_integrity(aa.open_run(stopped))) == (3, ())
