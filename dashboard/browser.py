@@ -68,14 +68,14 @@ def _gallery(ctx: Context, table: pd.DataFrame) -> None:
 
 def _item(row: dict[str, Any], look: dict[str, str], ctx: Context) -> dict[str, Any]:
     """What one tile shows."""
-    share = glossary.fmt_percent(row["confidence"])
+    share, sequence = glossary.fmt_percent(row["confidence"]), ctx.desk.sequences
     verdict = f", {share}" if row["correct"] else f", {share}, which is wrong"
     return look | {
         "id": row["example"],
-        "lines": [["is", row["label_name"], ""], ["✓" if row["correct"] else "✕", row["prediction_name"], share]],
+        "lines": [["last" if sequence else "is", row["label_name"], ""], ["✓" if row["correct"] else "✕", row["prediction_name"], share]],
         "wrong": not row["correct"],
         "picked": row["example"] in ctx.selection.examples,
-        "title": f"Example {row['example']}: is {row['label_name']}; predicted {row['prediction_name']}{verdict}",
+        "title": f"Example {row['example']}: {'last place is' if sequence else 'is'} {row['label_name']}; predicted {row['prediction_name']}{verdict}",
     }
 
 
@@ -87,7 +87,7 @@ def _toggle(ids: tuple[int, ...], add: bool, on: bool) -> None:
 
 
 def _table(ctx: Context, table: pd.DataFrame) -> None:
-    shown = described(table, ctx.desk.metadata()).head(TABLE_ROWS).drop(columns=["label", "prediction"])
+    shown = described(table, ctx.desk.metadata()).head(TABLE_ROWS).drop(columns=["label", "prediction", "right", "places"])
 
     def picked() -> None:
         rows = st.session_state["table"]["selection"]["rows"]
@@ -102,7 +102,7 @@ def _table(ctx: Context, table: pd.DataFrame) -> None:
         selection_default={"selection": {"rows": _places(shown, ctx.selection.examples)}},
         column_config={
             "example": st.column_config.NumberColumn("Example", width="small"),
-            "label_name": "True label",
+            "label_name": "Last place" if ctx.desk.sequences else "True label",
             "prediction_name": "Predicted",
             "confidence": st.column_config.ProgressColumn(
                 "Confidence", width="small", format="%.0f %%", min_value=0, max_value=100

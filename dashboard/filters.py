@@ -27,7 +27,7 @@ def filters(ctx: Context) -> None:
         _classes("labels", "True label", classes, names)
         _classes("predictions", "Predicted", classes, names)
         _more(ctx, facts)
-        st.toggle("Wrong only", **session.mirror("wrong"))
+        st.toggle("Last place wrong" if ctx.desk.sequences else "Wrong only", **session.mirror("wrong"))
         st.button(
             "Clear",
             icon=":material/filter_alt_off:",

@@ -21,6 +21,7 @@ from aa_core.run_performance import confounders, run_performance
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.trajectory import Trajectory
+from aa_core.scores import IGNORE
 from dashboard.examples import filter_columns, passing
 from dashboard.pictures import shown
 from dashboard.selection import FILTERS, Facts, Selection
@@ -144,9 +145,17 @@ class Desk:
             *([] if run.evaluation is None else [("Evaluation set", f"{len(self.evaluation):,} examples")]),
         ]
 
-    def accuracy(self) -> str:
-        """Share of the evaluation set that the final model gets right."""
-        return glossary.fmt_percent(float(self.predictions()["correct"].mean()))
+    @property
+    def sequences(self) -> bool:
+        """Are the targets sequences? Then labels and predictions are those of their last places."""
+        return self.evaluation.y.dim() > 1
+
+    def accuracy(self, rows: np.ndarray | None = None) -> str:
+        """Share of these examples (of sequences: of all their places that count) that the final model gets right."""
+        table = self.predictions() if rows is None else self.predictions().iloc[rows]
+        right, places = table["right"].sum(), int(table["places"].sum())
+        share = glossary.fmt_percent(right / places if places else None)
+        return f"{share} of {places:,} places" if self.sequences else share
 
     def integrity(self) -> tuple[str, ...]:
         """What is wrong with the files, in words; empty if every digest matches."""
@@ -159,7 +168,8 @@ class Desk:
     # ---- the evaluation set ------------------------------------------------------------------------------------------
 
     def predictions(self) -> pd.DataFrame:
-        """One row an evaluation example (of a sequence, its last place): label, prediction, confidence, correct."""
+        """One row an evaluation example: label, prediction, confidence, correct (of a sequence, of its last place);
+        right of places: how many of the places that count the model gets right."""
         return self.ask("predictions", self._predictions)
 
     def _predictions(self) -> pd.DataFrame:
@@ -168,15 +178,21 @@ class Desk:
         gamma = run_performance(self.run, "log-likelihood")
         with torch.no_grad():
             chunks = [problem.outputs(model.params, dict(model.buffers), x) for x, _ in gamma.chunks(problem.device)]
-            shares = _last(torch.cat(chunks), 2).double().softmax(1).cpu()
+            outputs = torch.cat(chunks)
+            shares = _last(outputs, 2).double().softmax(1).cpu()
         confidence, prediction = shares.max(1)
-        labels, names = _last(evaluation.y, 1).long().cpu(), np.array(self.class_names(shares.shape[1]), dtype=object)
+        y = evaluation.y.long().cpu()
+        labels, names = _last(y, 1), np.array(self.class_names(shares.shape[1]), dtype=object)
+        counted = (y != IGNORE).reshape(len(y), -1)
+        right = (outputs.argmax(-1).cpu() == y).reshape(len(y), -1) & counted
         frame = pd.DataFrame({"example": range(len(labels)), "label": labels.numpy(), "prediction": prediction.numpy()})
         return frame.assign(
             label_name=names[frame["label"]],
             prediction_name=names[frame["prediction"]],
             confidence=confidence.numpy(),
             correct=frame["label"] == frame["prediction"],
+            right=right.sum(1).numpy(),
+            places=counted.sum(1).numpy(),
         )
 
     def metadata(self) -> pd.DataFrame:

@@ -41,12 +41,11 @@ def _builder(ctx: Context) -> None:
     total = desk.facts().examples
     rows = desk.members(slices.picks_of(s)) if s.examples or s.filtered else desk.rows(s)
     table = desk.predictions().iloc[rows]
-    share = float(table["correct"].mean()) if len(table) else None
     st.html(
         tables.facts(
             [
                 ("In this group", f"{len(rows):,} of {total:,} ({glossary.fmt_percent(len(rows) / max(total, 1))})"),
-                ("Accuracy of the final model", glossary.fmt_percent(share)),
+                ("Accuracy of the final model", desk.accuracy(rows)),
                 ("True labels", f"{table['label'].nunique()} of {desk.facts().classes}"),
             ]
         )
