@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,21 +10,14 @@ import typer
 
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints_only.checkpoints import CheckpointRun
-from aa_core.commands import archive, checkpoints, effects, experiment, remote, sign, whatif
-from aa_core.commands.console import Format, Meter, note, unforeseen, write_rows
+from aa_core.commands import archive, checkpoints, dashboard, effects, experiment, remote, sign, whatif
+from aa_core.commands.base import Commands, ProblemOption, epilog
+from aa_core.commands.console import Format, Meter, note, write_rows
 from aa_core.commands.findings import ledger
-from aa_core.commands.launcher import HOST, become, prepare, reach
 from aa_core.commands.log import log
-from aa_core.commands.options import (
-    Commands,
-    ProblemOption,
-    Run,
-    epilog,
-    open_any_told,
-    problem_of,
-)
+from aa_core.commands.options import Run, open_any_told, problem_of
 from aa_core.commands.report import reports
-from aa_core.jobs import all_jobs, resume_dead
+from aa_core.jobs import all_jobs
 from aa_core.reporting.escape import shorten, visible
 from aa_core.runs.trajectory import Trajectory
 from aa_core.version import __version__
@@ -149,51 +140,8 @@ app.add_typer(ledger, name="findings")
 app.add_typer(log, name="log")
 
 
-@app.command(
-    epilog=epilog(
-        "aa dashboard",
-        "aa dashboard my_runs --port 8600 --no-browser",
-        "aa dashboard my_runs --address 0.0.0.0 --access access.toml --no-browser",
-    )
-)
-def dashboard(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUNS_DIR", help="Folders with runs; else the sample runs.")
-    ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8501,
-    address: Annotated[str, typer.Option(help="Network address to listen on; another one needs --access.")] = HOST,
-    access: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.toml", help="Who signs in where, and as what: people sign in, on any address."),
-    ] = None,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")] = False,
-    problem: ProblemOption = None,
-) -> None:
-    """Explore runs in a browser, on this machine only; with --access also for others, who sign in."""
-    at = reach(address, access)
-    server = prepare(port, folders or [], problem, at, f"--server.headless={str(no_browser).lower()}")
-    note(f"the dashboard is at {server.url} (Ctrl-C ends it, jobs go on)")
-    for job in resume_dead():
-        note(f"job {job.id} was interrupted; it goes on")
-    become(server)
-
-
+dashboard.register(app)
 sign.register(app)
 archive.register(app)
 remote.register(app)
 experiment.register(app)
-
-
-def main() -> None:
-    """The `aa` command. AA_DEBUG=1 shows the traceback of an error that was not foreseen."""
-    try:
-        app(prog_name="aa")
-    except Exception as error:
-        if os.environ.get("AA_DEBUG"):
-            raise
-        note(f"error: {unforeseen(error)}")
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

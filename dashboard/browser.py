@@ -68,14 +68,15 @@ def _gallery(ctx: Context, table: pd.DataFrame) -> None:
 
 def _item(row: dict[str, Any], look: dict[str, str], ctx: Context) -> dict[str, Any]:
     """What one tile shows."""
-    share, sequence = glossary.fmt_percent(row["confidence"]), ctx.desk.sequences
+    share, mark = glossary.fmt_percent(row["confidence"]), "✓" if row["correct"] else "✕"
+    key, says = ("last", "last place is") if ctx.desk.sequences else ("is", "is")
     verdict = f", {share}" if row["correct"] else f", {share}, which is wrong"
     return look | {
         "id": row["example"],
-        "lines": [["last" if sequence else "is", row["label_name"], ""], ["✓" if row["correct"] else "✕", row["prediction_name"], share]],
+        "lines": [[key, row["label_name"], ""], [mark, row["prediction_name"], share]],
         "wrong": not row["correct"],
         "picked": row["example"] in ctx.selection.examples,
-        "title": f"Example {row['example']}: {'last place is' if sequence else 'is'} {row['label_name']}; predicted {row['prediction_name']}{verdict}",
+        "title": f"Example {row['example']}: {says} {row['label_name']}; predicted {row['prediction_name']}{verdict}",
     }
 
 
@@ -87,7 +88,9 @@ def _toggle(ids: tuple[int, ...], add: bool, on: bool) -> None:
 
 
 def _table(ctx: Context, table: pd.DataFrame) -> None:
-    shown = described(table, ctx.desk.metadata()).head(TABLE_ROWS).drop(columns=["label", "prediction", "right", "places"])
+    shown = (
+        described(table, ctx.desk.metadata()).head(TABLE_ROWS).drop(columns=["label", "prediction", "right", "places"])
+    )
 
     def picked() -> None:
         rows = st.session_state["table"]["selection"]["rows"]

@@ -112,6 +112,14 @@ def empty(headline: str, advice: str) -> None:
         st.caption(advice, text_alignment="center")
 
 
+def no_evaluation(so: str) -> None:
+    """A run that cannot be judged, and what to do about it."""
+    empty(
+        "No evaluation set",
+        f"This run was recorded without one: {so} Record it with Recorder(..., evaluation=Evaluation(x, y)).",
+    )
+
+
 def reliability(effects: Effects) -> None:
     """How far the figures beside it can be believed."""
     which = f" Unsure: {literal(glossary.listed(effects.unsure))}." if effects.unsure else ""

@@ -101,13 +101,13 @@ async def _refuse(send: Send) -> None:
 @asynccontextmanager
 async def warmed(_: st.App) -> AsyncIterator[None]:
     """The engine is imported while the first browser is still loading the page; torch alone takes a second."""
-    threading.Thread(target=_import, args=("dashboard.service",), daemon=True).start()
+    threading.Thread(target=_warm, daemon=True).start()
     yield
 
 
-def _import(name: str) -> None:
+def _warm() -> None:
     with suppress(ImportError):  # the page imports it again, and says what is missing
-        import_module(name)
+        import_module("dashboard.service").acts.resume()
 
 
 require_local_or_access()

@@ -43,7 +43,10 @@ def choose() -> Context | None:
         )
     elif entry.error:
         _heading()
-        feedback.refusal(entry.error, "This run cannot be opened")
+        feedback.refusal(
+            f"{entry.error}\n\nGet an undamaged copy of the run, or pick another one at the left.",
+            "This run cannot be opened",
+        )
     elif session.current().digest not in ("", entry.digest[:SHORT]):
         _stale(entry)
     else:
@@ -107,7 +110,7 @@ def _picker(entries: dict[str, RunEntry]) -> None:
 
 
 def _heading() -> None:
-    st.title("Nothing to show yet", anchor=False)
+    st.title("Nothing to show", anchor=False)
 
 
 def _stale(entry: RunEntry) -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors", "version"),
     ("runs", "recording", "checkpoints_only", "confidence", "counterfactuals", "effects"),  # rooms, by what they hold
-    ("workspace", "files"),
+    ("workspace", "files", "processes"),
     ("state", "stages", "records", "checkpoints_only.lanczos"),
     ("counterfactuals.reordered",),
     ("rules.numerics", "rules.*", "rules"),
@@ -91,7 +91,7 @@ LAYERS = (
     ("findings", "findings.*", "access_log"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),
-    ("cli", "commands", "commands.*", "__init__", "__main__"),
+    ("cli", "commands", "commands.*", "surface", "__init__", "__main__"),
 )
 UNPLACED = -1
 ESTIMATORS = ("effects.tangent", "effects.adjoint", "effects.embedding", "effects.attribution")

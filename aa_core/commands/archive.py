@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from aa_core.commands.base import epilog
 from aa_core.commands.console import note
-from aa_core.commands.options import Run, epilog, open_told
+from aa_core.commands.options import Run, open_told
 from aa_core.runs.archive import export_run, import_run
 
 

@@ -6,14 +6,15 @@ import csv
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 import typer
 
 from aa_core.files import write_atomic
 from aa_core.plain import to_json
-from aa_core.reporting.escape import safe_cell, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Format = Literal["table", "csv", "json"]
 MOST_ROWS = 10_000_000
@@ -36,6 +37,8 @@ def _span(part: str, option: str) -> range:
 
 def table_text(frame: pd.DataFrame) -> str:
     """For a reader: four digits, the sign always shown where a column is an effect, no control characters."""
+    from aa_core.reporting.escape import visible
+
     if frame.empty:
         return ""
     signed, free = "{:+.4g}".format, "{:.4g}".format
@@ -46,6 +49,8 @@ def table_text(frame: pd.DataFrame) -> str:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """For a spreadsheet: full precision, no cell that it would run."""
+    from aa_core.reporting.escape import safe_cell
+
     return frame.map(safe_cell).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
@@ -71,6 +76,8 @@ def write_rows(frame: pd.DataFrame, chosen: Format | None, output: Path | None, 
 
 def note(text: str) -> None:
     """A line beside the result: on stderr, with control characters spelled out."""
+    from aa_core.reporting.escape import visible  # brings the engine along, which a line that is all right need not
+
     typer.echo("\n".join(visible(line) for line in text.splitlines()), err=True)
 
 

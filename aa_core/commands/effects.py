@@ -10,6 +10,7 @@ import typer
 
 from aa_core.checkpoints_only.checkpoints import CheckpointRun
 from aa_core.commands import checkpoints
+from aa_core.commands.base import ProblemOption, epilog
 from aa_core.commands.console import Format, Meter, note, rows, write_rows
 from aa_core.commands.options import (
     ExamplesOption,
@@ -17,10 +18,8 @@ from aa_core.commands.options import (
     MethodOption,
     Output,
     PerformanceOption,
-    ProblemOption,
     Run,
     SemanticsOption,
-    epilog,
     open_any_told,
     problem_of,
 )

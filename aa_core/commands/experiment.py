@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from aa_core.commands.base import epilog
 from aa_core.commands.console import note
-from aa_core.commands.options import epilog
 
 RUNNER = "sample_runs.experiment.command"
 """Who does them, imported when asked: data sets and plans are no part of the engine."""

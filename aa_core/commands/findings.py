@@ -10,16 +10,15 @@ from typing import Annotated, Literal
 import pandas as pd
 import typer
 
+from aa_core.commands.base import ProblemOption, epilog
 from aa_core.commands.console import Format, Meter, note, rows, write_rows
 from aa_core.commands.options import (
     CurvatureOption,
     ExamplesOption,
     PerformanceOption,
-    ProblemOption,
     ReadoutOption,
     Run,
     SemanticsOption,
-    epilog,
     open_told,
     problem_of,
 )

@@ -13,8 +13,7 @@ from typing import NamedTuple, NoReturn
 
 from aa_core.access import is_loopback, read_access
 from aa_core.errors import MissingExtraError, RequestError, RunNotFoundError
-from aa_core.jobs.job import child_environment
-from aa_core.jobs.spec import anchored
+from aa_core.processes import anchored, child_environment
 
 HOST = "127.0.0.1"
 PACKAGES = Path(__file__).resolve().parents[2]

@@ -8,8 +8,8 @@ import pandas as pd
 import typer
 
 from aa_core.access_log import log_path, read_log, require_head
+from aa_core.commands.base import epilog
 from aa_core.commands.console import Format, note, write_rows
-from aa_core.commands.options import epilog
 
 log = typer.Typer(
     help="Who opened which run, ran which job and exported which report in the dashboard.",

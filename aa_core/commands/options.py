@@ -1,53 +1,24 @@
-"""What the commands have in common: their options, how they end, how they open a run."""
+"""What the commands have in common: their options, how they open a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
-import typer.core
 
 from aa_core.checkpoints_only.checkpoints import AnyRun, open_any
 from aa_core.commands.console import Format, note
 from aa_core.counterfactuals.counterfactual import Semantics
 from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout
-from aa_core.errors import AuditError
 from aa_core.performance import PERFORMANCES
 from aa_core.problem import Problem
 from aa_core.registry import load_problem
 from aa_core.runs.trajectory import Trajectory, open_run
 
 R = TypeVar("R", bound=AnyRun)
-
-
-class Commands(typer.core.TyperGroup):
-    """Our own errors end a command with their message and exit code 1; wrong usage has 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AuditError as error:
-            note(f"error: {error}")
-            raise typer.Exit(1) from None
-
-
-def epilog(*lines: str) -> str:
-    """Examples below the help of a command."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
 Run = Annotated[Path, typer.Argument(help="Folder of a recorded run.", metavar="RUN", show_default=False)]
-ProblemOption = Annotated[
-    str | None,
-    typer.Option(
-        "--problem",
-        metavar="NAME|FILE.py",
-        help="Who rebuilds model and loss: a registered name, or your own FILE.py[:FUNCTION]. "
-        "By default the name that the run asks for, if it is registered here.",
-    ),
-]
 FormatOption = Annotated[Format | None, typer.Option("--format", help="By default the suffix of -o, else table.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file instead of stdout.")]
 PerformanceOption = Annotated[

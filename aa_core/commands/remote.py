@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from aa_core.commands.base import epilog
 from aa_core.commands.console import note
-from aa_core.commands.options import epilog, open_told
+from aa_core.commands.options import open_told
 from aa_core.recording.writer import files_of
 from aa_core.runs.remote import Upload
 

@@ -9,17 +9,9 @@ import typer
 import typer.core
 
 from aa_core import signing
+from aa_core.commands.base import ProblemOption, epilog
 from aa_core.commands.console import Meter, note, rows
-from aa_core.commands.options import (
-    ExamplesOption,
-    PerformanceOption,
-    ProblemOption,
-    Run,
-    SemanticsOption,
-    epilog,
-    open_told,
-    problem_of,
-)
+from aa_core.commands.options import ExamplesOption, PerformanceOption, Run, SemanticsOption, open_told, problem_of
 from aa_core.commands.sign import PrivateKey, SignatureOption
 from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from aa_core import signing
+from aa_core.commands.base import epilog
 from aa_core.commands.console import note
-from aa_core.commands.options import Run, epilog, open_told
+from aa_core.commands.options import Run, open_told
 
 PrivateKey = Annotated[Path, typer.Option("--key", metavar="FILE.key", help="The private key to sign with.")]
 PublicKey = Annotated[Path, typer.Option("--key", metavar="FILE.pub", help="The signer's public key.")]

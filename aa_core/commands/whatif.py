@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import typer
 
+from aa_core.commands.base import ProblemOption, epilog
 from aa_core.commands.console import Meter, note, rows, write_rows
 from aa_core.commands.options import (
     CurvatureOption,
@@ -15,11 +16,9 @@ from aa_core.commands.options import (
     FormatOption,
     Output,
     PerformanceOption,
-    ProblemOption,
     ReadoutOption,
     Run,
     SemanticsOption,
-    epilog,
     open_told,
 )
 from aa_core.commands.whatif_options import counterfactual

@@ -15,10 +15,11 @@ import torch
 
 from aa_core.errors import MissingExtraError, RequestError
 from aa_core.files import write_atomic
-from aa_core.jobs.job import Job, child_environment
+from aa_core.jobs.job import Job
 from aa_core.jobs.kinds import perform
 from aa_core.jobs.spec import CANCEL, FAILURE, PROGRESS, SPEC, Failure, JobProgress, JobSpec
 from aa_core.jobs.worker import INTERVAL, answer
+from aa_core.processes import child_environment
 from aa_core.runs.header import parse
 
 RETRIES = 2

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from aa_core.jobs.spec import (
     JobProgress,
     JobSpec,
 )
+from aa_core.processes import child_environment
 from aa_core.runs.header import parse
 from aa_core.workspace import workspace
 
@@ -189,14 +189,6 @@ def all_jobs() -> tuple[Job, ...]:
         with suppress(RequestError, RunFormatError):
             found.append(find(path.parent.name))
     return tuple(sorted(found, key=lambda job: job.created, reverse=True))
-
-
-def child_environment() -> dict[str, str]:
-    """For our own Python processes: they import this package, and no module that lies in the current folder."""
-    root = str(Path(__file__).resolve().parents[2])
-    installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    paths = [*([] if installed else [root]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _folder() -> Path:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.errors import RequestError, RunFormatError
-from aa_core.jobs.spec import JobSpec, Report, anchored, file_digest
+from aa_core.jobs.spec import JobSpec, Report, file_digest
 from aa_core.problem import Problem
+from aa_core.processes import anchored
 from aa_core.runs.header import Model, parse
 from aa_core.runs.trajectory import Trajectory
 

@@ -65,12 +65,6 @@ def no_report(phase: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def anchored(chosen: str | None) -> str | None:
-    """A problem file by its absolute path, since a worker may be started from anywhere; a name as it is."""
-    is_file = chosen is not None and (chosen.endswith(".py") or ".py:" in chosen)
-    return str(Path(chosen).absolute()) if chosen is not None and is_file else chosen
-
-
 def file_digest(chosen: str | None) -> str | None:
     """sha256 of a problem file; None for a name, or for a file that is not there (the worker says so)."""
     path = Path(f"{chosen.partition('.py')[0]}.py") if chosen and ".py" in chosen else None

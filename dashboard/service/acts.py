@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 from aa_core.errors import RequestError
-from aa_core.jobs import Job, JobSpec, find, submit
+from aa_core.jobs import Job, JobSpec, find, resume_dead, submit
 from dashboard.service import people
 from dashboard.service.log import append
 
@@ -37,3 +39,9 @@ def cancel(job: Job) -> None:
     """Ask a job to stop."""
     append(people.require("analyst", "This ends a job"), "cancelled job", job.spec.digest, job.id)
     job.cancel()
+
+
+def resume() -> None:
+    """Let jobs go on whose processes died, as when the machine was switched off; once, when the server starts."""
+    for job in resume_dead():
+        print(f"job {job.id} was interrupted; it goes on", file=sys.stderr)

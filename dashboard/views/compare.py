@@ -32,7 +32,7 @@ def render(ctx: Context) -> None:
         experiments.render(ctx)
         return
     if ctx.desk.run.evaluation is None:
-        feedback.empty("No evaluation set", "This run was recorded without one: there are no effects to compare.")
+        feedback.no_evaluation("there are no effects to compare.")
         return
     if not len(ctx.desk.rows(ctx.selection)):
         feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")

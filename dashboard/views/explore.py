@@ -12,7 +12,7 @@ def render(ctx: Context) -> None:
     """Filters above; examples and effects side by side."""
     st.title("Explore", anchor=False)
     if ctx.desk.run.evaluation is None:
-        feedback.empty("No evaluation set", "This run was recorded without one: there are no examples to explore.")
+        feedback.no_evaluation("there are no examples to explore.")
         return
     filters.filters(ctx)
     left, right = st.columns([5, 6], gap="medium")

@@ -30,7 +30,7 @@ def render(ctx: Context) -> None:
         figure, "timeline", "Training loss and learning rate over the steps, with the stages as coloured blocks"
     )
     if run.evaluation is None:
-        feedback.empty("No evaluation set", "This run was recorded without one, so its stages cannot be judged.")
+        feedback.no_evaluation("its stages cannot be judged.")
         return
     with feedback.refusals():
         facts.html(tables.facts([*ctx.desk.summary(), ("Accuracy", ctx.desk.accuracy())]))

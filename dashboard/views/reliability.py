@@ -24,7 +24,7 @@ def render(ctx: Context) -> None:
     """The verdict, then what it rests on."""
     st.title("Reliability", anchor=False)
     if ctx.desk.run.evaluation is None:
-        feedback.empty("No evaluation set", "This run was recorded without one: there are no effects to judge.")
+        feedback.no_evaluation("there are no effects to judge.")
         return
     if not len(ctx.desk.rows(ctx.selection)):
         feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")

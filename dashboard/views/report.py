@@ -38,7 +38,7 @@ def render(ctx: Context) -> None:
     """Contents, summary, downloads."""
     st.title("Report", anchor=False)
     if ctx.desk.run.evaluation is None:
-        feedback.empty("No evaluation set", "This run was recorded without one: there is nothing to report on.")
+        feedback.no_evaluation("there is nothing to report on.")
         return
     if not len(ctx.desk.rows(ctx.selection)):
         feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")

@@ -23,7 +23,7 @@ def render(ctx: Context) -> None:
     """Build and save, then compare."""
     st.title("Subgroups", anchor=False)
     if ctx.desk.run.evaluation is None:
-        feedback.empty("No evaluation set", "This run was recorded without one: there are no examples to group.")
+        feedback.no_evaluation("there are no examples to group.")
         return
     with feedback.refusals():
         _builder(ctx)

@@ -17,9 +17,7 @@ def render(ctx: Context) -> None:
     """What is changed at the left, what that would do at the right."""
     st.title("What-if", anchor=False)
     if ctx.desk.run.evaluation is None:
-        feedback.empty(
-            "No evaluation set", "This run was recorded without one: there is nothing to measure a change by."
-        )
+        feedback.no_evaluation("there is nothing to measure a change by.")
         return
     left, right = st.columns([2, 3], gap="large")
     with left:

@@ -22,8 +22,8 @@ from aa_core.commands import launcher
 from aa_core.commands.console import csv_text, rows, table_text
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.jobs import find, submit, whatif_spec
-from aa_core.jobs.job import child_environment
 from aa_core.plain import plain, to_json
+from aa_core.processes import child_environment
 from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.version import __version__
 from tests.core.job_run import STAGES, STEPS, make, wait
@@ -385,7 +385,7 @@ def test_the_dashboard_answers_and_imports_nothing_from_where_it_was_started(tmp
     for name in ("torch.py", "streamlit.py", "aa_core.py"):
         (tmp_path / name).write_text("open('canary', 'w'); raise SystemExit('hostile')")
     port = free_port()
-    script = "import sys; sys.argv[0] = 'aa'; from aa_core.cli import main; main()"
+    script = "import sys; sys.argv[0] = 'aa'; from aa_core.commands.entry import main; main()"
     server = subprocess.Popen(
         [sys.executable, "-c", script, "dashboard", "--no-browser", "--port", str(port)],
         cwd=tmp_path,

@@ -32,8 +32,9 @@ from aa_core.jobs import (
     submit,
     whatif_spec,
 )
-from aa_core.jobs.job import DIED, child_environment
+from aa_core.jobs.job import DIED
 from aa_core.jobs.lock import acquire, is_held
+from aa_core.processes import child_environment
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
 from aa_core.runs.trajectory import Trajectory

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from aa_core.errors import IntegrityError, MissingExtraError, RequestError, RunFormatError, RunVersionError
-from aa_core.jobs.job import child_environment
+from aa_core.processes import child_environment
 from aa_core.reporting import (
     Context,
     Report,

@@ -52,7 +52,7 @@ def _be_the_command(arguments: list[str], folder: Path, said: Path, environment:
         before = _status_kb("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         try:
-            from aa_core.cli import main
+            from aa_core.commands.entry import main
 
             main()
             code = 0
