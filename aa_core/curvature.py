@@ -96,7 +96,7 @@ def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
             outputs = problem.batch_outputs(params, after, batch, training=step.training)
             loss = _weighted(problem.loss_of(outputs, batch), weight, step.scale)
             (slope,) = _unscaled(_grad([loss], [outputs], retain_graph=True), step.scale)
-            products.append((slope, _jacobian(problem, outputs, params)))
+            products.append((slope, jacobian(problem, outputs, params)))
             buffers = after
     return lambda vectors: [_by_example(push(vectors)[0] * slope) for slope, push in products]
 
@@ -155,8 +155,8 @@ def _hessian(grads: list[Tensor], params: Params) -> Product:
     return lambda vectors: pull_back(grads, list(params.values()), vectors)
 
 
-def _jacobian(problem: Problem, outputs: Tensor, params: Params) -> Product:
-    """[J v], from differentiating J^T u in u."""
+def jacobian(problem: Problem, outputs: Tensor, params: Params) -> Product:
+    """[J v] for [R, ...] vectors, from differentiating J^T u in u: the graph of J^T u serves all of them."""
     seed = torch.zeros_like(outputs, requires_grad=True)
     transposed = _grad([outputs], list(params.values()), grad_outputs=[seed], create_graph=True)
     check_twice_differentiable(problem, transposed)
@@ -165,7 +165,7 @@ def _jacobian(problem: Problem, outputs: Tensor, params: Params) -> Product:
 
 def _gauss_newton(problem: Problem, outputs: Tensor, loss: Tensor, params: Params) -> Product:
     """J^T H J v."""
-    push = _jacobian(problem, outputs, params)
+    push = jacobian(problem, outputs, params)
     (slope,) = _grad([loss], [outputs], create_graph=True)
 
     def product(vectors: list[Tensor]) -> list[Tensor]:

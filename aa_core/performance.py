@@ -111,9 +111,9 @@ class Performance:
             )
         return values if self.weights is None else values @ self.weights.to(values).T
 
-    def chunks(self, device: torch.device) -> Iterator[tuple[Inputs, Tensor]]:
-        """The examples in pieces that fit in memory, on the device."""
-        for rows in torch.arange(len(self.targets)).split(CHUNK):
+    def chunks(self, device: torch.device, times: int = 1) -> Iterator[tuple[Inputs, Tensor]]:
+        """The examples in pieces that fit in memory so many times at once, on the device."""
+        for rows in torch.arange(len(self.targets)).split(max(CHUNK // times, 1)):
             yield map_inputs(lambda t, r=rows: t[r].to(device), self.inputs), self.targets[rows].to(device)
 
     @property

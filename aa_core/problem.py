@@ -31,9 +31,16 @@ def computing_in(device: torch.device, dtype: torch.dtype | None) -> AbstractCon
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def twice_differentiable_kernels() -> AbstractContextManager[None]:
-    """Fused attention has no second derivative: use the plain kernel."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def twice_differentiable_kernels() -> Iterator[None]:
+    """Fused attention has no second derivative, a fused layer not even a first one: use the plain kernels."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager
@@ -91,6 +98,8 @@ class Problem:
         """Digests of runs that this problem was seen to replay."""
         self.drifts: dict[str, float] = {}
         """By the digest of a run: the largest relative drift of a replay from a checkpoint that was met."""
+        self.effective_lr: dict[str, float] = {}
+        """By the digest of a run: the largest effective learning rate of all its steps, once it was looked up."""
         self.twice_differentiable = False
         """Whether the graph of its gradient was looked through for operators without a second derivative."""
 

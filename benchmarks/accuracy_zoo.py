@@ -87,8 +87,8 @@ def read_all(
 ) -> dict[str, np.ndarray]:
     """[stages, examples] by readout."""
     final = states[-1]
-    rows = [read(embedded[s.name], gamma, problem, final.state.params, final.buffers) for s in run.stages]
-    return {r: torch.stack([row[r] for row in rows]).numpy() for r in READOUTS}
+    found = read([embedded[s.name] for s in run.stages], gamma, problem, final.state.params, final.buffers)
+    return {readout: values.numpy() for readout, values in found.items()}
 
 
 def blend(*given: Any) -> np.ndarray:

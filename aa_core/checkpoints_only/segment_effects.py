@@ -33,7 +33,7 @@ from aa_core.confidence.verdict import SEGMENTS
 from aa_core.counterfactuals.counterfactual import SEMANTICS
 from aa_core.effects.attribution import Attribution, finite, provenance
 from aa_core.effects.cache import EmbeddingCache, default_cache
-from aa_core.effects.embedding import READOUTS, Readout, check_request, read
+from aa_core.effects.embedding import Readout, check_request, read
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.replay import Progress, silent
@@ -80,8 +80,8 @@ def segment_effects(
     performance.check_differentiable()
     embeddings = embed_segments(run, problem, stages, curvature, cache, progress)
     final = state_at(run, problem, run.steps)
-    rows = [read(e.params, performance, problem, final.state.params, final.buffers) for e in embeddings.values()]
-    readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
+    found = read([e.params for e in embeddings.values()], performance, problem, final.state.params, final.buffers)
+    readings = {name: values.double().cpu() for name, values in found.items()}
     return Attribution(
         units=pd.DataFrame({"stage": list(embeddings)}),
         labels=performance.labels,

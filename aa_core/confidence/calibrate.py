@@ -18,7 +18,7 @@ from aa_core.counterfactuals.fleet import retrain_all
 from aa_core.counterfactuals.retrain import final_model
 from aa_core.curvature import Curvature
 from aa_core.effects.cache import EmbeddingCache
-from aa_core.effects.embedding import READOUTS, Method, embed_stages, read
+from aa_core.effects.embedding import Method, embed_stages, read
 from aa_core.effects.path_shares import path_shares
 from aa_core.errors import RequestError
 from aa_core.performance import Performance
@@ -110,8 +110,8 @@ def _readings(asked: _Asked, method: Method, curvature: Curvature, progress: Pro
     run, problem, options = asked.run, asked.problem, {"semantics": asked.semantics, "cache": asked.cache}
     embeddings = embed_stages(run, problem, method=method, curvature=curvature, progress=progress, **options)  # type: ignore[arg-type]
     final = final_model(run, problem)
-    rows = [read(e.params, asked.performance, problem, final.params, final.buffers) for e in embeddings]
-    return {name: _plain([row[name] for row in rows]) for name in READOUTS}
+    found = read([e.params for e in embeddings], asked.performance, problem, final.params, final.buffers)
+    return {name: values.double().cpu().numpy() for name, values in found.items()}
 
 
 def _plain(rows: list[Tensor]) -> np.ndarray:

@@ -243,8 +243,11 @@ def _rounded(run: RunLike) -> tuple[str, ...]:
 
 
 def _effective_lr(run: RunLike, training: Training) -> float:
-    rates = (training.stretch(k).rule.effective_lr(hyper) for k in range(run.steps) for hyper in run.record(k).hyper)
-    return max(rates, default=0.0)
+    known = training.problem.effective_lr
+    if run.digest not in known:
+        rates = (training.stretch(k).rule.effective_lr(h) for k in range(run.steps) for h in run.record(k).hyper)
+        known[run.digest] = max(rates, default=0.0)
+    return known[run.digest]
 
 
 def _stiff_share(training: Training, slots: dict[str, Params]) -> float:

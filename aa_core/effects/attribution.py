@@ -17,7 +17,7 @@ from aa_core.counterfactuals.intervention import intervene
 from aa_core.curvature import Curvature
 from aa_core.effects.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.effects.cache import EmbeddingCache
-from aa_core.effects.embedding import ASSUMED, READOUTS, Method, Readout, check_request, embed_stages, read
+from aa_core.effects.embedding import ASSUMED, Method, Readout, check_request, embed_stages, read
 from aa_core.effects.tangent import intervention_tangent, update_of_step
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
@@ -26,7 +26,7 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
 from aa_core.stages import stage_of_steps
-from aa_core.state import Params, as_rays, norm, pair
+from aa_core.state import Params, Snapshot, as_rays, norm, pair
 from aa_core.version import __version__
 
 LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages, not on changes of this kind"
@@ -117,8 +117,7 @@ def stage_effects(
         progress=progress,
     )
     final = snapshot_before(run, training, run.steps, progress)
-    rows = [read(e.params, performance, problem, final.state.judged, final.buffers) for e in embeddings]
-    readings = {name: torch.stack([row[name] for row in rows]).double().cpu() for name in READOUTS}
+    readings = _read([e.params for e in embeddings], performance, problem, final)
     growth = max((e.growth for e in embeddings), default=0.0)
     found = assess(run, training, growth, semantics, curvature, readings)
     reliability = replace(
@@ -238,8 +237,7 @@ def estimate(
         changes = [(tangent.judged, growth)]
     final = snapshot_before(run, training, run.steps)
     total = {n: torch.stack([params[n] for params, _ in changes]).sum(0) for n in changes[0][0]}
-    row = read(total, performance, problem, final.state.judged, final.buffers)
-    readings = {name: values[None].double().cpu() for name, values in row.items()}
+    readings = _read([total], performance, problem, final)
     found = assess(run, training, max(g for _, g in changes), what.semantics, curvature, readings)
     return Attribution(
         units=pd.DataFrame({"counterfactual": [what.name]}),
@@ -265,6 +263,14 @@ def estimate(
     )
 
 
+def _read(
+    changes: Sequence[Params], performance: Performance, problem: Problem, final: Snapshot
+) -> dict[Readout, Tensor]:
+    """By each readout, [changes, values], float64 on the CPU."""
+    found = read(changes, performance, problem, final.state.judged, final.buffers)
+    return {readout: values.double().cpu() for readout, values in found.items()}
+
+
 def _method(what: Counterfactual) -> str:
     return "examples" if what.examples else "boundary"
 
@@ -283,7 +289,8 @@ def _distances(changes: Sequence[tuple[Params, float]], final: Params) -> dict[s
 
 
 def _length(params: Params) -> float:
-    return float(torch.cat([p.flatten().double() for p in params.values()]).norm())
+    norms = [torch.linalg.vector_norm(p, dtype=torch.float64) for p in params.values()]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:

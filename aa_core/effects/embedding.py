@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.func import jvp, vmap
 
 from aa_core.counterfactuals.counterfactual import Semantics, check_semantics
-from aa_core.curvature import Curvature, check_curvature, check_twice_differentiable
+from aa_core.curvature import Curvature, check_curvature, jacobian
 from aa_core.effects.cache import EmbeddingCache, default_cache
 from aa_core.effects.tangent import additive_tangents, boundary_tangents, midway
 from aa_core.errors import EmptyStageError, RequestError
@@ -109,48 +109,62 @@ def embed_stages(
 
 
 def read(
-    embedding: Params, performance: Performance, problem: Problem, params: Params, buffers: Buffers
+    embeddings: Sequence[Params], performance: Performance, problem: Problem, params: Params, buffers: Buffers
 ) -> dict[Readout, Tensor]:
-    """The effect that an embedding E has on every value of a performance, [values] per readout. Positive = helped.
+    """The effects that embeddings E have on every value of a performance, [embeddings, values] per readout.
 
     linear    <d gamma / d theta, E>
     displaced gamma(theta) - gamma(theta - E)
     link      gamma(f) - gamma(f - J E): the network is linearised, the score is not
 
-    Cost of all three: three forward passes. Where they disagree, the effect is too large for a first-order answer.
+    Positive = helped. Cost of all three: a forward-mode derivative and a forward pass an embedding, and one more pass
+    for all of them. Where they disagree, the effect is too large for a first-order answer.
     """
     performance.check_differentiable()
-    parts: dict[Readout, list[Tensor]] = {"linear": [], "displaced": [], "link": []}
-    moved = {n: p - embedding[n] for n, p in params.items()}
-    with performance.explained():
-        for inputs, targets in performance.chunks(problem.device):
-            outputs, change = push_outputs(problem, params, buffers, inputs, embedding)
-            value, slope = jvp(lambda f, y=targets: performance.score(f, y), (outputs,), (change,))[:2]
-            with torch.no_grad():
-                elsewhere = problem.outputs(moved, dict(buffers), inputs)
-                parts["linear"].append(slope)
-                parts["displaced"].append(value - performance.score(elsewhere, targets))
-                parts["link"].append(value - performance.score(outputs - change, targets))
-    return {readout: performance.combine([part.detach() for part in found]) for readout, found in parts.items()}
+    parts: dict[Readout, list[list[Tensor]]] = {readout: [[] for _ in embeddings] for readout in READOUTS}
+    directions = {n: torch.stack([e[n] for e in embeddings]) for n in params}
+    moved = [{n: p - e[n] for n, p in params.items()} for e in embeddings]
+    with performance.explained(), torch.no_grad():
+        for inputs, targets in performance.chunks(problem.device, len(embeddings)):
+            score = partial(_score, performance, targets)
+            outputs, changes = push_outputs(problem, params, buffers, inputs, directions)
+            value = score(outputs)
+            for i, change in enumerate(changes):
+                elsewhere = problem.outputs(moved[i], dict(buffers), inputs)
+                parts["linear"][i].append(jvp(score, (outputs,), (change,))[1])
+                parts["displaced"][i].append(value - score(elsewhere))
+                parts["link"][i].append(value - score(outputs - change))
+    return {readout: torch.stack([performance.combine(p) for p in found]) for readout, found in parts.items()}
 
 
 def push_outputs(
-    problem: Problem, params: Params, buffers: Buffers, inputs: Inputs, direction: Params
+    problem: Problem, params: Params, buffers: Buffers, inputs: Inputs, directions: Params
 ) -> tuple[Tensor, Tensor]:
-    """(outputs, J direction), [examples, ...] each: one forward-mode pass; two reverse ones where that is missing."""
+    """(outputs [examples, ...], J d [R, examples, ...] for R directions d): one forward-mode pass for all of them.
+
+    Where that is missing: J^T u differentiated in u.
+    """
+
+    def outputs_at(params: Params) -> Tensor:
+        return problem.outputs(params, dict(buffers), inputs)
+
+    def push(direction: Params) -> tuple[Tensor, Tensor]:
+        return jvp(outputs_at, (params,), (direction,))  # type: ignore[no-any-return]
+
     with twice_differentiable_kernels():
         try:
-            pushed = jvp(lambda p: problem.outputs(p, dict(buffers), inputs), (params,), (direction,))
-            return pushed[0].detach(), pushed[1].detach()
-        except (NotImplementedError, RuntimeError):
-            pass  # an operator without forward mode: two reverse passes do the same, or raise what is wrong
-        leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
-        outputs = problem.outputs(leaves, dict(buffers), inputs)
-        seed = torch.zeros_like(outputs, requires_grad=True)
-        pulled = torch.autograd.grad(outputs, list(leaves.values()), seed, create_graph=True, materialize_grads=True)
-        check_twice_differentiable(problem, pulled)
-        (change,) = torch.autograd.grad(pulled, seed, [direction[n] for n in leaves], materialize_grads=True)
-        return outputs.detach(), change
+            return vmap(push, out_dims=(None, 0), randomness="same")(directions)  # type: ignore[no-any-return]
+        except (NotImplementedError, RuntimeError, ValueError):
+            pass  # an operator without forward mode or batching: reverse mode does the same, or raises what is wrong
+        with torch.enable_grad():
+            leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
+            outputs = outputs_at(leaves)
+            (changes,) = jacobian(problem, outputs, leaves)([directions[n] for n in leaves])
+        return outputs.detach(), changes
+
+
+def _score(performance: Performance, targets: Tensor, outputs: Tensor) -> Tensor:
+    return performance.score(outputs, targets)
 
 
 def check_request(method: str, curvature: str, readout: str, semantics: str) -> None:

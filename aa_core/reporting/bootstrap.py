@@ -18,7 +18,7 @@ def bootstrap_interval(effects: Tensor) -> tuple[list[float | None], list[float 
     if n < FLOOR:
         return [None] * stages, [None] * stages
     generator = np.random.default_rng(SEED)
-    values = effects.numpy()
-    means = np.stack([values[:, generator.integers(n, size=n)].mean(1) for _ in range(DRAWS)])
+    values = effects.double().numpy().T
+    means = np.stack([np.bincount(generator.integers(n, size=n), minlength=n) @ values for _ in range(DRAWS)]) / n
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return low.tolist(), high.tolist()

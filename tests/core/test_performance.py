@@ -277,22 +277,22 @@ def test_inputs_of_any_dtype_have_a_digest() -> None:
 # ---- derivatives of it -----------------------------------------------------------------------------------------------
 
 
-def random_direction(params: Params) -> Params:
+def random_directions(params: Params, count: int = 2) -> Params:
     generator = torch.Generator().manual_seed(4)
-    return {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in params.items()}
+    return {n: torch.randn((count, *p.shape), generator=generator, dtype=p.dtype) for n, p in params.items()}
 
 
 @pytest.mark.parametrize("model", zoo.MODELS)
 def test_pushing_through_the_outputs_is_the_dense_jacobian(model: str) -> None:
     case = recorded(model, "momentum")
     params = case.run.states[-1].state.params
-    direction, (x, _) = random_direction(params), zoo.examples(5, 9)
+    directions, (x, _) = random_directions(params), zoo.examples(5, 9)
     jacobian = torch.func.jacrev(lambda p: case.oracle.outputs(p, x))(params)
-    expected = sum(torch.einsum("nc...,...->nc", jacobian[n], direction[n]) for n in params)
-    outputs, change = push_outputs(case.problem, params, {}, x, direction)
+    expected = sum(torch.einsum("nc...,r...->rnc", jacobian[n], directions[n]) for n in params)
+    outputs, changes = push_outputs(case.problem, params, {}, x, directions)
     assert_close(outputs, case.oracle.outputs(params, x), 1e-13)
-    assert_close(change, expected, 1e-12)  # type: ignore[arg-type]
-    assert not outputs.requires_grad and not change.requires_grad
+    assert_close(changes, expected, 1e-12)  # type: ignore[arg-type]
+    assert not outputs.requires_grad and not changes.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_pushing_through_the_outputs_is_the_dense_jacobian(model: str) -> None:
 def test_the_reverse_fallback_gives_the_same_push(model: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = recorded(model, "momentum")
     params = case.run.states[-1].state.params
-    direction, (x, _) = random_direction(params), zoo.examples(5, 9)
-    forward = push_outputs(case.problem, params, {}, x, direction)
+    directions, (x, _) = random_directions(params), zoo.examples(5, 9)
+    forward = push_outputs(case.problem, params, {}, x, directions)
     asked = []
 
     def refuse(*_: Any) -> None:
@@ -311,7 +311,7 @@ def test_the_reverse_fallback_gives_the_same_push(model: str, message: str, monk
         raise NotImplementedError(message)
 
     monkeypatch.setattr("aa_core.effects.embedding.jvp", refuse)
-    backward = push_outputs(case.problem, params, {}, x, direction)
+    backward = push_outputs(case.problem, params, {}, x, directions)
     assert asked
     for found, expected in zip(backward, forward, strict=True):
         assert_close(found, expected, 1e-12)
@@ -322,7 +322,7 @@ def test_an_error_of_the_model_itself_is_not_mistaken_for_a_missing_mode(monkeyp
     case = recorded("mlp", "momentum")
     params = case.run.states[-1].state.params
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        push_outputs(case.problem, params, {}, torch.zeros(3, 2, dtype=torch.float64), random_direction(params))
+        push_outputs(case.problem, params, {}, torch.zeros(3, 2, dtype=torch.float64), random_directions(params))
 
 
 @pytest.mark.parametrize("model", zoo.MODELS)

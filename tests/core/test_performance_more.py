@@ -181,8 +181,9 @@ def test_forward_and_backward_derivatives_are_the_finite_difference(name: str) -
     at, gamma, h = {"scale": torch.tensor(1.3, dtype=torch.float64)}, SMOOTH[name](), 1e-6
     ahead, behind = (gamma(scaled, {"scale": at["scale"] + s}, {}) for s in (h, -h))
     expected = (ahead - behind) / (2 * h)
-    readings = read({"scale": torch.ones((), dtype=torch.float64)}, gamma, scaled, at, {})
-    assert_close(readings["linear"], expected, 1e-7)
+    directions = [{"scale": torch.tensor(size, dtype=torch.float64)} for size in (1.0, -0.5)]
+    readings = read(directions, gamma, scaled, at, {})
+    assert_close(readings["linear"], torch.stack([expected, -0.5 * expected]), 1e-7)
     state = State(at, {}, torch.zeros((), dtype=torch.float64))
     pulled = final_cotangent(training(scaled), gamma, Snapshot(0, state, {}))
     assert_close(pulled.params["scale"], expected, 1e-7)
