@@ -5,8 +5,10 @@ Everything that is compared is timed in turn in one process, by CPU time, and th
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import statistics
 import sys
 import tempfile
 from collections import deque
@@ -17,21 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import aa_core as aa
+from aa_core.counterfactuals.fleet import stack, step_together
 from aa_core.curvature import gradient_and_curvature
 from aa_core.effects.cache import EmbeddingCache
+from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
 from benchmarks import growth, memory_cost, recorder_cost
 from benchmarks.performance_cases import (
     BATCH,
+    LANES,
     MODELS,
     ROUNDS,
     STAGES,
     STEPS,
     against,
     batch,
+    mlp,
     plain,
     recorded,
     summary,
@@ -76,7 +82,55 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": summary(ratios),
         "forward passes": summary(reading),
+        "together": summary(together(run, training)),
+        "double": double(name, folder, run, problem),
     }
+
+
+def together(run: aa.Trajectory, training: Training) -> dict[str, list[float]]:
+    """One step of several models in one batch, as a ratio to the same step of each by itself."""
+    step, at = run.step_input(0, training.problem.device), load(run, training, 0)
+
+    def ratios(lanes: int) -> list[float]:
+        stacked = stack(training.problem, [at] * lanes)
+        batch = {"": lambda: step_together(training, stacked, step)}
+        return against(lambda: [training.step(at, step) for _ in range(lanes)], batch)[""]
+
+    return {str(lanes): ratios(lanes) for lanes in LANES}
+
+
+def double(name: str, folder: Path, run: aa.Trajectory, problem: aa.Problem) -> dict[str, float]:
+    """The adjoint of the same steps in float64: its time over that in float32, and how far the effects of all steps lie
+    apart, relative to those in float64 (Euclidean norms)."""
+    build, draw = MODELS[name]
+    torch.manual_seed(0)
+    model, batches = build().double(), [_doubled(batch(draw, k)) for k in range(STEPS[name])]
+    other = aa.Problem(copy.deepcopy(model), nn.functional.cross_entropy, device="cpu")
+    precise = recorded(folder / f"{name} float64", model, batches)
+    asked = batch(draw, 999, 200)
+    single, gamma = aa.log_likelihood(*asked).mean(), aa.log_likelihood(*_doubled(asked)).mean()
+    ways = {"": lambda: aa.step_effects(precise, other, gamma)}
+    time = against(lambda: aa.step_effects(run, problem, single), ways)[""]
+    found, expected = (aa.step_effects(*each).effects for each in ((run, problem, single), (precise, other, gamma)))
+    return {"time": statistics.median(time), "apart": float((found - expected).norm() / expected.norm())}
+
+
+def compiled() -> dict[str, str]:
+    """What torch says to a second derivative of a compiled model; empty if it takes it."""
+    model, (x, y) = torch.compile(mlp(), backend="aot_eager"), batch(MODELS["MLP"][1], 0)
+    params = list(model.parameters())
+    try:
+        slopes = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), params, create_graph=True)
+        torch.autograd.grad(slopes, params, [torch.ones_like(p) for p in params])
+    except RuntimeError as error:
+        return {"says": str(error)}
+    return {"says": ""}
+
+
+def _doubled(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Numbers in float64; tokens stay whole numbers."""
+    x, y = drawn
+    return (x.double() if x.is_floating_point() else x), y
 
 
 def floor(run: aa.Trajectory, training: Any) -> None:
@@ -95,12 +149,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             parts: dict[str, Callable[[], Any]] = {
                 **{name: partial(measure, name, Path(folder)) for name in MODELS},
+                "compile": compiled,
                 "recorder": lambda: recorder_cost.measure(Path(folder)),
                 "memory": lambda: memory_cost.measure(Path(folder)),
                 "growth": lambda: growth.measure(Path(folder)),
             }
             figures = json.loads(RESULTS.read_text()) | {
-                "machine": machine(),
                 "setting": {
                     "steps": STEPS,
                     "stages": STAGES,
@@ -114,6 +168,7 @@ def main() -> None:
                 busy = os.getloadavg()[0] / (os.cpu_count() or 1)
                 figures[name] = {
                     "date": datetime.now(UTC).date().isoformat(),
+                    "machine": machine(),
                     "load": round(busy, 1),
                     "figures": parts[name](),
                 }

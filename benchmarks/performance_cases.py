@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 import aa_core as aa
 
-ROUNDS, STAGES, BATCH, CLASSES = 2, 4, 64, 10
+ROUNDS, STAGES, BATCH, CLASSES = 5, 4, 64, 10
+LANES = (2, 4, 8)
+"""How many models take a step together."""
 STEPS = {"MLP": 48, "CNN": 48, "transformer": 16}
 
 

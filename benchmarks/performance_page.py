@@ -12,9 +12,9 @@ ADJOINT = "adjoint of one query: effects of all steps and stages"
 
 def page(figures: dict[str, Any]) -> str:
     """docs/performance.md."""
-    head = f"""# What the engine costs
+    head = """# What the engine costs
 
-{figures["machine"]}. Written by `python -m benchmarks.performance` from
+Written by `python -m benchmarks.performance` from
 [the stored figures](../benchmarks/results/performance.json); nothing here is typed by hand. Times are CPU times of one thread. The
 machine was shared with much other work: *load* is the number of processes that wanted each processor when a part began.
 Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
@@ -33,7 +33,7 @@ def _attribution(figures: dict[str, Any]) -> str:
     )
     return f"""## Attribution and retraining
 
-Measured on {figures["transformer"]["date"]}. Steps of AdamW in {setting["stages"]} stages, batches of {setting["batch"]}, float32: {steps}.
+Measured on {figures["transformer"]["date"]}, {figures["transformer"]["machine"]}. Steps of AdamW in {setting["stages"]} stages, batches of {setting["batch"]}, float32: {steps}.
 Ratios to plain training of the same steps (the loop without recorder and engine); median of {setting["rounds"]} rounds, in brackets the lowest and the
 highest. The last row is a ratio to one forward pass of the 200 evaluation examples for each of the {setting["stages"]} stages.
 
@@ -49,11 +49,53 @@ copied for it, inner products are taken leaf by leaf in the precision of the lea
 both sides is read once. Before that was done: {before["note"]}.
 
 {_table(["adjoint of one query", *models], _before(before["adjoint"], models))}
+{_together(models)}{_double(models)}{_compiled(figures.get("compile"))}"""
+
+
+def _together(models: dict[str, Any]) -> str:
+    """What batching models that take the same step can gain at most."""
+    found = {name: m["together"] for name, m in models.items() if "together" in m}
+    if not found:
+        return ""
+    lanes = list(next(iter(found.values())))
+    rows = [[f"{n} models", *(_cell(m[n]) for m in found.values())] for n in lanes]
+    return f"""
+What `retrain_all` can gain by batching: one step of several models in one batched pass, as a ratio to the step of each by itself.
+Below 1, batching pays. It saves calls and not arithmetic, so it gains little where matrix products are all the work: then models
+are trained one by one. Stages that are left out one at a time train fewer models at once than there are stages.
+
+{_table(["a step, batched", *found], rows)}
+"""
+
+
+def _double(models: dict[str, Any]) -> str:
+    found = {name: m["double"] for name, m in models.items() if "double" in m}
+    if not found:
+        return ""
+    rows = [
+        ["time in float64, against float32", *(f"{m['time']:.2f}" for m in found.values())],
+        ["effects in float32, relative distance from those in float64", *(f"{m['apart']:.1e}" for m in found.values())],
+    ]
+    return f"""
+The same steps trained and differentiated in float64: what precision costs, and what float32 loses of the effects of all steps.
+
+{_table(["adjoint of one query", *found], rows)}
+"""
+
+
+def _compiled(part: dict[str, Any] | None) -> str:
+    if part is None:
+        return ""
+    said = part["figures"]["says"]
+    if not said:
+        return "\nA model compiled by torch.compile can be differentiated twice.\n"
+    return f"""
+A model compiled by torch.compile cannot be differentiated twice (tried on {part["date"]}); in torch's words: {said}.
 """
 
 
 def _when(part: dict[str, Any]) -> str:
-    return f"measured on {part['date']}, load {part['load']:g}"
+    return f"measured on {part['date']}, {part['machine']}, load {part['load']:g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

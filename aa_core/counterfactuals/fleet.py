@@ -24,6 +24,8 @@ from aa_core.state import Buffers, Params, Snapshot, is_finite, max_difference, 
 
 TRIES = 2
 """How many steps are timed each way before one is chosen."""
+WORTH = 100
+"""How many more steps of as many lanes must be left for a trial to be begun: it costs two or three of them."""
 COPIES = 4
 """States that a training in flight is taken to hold at once: its own, its gradient, the next one, activations."""
 
@@ -50,7 +52,8 @@ def retrain_all(
 
     Each starts where it first differs from the recording: up to there one replay serves all. Then all that take a step
     as recorded share its batch and take it in one batched pass, where a trial on the run's own steps finds that faster
-    than one by one; models that cannot be batched (or draw differently when they are) are trained one by one.
+    than one by one, and enough steps are left for a trial to pay; models that cannot be batched (or draw differently
+    when they are) are trained one by one.
 
     Args:
         memory: budget for the states of trainings in flight, bytes; what does not fit waits for the next pass.
@@ -86,6 +89,7 @@ def train_lanes(run: RunLike, training: Training, lanes: Sequence[Lane], progres
             fleet[i] = change.step(training, fleet[i])
         together = tuple(i for i in afloat if i not in changed)
         if together:
+            trial.left = total - done
             _advance(training, fleet, together, run.step_input(k, training.problem.device), trial)
         done += len(afloat)
         progress(done, total)
@@ -189,9 +193,11 @@ class _Trial:
     """Which way is faster, and from how many lanes on. More lanes make batching pay more, so a win is final.
 
     A trial is one step in both ways, which must agree and warms both up, and then steps in one way or the other: these
-    had to be taken anyway.
+    had to be taken anyway. Where so few are left that it could hardly pay, there is none.
     """
 
+    left: int = sys.maxsize
+    """Steps of lanes still to be taken."""
     batch_from: int | None = None
     loop_up_to: int = 1
     seconds: dict[Way, list[float]] = field(default_factory=dict)
@@ -202,7 +208,9 @@ class _Trial:
             return "batch"
         if lanes < 2 * self.loop_up_to:
             return "loop"
-        return min(self.seconds, key=lambda way: len(self.seconds[way])) if self.seconds else "both"
+        if self.seconds:
+            return min(self.seconds, key=lambda way: len(self.seconds[way]))
+        return "both" if self.left >= WORTH * lanes else "loop"
 
     def agree(self) -> None:
         """Both ways gave the same: time them."""

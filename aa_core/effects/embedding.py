@@ -149,11 +149,13 @@ def push_outputs(
         return problem.outputs(params, dict(buffers), inputs)
 
     def push(direction: Params) -> tuple[Tensor, Tensor]:
-        return jvp(outputs_at, (params,), (direction,))  # type: ignore[no-any-return]
+        outputs, change = jvp(outputs_at, (params,), (direction,))[:2]
+        return outputs, change
 
     with twice_differentiable_kernels():
         try:
-            return vmap(push, out_dims=(None, 0), randomness="same")(directions)  # type: ignore[no-any-return]
+            outputs, changes = vmap(push, out_dims=(None, 0), randomness="same")(directions)  # type: ignore[arg-type]
+            return outputs, changes
         except (NotImplementedError, RuntimeError, ValueError):
             pass  # an operator without forward mode or batching: reverse mode does the same, or raises what is wrong
         with torch.enable_grad():

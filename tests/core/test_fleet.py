@@ -117,7 +117,10 @@ class Moody(nn.Module):
 
 
 @pytest.mark.parametrize("model", [Moody, zoo.MODELS["lstm"]])
-def test_a_model_that_cannot_be_batched_is_trained_one_by_one(model: type[nn.Module]) -> None:
+def test_a_model_that_cannot_be_batched_is_trained_one_by_one(
+    model: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "WORTH", 1)
     case = make_case(model, zoo.OPTIMIZERS["momentum"])
     for what, found in zip(QUESTIONS, retrain_all(case.run, case.problem, QUESTIONS), strict=True):
         assert equal(found.params, aa.retrain(case.run, case.problem, what).params)
@@ -132,6 +135,7 @@ def test_a_batch_that_is_not_the_same_training_is_refused(monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(fleet, "step_together", slightly_wrong)
+    monkeypatch.setattr(fleet, "WORTH", 1)
     for what, found in zip(SKIPS, retrain_all(case.run, case.problem, SKIPS), strict=True):
         assert equal(found.params, aa.retrain(case.run, case.problem, what).params)
 
@@ -145,6 +149,14 @@ def test_the_faster_way_is_chosen_and_a_loss_is_tried_again_with_twice_as_many()
     assert [trial.way(n) for n in (3, 5, 6, 9)] == ["loop", "loop", "batch", "batch"]
     trial.fail()
     assert trial.way(100) == "loop"
+
+
+def test_no_trial_is_begun_that_could_hardly_pay() -> None:
+    trial = fleet._Trial(left=2 * fleet.WORTH)
+    assert [trial.way(n) for n in (2, 3)] == ["both", "loop"]
+    measure(trial, 2, loop=1.1, batch=1.0)
+    trial.left = 2
+    assert trial.way(2) == "batch"
 
 
 def measure(trial: fleet._Trial, lanes: int, **seconds: float) -> None:
@@ -172,6 +184,7 @@ def test_a_trial_takes_one_step_twice_and_no_other(monkeypatch: pytest.MonkeyPat
     training = prepare(case.run, case.problem)
     monkeypatch.setattr(Training, "step", alone)
     monkeypatch.setattr(fleet, "step_together", together)
+    monkeypatch.setattr(fleet, "WORTH", 1)
     fleet.train_lanes(case.run, training, [fleet.Lane(case.run.states[0])] * 2)
     assert sum(taken.values()) == 2 * (case.run.steps + 1) and min(taken.values()) >= 2 * fleet.TRIES
 
