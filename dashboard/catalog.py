@@ -32,7 +32,15 @@ def stamp(folder: Path) -> tuple[int, ...]:
     """Changes whenever something was written to the run, so that nothing stale is shown."""
     watched = (folder / "run.json", folder / "log", folder / "journal")
     journals = sorted((folder / "journal").glob("*.jsonl"))[-1:]
-    return tuple(path.stat().st_mtime_ns for path in (*watched, *journals) if path.exists())
+    return tuple(written for path in (*watched, *journals) if (written := _written(path)))
+
+
+def _written(path: Path) -> int:
+    """When it was written last; 0 if it is not there, or is gone by now: a recorder may be at work beside us."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _runs_under(folder: Path, depth: int) -> Iterator[Path]:

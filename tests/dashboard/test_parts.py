@@ -25,6 +25,14 @@ def test_runs_are_found_by_a_short_id(tmp_path: Path, monkeypatch: pytest.Monkey
     }
 
 
+def test_a_file_that_goes_while_runs_are_listed_takes_no_page_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.json").touch()
+    monkeypatch.setattr(Path, "exists", lambda self: True)  # as it was a moment ago; the journal is gone since
+    assert catalog.stamp(tmp_path) == ((tmp_path / "run.json").stat().st_mtime_ns,)
+
+
 def test_a_root_may_be_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.json").touch()
     monkeypatch.setenv("AA_RUNS_DIRS", str(tmp_path))
