@@ -10,7 +10,7 @@ import typer
 
 from aa_core.check import check_files, check_run
 from aa_core.checkpoints_only.checkpoints import CheckpointRun
-from aa_core.commands import archive, checkpoints, dashboard, effects, experiment, remote, sign, whatif
+from aa_core.commands import archive, calibrate, checkpoints, dashboard, effects, experiment, remote, sign, whatif
 from aa_core.commands.base import Commands, ProblemOption, epilog
 from aa_core.commands.console import Format, Meter, note, write_rows
 from aa_core.commands.findings import ledger
@@ -118,6 +118,7 @@ def check(
 
 
 effects.register(app)
+calibrate.register(app)
 whatif.register(app)
 
 

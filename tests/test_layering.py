@@ -40,6 +40,7 @@ LAYERS = (
         "recording.live",
         "recording.machine",
         "recording.preamble",
+        "runs.attached",
         "runs.remote",
         "recording.averaging",
         "recording.observer",

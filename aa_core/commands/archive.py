@@ -10,12 +10,14 @@ import typer
 from aa_core.commands.base import epilog
 from aa_core.commands.console import note
 from aa_core.commands.options import Run, open_told
+from aa_core.confidence.calibration import calibrations_of
 from aa_core.runs.archive import export_run, import_run
 
 
 def export(run: Run, output: Annotated[Path, typer.Option("-o", "--output", help="The zip file to write.")]) -> None:
-    """Pack an intact run into one zip file; the same run gives the same bytes."""
-    note(f"wrote {export_run(open_told(run), output)}")
+    """Pack an intact run and its calibrations into one zip file; the same ones give the same bytes."""
+    opened = open_told(run)
+    note(f"wrote {export_run(opened, output, calibrations_of(opened))}")
 
 
 def unpack(

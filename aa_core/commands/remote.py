@@ -10,6 +10,7 @@ import typer
 from aa_core.commands.base import epilog
 from aa_core.commands.console import note
 from aa_core.commands.options import open_told
+from aa_core.confidence.calibration import calibrations_of
 from aa_core.recording.writer import files_of
 from aa_core.runs.remote import Upload
 
@@ -23,6 +24,9 @@ def push(
     run: Annotated[Path, typer.Argument(help="Folder of a recorded run.")],
     address: Annotated[str, typer.Argument(help="Where to, such as s3://bucket/run; any address of fsspec.")],
 ) -> None:
-    """Copy a run into object storage, commit by commit. What is there already is never overwritten."""
-    commits = Upload(open_told(run).path, address).push(files_of)
+    """Copy a run and its calibrations into object storage. What is there already is never overwritten."""
+    opened = open_told(run)
+    upload = Upload(opened.path, address)
+    commits = upload.push(files_of)
+    upload.attach(calibrations_of(opened), opened.digest)
     note(f"{address}: {commits} commit{'s' * (commits != 1)}, complete")

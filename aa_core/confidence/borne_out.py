@@ -41,4 +41,4 @@ def with_calibration(found: Attribution, run: JudgedRun, performance: str) -> At
 def _calibration(run: JudgedRun, performance: str, asked: Mapping[str, Any]) -> Calibration | None:
     """Training examples are worth what the steps are that they are part of, and those are asked about by freezing."""
     semantics = "freeze" if asked["method"] == "examples" else asked["semantics"]
-    return find_calibration(run, run_performance(run, performance).digest, semantics)
+    return find_calibration(run, run_performance(run, performance).digest, semantics, asked["problem"])

@@ -23,6 +23,7 @@ from aa_core.effects.path_shares import path_shares
 from aa_core.errors import RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
+from aa_core.recording.machine import environment
 from aa_core.records import RunLike
 from aa_core.replay import Progress, silent
 from aa_core.version import __version__
@@ -92,6 +93,7 @@ def calibrate(
         estimators=tuple(_figures(name, values, truth, noise) for name, values in estimates),
         path_share=_figures(("path share", "", ""), shares, truth, noise),
         code=__version__,
+        environment=environment(problem.device),
     )
     store_calibration(found)
     return found

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from aa_core.confidence.agreement import Agreement
 from aa_core.errors import RunFormatError
 from aa_core.files import write_atomic
 from aa_core.plain import plain
 from aa_core.records import RunLike
-from aa_core.runs.header import Digest, Model, read_json
+from aa_core.runs.attached import FOLDER, MAX_BYTES, MAX_FILES, name_of
+from aa_core.runs.header import Digest, Environment, Model, read_json
+from aa_core.runs.store import read_file
 from aa_core.workspace import workspace
 
 BESIDE_A_RUN = "calibration.json"
-"""A shipped run brings its calibration in the folder above its own."""
+"""A shipped run brings its calibration in the folder above its own; one that was packed, in its own (`attached`)."""
+BROUGHT = "calibrated by whoever made or passed on this run, not measured here"
 PLAIN = ("boundary", "exact", "linear")
 """The estimator of stage effects as long as no calibration has chosen a better one."""
 RULE = "the estimator with the smallest error over all pairs: mean of |estimate - truth| over mean of |truth|"
@@ -84,6 +87,21 @@ class Calibration(Model):
     path_share: Figures
     """gamma after minus gamma before each stage: the answer to another question, beside the estimators."""
     code: str
+    environment: Environment | None = None
+    """The machine that it was measured on, as it says; None in older ones."""
+    here: bool = Field(default=True, exclude=True)
+    """Whether it was measured here, which no file can claim: those of the workspace were."""
+
+    @property
+    def source(self) -> str:
+        """Who retrained, in words that stand before what was found."""
+        return "checked by retraining" if self.here else BROUGHT
+
+    @property
+    def where(self) -> str:
+        """What it says of the machine that it was measured on."""
+        at = self.environment
+        return "an unnamed machine" if at is None else f"{at.platform}, {at.device}, torch {at.torch}"
 
     @property
     def default(self) -> Figures | None:
@@ -122,51 +140,80 @@ def store_calibration(found: Calibration) -> Path:
     return path
 
 
-def find_calibration(run: RunLike, evaluation: str | None, semantics: str = "freeze") -> Calibration | None:
-    """The stored calibration of this run, measured here or shipped beside it; None if there is none.
+def find_calibration(
+    run: RunLike, evaluation: str | None, semantics: str = "freeze", problem: str | None = None
+) -> Calibration | None:
+    """The stored calibration of this run: measured here, else one that came with it; None if there is none.
 
     Args:
         evaluation: digest of the performance; None takes any of the run's, the one on most values first.
+        problem: fingerprint of the problem; None takes any.
     """
-    known = (c for path in _candidates(run) if (c := _read(path)) is not None)
     fitting = [
         c
-        for c in known
-        if c.run == run.digest and c.semantics == semantics and (evaluation is None or c.evaluation == evaluation)
+        for c in _known(run)
+        if c.semantics == semantics and evaluation in (None, c.evaluation) and problem in (None, c.problem)
     ]
-    return max(fitting, key=lambda c: c.values, default=None)
+    return max(fitting, key=lambda c: (c.here, c.values), default=None)
+
+
+def calibrations_of(run: RunLike) -> list[bytes]:
+    """All that are known of this very run, measured here or not, as they travel with it."""
+    return [c.to_bytes() for c in _known(run)]
 
 
 def prefer(
-    run: RunLike, evaluation: str, semantics: str, chosen: tuple[str | None, str | None, str | None], *methods: str
+    run: RunLike,
+    evaluation: str,
+    semantics: str,
+    chosen: tuple[str | None, str | None, str | None],
+    *methods: str,
+    problem: str | None = None,
 ) -> tuple[Any, Any, Any]:
     """(method, curvature, readout): those chosen, the rest plain; where none is, as a stored calibration of this very
     question prefers them among some methods (all by default).
 
-    evaluation: `Performance.basis`.
+    evaluation: `Performance.basis`. problem: as of `find_calibration`.
     """
-    known = find_calibration(run, evaluation, semantics) if chosen == (None, None, None) else None
+    known = find_calibration(run, evaluation, semantics, problem) if chosen == (None, None, None) else None
     best = known.best(*methods) if known else None
     plain = (best.method, best.curvature, best.readout) if best else PLAIN
     method, curvature, readout = (own or other for own, other in zip(chosen, plain, strict=True))
     return method, curvature, readout
 
 
-def _candidates(run: RunLike) -> Iterator[Path]:
-    """Files that may hold it: their digests decide, not their names."""
-    yield from sorted(_folder().glob(f"{run.digest[:16]}-*.json"))
+def _known(run: RunLike) -> list[Calibration]:
+    """Those of the run: in the workspace, and brought. Their digests decide, not their names."""
+    own = (_read(p.parent, p.name) for p in sorted(_folder().glob(f"{run.digest[:16]}-*.json")))
+    found = [c for here, of in ((True, own), (False, _brought(run))) for data in of if (c := _parse(data, here))]
+    return [c for c in found if c.run == run.digest]
+
+
+def _brought(run: RunLike) -> Iterator[bytes]:
     path = getattr(run, "path", None)  # a run that was never written has none
-    if path is not None:
-        yield Path(path).parent / BESIDE_A_RUN
+    if path is None:
+        return
+    root = Path(path)
+    names = [f"{FOLDER}/{p.name}" for p in sorted((root / FOLDER).glob("*.json"))[:MAX_FILES]]
+    yield from (data for name in names if name_of(data := _read(root, name)) == name)
+    yield _read(root.parent, BESIDE_A_RUN)
 
 
-def _read(path: Path) -> Calibration | None:
-    """None for a file that is not there, or is not a calibration of this version: it is measured again."""
+def _read(folder: Path, name: str) -> bytes:
+    """The bytes of a regular file of at most MAX_BYTES; none where there is no such file."""
     try:
-        content = read_json(path.read_bytes(), str(path))
-        return Calibration.model_validate(content, strict=False)
-    except (OSError, RunFormatError, ValidationError):
+        return read_file(folder, name, MAX_BYTES)
+    except (OSError, RunFormatError):
+        return b""
+
+
+def _parse(data: bytes, here: bool) -> Calibration | None:
+    """None for what is not a calibration of this version: it is measured again."""
+    try:
+        found = Calibration.model_validate(read_json(data, "calibration"), strict=False)
+    except (RunFormatError, ValidationError):
         return None
+    return found.model_copy(update={"here": here})
 
 
 def _folder() -> Path:

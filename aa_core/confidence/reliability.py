@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aa_core.confidence.agreement import Agreement
-from aa_core.confidence.calibration import Calibration
+from aa_core.confidence.calibration import Calibration, Figures
 from aa_core.confidence.verdict import (
     SEGMENTS,
     UNMEASURED,
@@ -125,12 +125,10 @@ class Reliability:
         """What the effects may be trusted for: as retraining said, else as the figures say."""
         known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
         if known is not None and self.readout_spread is None:
-            added_up = f"Added up over each stage and checked by retraining{self._among()}"
-            return lesser(judge_calibrated(known)._replace(checked=added_up), judge_growth(self.growth))
+            return lesser(self._borne_out(known, "added up over each stage and "), judge_growth(self.growth))
         if known is not None:
-            verdict = judge_calibrated(known)
-            reason = verdict.reason + self._unlike()
-            return verdict._replace(checked=f"Checked by retraining{self._among()}", reason=reason)
+            verdict = self._borne_out(known)
+            return verdict._replace(reason=verdict.reason + self._unlike())
         if self.blind:
             return Verdict("nothing", f"For this optimizer, {self.blind}")
         if self.estimator and self.estimator[0] == SEGMENTS and self.readout_spread is None:
@@ -154,13 +152,21 @@ class Reliability:
             return None
         return known.noise_of_mean if self.judged in (None, known.values) else known.noise_of_value
 
+    def _borne_out(self, known: Figures, what: str = "") -> Verdict:
+        """The verdict of the calibration, which says who measured it, and on what."""
+        assert self.calibration is not None
+        checked = f"{what}{self.calibration.source}"
+        checked = f"{checked[0].upper()}{checked[1:]}{self._among()}"
+        return judge_calibrated(known)._replace(verified=self.calibration.here, checked=checked)
+
     def _among(self) -> str:
         """Which examples retraining was judged on, and which of them the effects are on."""
         if self.calibration is None or self.judged is None:
             return ""
         every = self.calibration.values
         some = "" if self.judged == every else f", of which these are {self.judged:,}"
-        return f" on all {every:,} examples{some}"
+        stop = "" if self.calibration.here else ","
+        return f"{stop} on all {every:,} examples{some}"
 
     def _unlike(self) -> str:
         """What speaks against believing of some of the examples what retraining said of all."""

@@ -115,17 +115,18 @@ class Verdict(NamedTuple):
     trust: Trust
     reason: str
     verified: bool = False
-    """Whether real retraining of this very run says so."""
+    """Whether real retraining of this very run, done here, says so."""
     approximated: bool = False
     """Whether it is about an approximation from checkpoints, which no retraining can check."""
-    checked: str = "Checked by retraining"
-    """If verified: what was, and on which examples."""
+    checked: str = ""
+    """If by retraining, whoever did it: what was, and on which examples."""
 
     @property
     def words(self) -> str:
         """The verdict as a sentence or two."""
-        if self.verified:
-            return f"{self.checked}: {MEANING[self.trust]}. {self.reason}."
+        if self.checked:
+            way_out = "" if self.verified else " Calibrate here to know."
+            return f"{self.checked}: {MEANING[self.trust]}. {self.reason}.{way_out}"
         source = "Approximated from checkpoints only. " if self.approximated else ""
         way_out = "" if self.approximated else f" Retrain to {'confirm' if self.trust == 'size' else 'know'}."
         return f"{source}{OPENINGS[self.trust]}: {MEANING[self.trust]}. {self.reason}.{way_out}"
@@ -152,7 +153,7 @@ def judge_calibrated(figures: Figures) -> Verdict:
         f"Over {pairs.n:,} pairs of stage and example r = {_number(pairs.pearson)}, the sign is right for "
         f"{_percent(pairs.sign)}, and the stages' means are off by {_percent(stages.relative_error)}"
     )
-    return Verdict(earned(pairs, stages), reason, verified=True)
+    return Verdict(earned(pairs, stages), reason, verified=True, checked="Checked by retraining")
 
 
 def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, moved: float | None) -> Verdict:

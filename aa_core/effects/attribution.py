@@ -103,7 +103,9 @@ def stage_effects(
         Attribution with effects [stages, values] in the performance's unit; positive = the stage helped.
     """
     training = prepare(run, problem)
-    method, curvature, readout = prefer(run, performance.basis, semantics, (method, curvature, readout))
+    method, curvature, readout = prefer(
+        run, performance.basis, semantics, (method, curvature, readout), problem=problem.fingerprint
+    )
     check_request(method, curvature, readout, semantics)
     performance.check_differentiable()
     embeddings = embed_stages(
@@ -124,7 +126,7 @@ def stage_effects(
         found,
         assumptions=(*found.assumptions, *ASSUMED.get(method, ())),
         estimator=(method, curvature, readout),
-        calibration=find_calibration(run, performance.basis, semantics),
+        calibration=find_calibration(run, performance.basis, semantics, problem.fingerprint),
         **(_distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method != "additive" else {}),
     )
     return Attribution(

@@ -45,9 +45,9 @@ def truths_of(
     checks: Sequence[Check],
     calibration: CalibrationSection | None,
 ) -> dict[str, Truth]:
-    """{stage: what its retraining measured}: single what-ifs of the same question first, then the calibration."""
+    """{stage: what its retraining here measured}: what-ifs of the same question first, then the calibration."""
     found = {}
-    if calibration is not None and calibration.same_question:
+    if calibration is not None and calibration.same_question and calibration.here:
         pairs = zip(calibration.stages, calibration.truth, strict=True)
         found = {stage: Truth(truth, "calibration") for stage, truth in pairs if truth is not None}
     for row in rows:
@@ -165,7 +165,7 @@ def _evidence(pairs: Sequence[tuple[StageRow, Truth]]) -> str:
     off = sum(abs((r.mean or 0.0) - t.effect) for r, t in pairs)
     error = f", and sizes are off by {fmt_percent(off / size)}" if size else ""
     retrained = "the one stage that was retrained" if len(pairs) == 1 else f"{len(pairs)} stages that were retrained"
-    stored = " (calibration stored with the run)" if any(t.source == "calibration" for _, t in pairs) else ""
+    stored = " (by the calibration measured here)" if any(t.source == "calibration" for _, t in pairs) else ""
     return f"Of {retrained}{stored}, the sign agrees for {agreed}{error}."
 
 

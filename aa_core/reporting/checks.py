@@ -74,6 +74,8 @@ def calibration_section(run: RunLike, effects: Attribution) -> CalibrationSectio
         stages=found.stages,
         truth=found.truth,
         estimate=() if used is None else used.means,
+        here=found.here,
+        where=found.where,
         noise_of_mean=found.noise_of_mean,
         noise_of_value=found.noise_of_value,
         below_noise=found.below_noise,

@@ -254,6 +254,10 @@ class CalibrationSection(Section):
     truth: tuple[Number, ...]
     estimate: tuple[Number, ...]
     """By the estimator of this report; empty if it was not among those that were tried."""
+    here: bool
+    """Whether it was measured here; else it came with the run, and is a claim."""
+    where: str
+    """The machine that it says it was measured on."""
     noise_of_mean: Number
     noise_of_value: Number
     below_noise: int

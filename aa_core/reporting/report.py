@@ -172,7 +172,7 @@ def report_from(
         ledger=context.ledger,
         reliability=reliability,
         limitations=limitations(rows, selection, truths, reliability, checks, per_step, table is None),
-        process=process_section(rows, number_of_groups, checks, calibration is not None, context.events),
+        process=process_section(rows, number_of_groups, checks, bool(calibration and calibration.here), context.events),
         provenance={
             **{k: v for k, v in asked.items() if v is None or isinstance(v, str | int | float | bool)},
             "seed": SEED,

@@ -1,4 +1,5 @@
-"""A run as one zip file, and back: nothing is packed but what the log names, nothing unpacked but that, as it was.
+"""A run as one zip file, and back: nothing is packed but what the log names and calibrations of it, nothing unpacked
+but that, as it was.
 
 Entries are stored, not compressed: tensors hardly shrink, and what is not compressed cannot expand.
 """
@@ -11,12 +12,13 @@ import secrets
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aa_core.errors import IntegrityError, RequestError, RunExistsError, RunFormatError, RunNotFoundError
 from aa_core.files import MODE, sync_folder
+from aa_core.runs.attached import MAX_BYTES, NAME, check_attached, name_of
 from aa_core.runs.chain import Chain
 from aa_core.runs.header import listed, repeated
 from aa_core.runs.integrity import check_integrity
@@ -36,8 +38,8 @@ _NAME = re.compile(
 """The files of a run; what else the log does not name is refused, too."""
 
 
-def export_run(run: Trajectory, target: str | Path) -> Path:
-    """Write an intact run as a zip file; the same run gives the same bytes.
+def export_run(run: Trajectory, target: str | Path, calibrations: Iterable[bytes] = ()) -> Path:
+    """Write an intact run as a zip file, with calibrations of it; the same run and calibrations give the same bytes.
 
     Raises IntegrityError if the run is not intact, RequestError if there is such a file already.
     """
@@ -47,9 +49,10 @@ def export_run(run: Trajectory, target: str | Path) -> Path:
     _require_intact(run)
     with _beside(target) as temporary, zipfile.ZipFile(temporary, "x") as archive:
         for name in sorted(_files(run.chain)):
-            entry = zipfile.ZipInfo(name, LONG_AGO)
-            entry.create_system, entry.external_attr = 3, (stat.S_IFREG | MODE) << 16
-            archive.writestr(entry, read_file(run.path, name, limit=2**40))
+            archive.writestr(_entry(name), read_file(run.path, name, limit=2**40))
+        for name, data in sorted({name_of(data): data for data in calibrations}.items()):
+            check_attached(name, data, run.digest)
+            archive.writestr(_entry(name), data)
     return target
 
 
@@ -70,11 +73,20 @@ def import_run(file: str | Path, target: str | Path) -> Trajectory:
                 _unpack(archive, entry, temporary)
             run = open_run(temporary)
             _require_intact(run)
-            if extra := {i.filename for i in archive.infolist()} - _files(run.chain):
+            brought = {i.filename for i in archive.infolist() if NAME.fullmatch(i.filename)}
+            for name in sorted(brought):
+                check_attached(name, read_file(temporary, name, MAX_BYTES), run.digest)
+            if extra := {i.filename for i in archive.infolist()} - _files(run.chain) - brought:
                 raise RunFormatError(f"{file}: " + listed(f"entry {n!r} is not part of the run" for n in sorted(extra)))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         raise RunFormatError(f"{file}: not a zip file that can be read: {error}") from None
     return open_run(target)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, LONG_AGO)
+    entry.create_system, entry.external_attr = 3, (stat.S_IFREG | MODE) << 16
+    return entry
 
 
 def _files(chain: Chain) -> set[str]:
@@ -141,7 +153,7 @@ def _checked(archive: zipfile.ZipFile, file: Path) -> list[zipfile.ZipInfo]:
 
 def _entry_problem(entry: zipfile.ZipInfo) -> str | None:
     kind = stat.S_IFMT(entry.external_attr >> 16)
-    if not _NAME.fullmatch(entry.filename) or entry.filename != entry.orig_filename:
+    if not (_NAME.fullmatch(entry.filename) or NAME.fullmatch(entry.filename)) or entry.filename != entry.orig_filename:
         return "not the name of a file of a run"
     if kind not in (0, stat.S_IFREG):
         return "a link, folder or device, expected a regular file"

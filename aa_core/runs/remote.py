@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ import fsspec  # the field's one interface to object stores; torch brings it alo
 
 from aa_core.errors import MissingExtraError, RunBusyError, RunError, RunNotFoundError
 from aa_core.files import write_atomic
+from aa_core.runs.attached import FOLDER, MAX_FILES, NAME, check_attached, name_of
 from aa_core.workspace import workspace
 
 BUDGET = "AA_REMOTE_BYTES"
@@ -43,7 +44,7 @@ def mirror(address: str | Path) -> Path:
     url = _url(address)
     folder = _mirrors() / hashlib.sha256(url.encode()).hexdigest()[:32]
     header = _fetch(url, "run.json")
-    names = _log_names(url)
+    names = _names(url, "log")
     known = folder / "run.json"
     if known.exists() and (known.read_bytes() != header or not _logged(folder) <= set(names)):
         shutil.rmtree(folder)  # another run took this address
@@ -52,7 +53,17 @@ def mirror(address: str | Path) -> Path:
     write_atomic(known, header)
     for name in sorted(set(names) - _logged(folder)):
         write_atomic(folder / "log" / name, _fetch(url, f"log/{name}"))
+    _fetch_attached(url, folder)
     return folder
+
+
+def _fetch_attached(url: str, folder: Path) -> None:
+    """The calibrations that lie with the run, each under the digest that its name says."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    found = [name for n in _names(url, FOLDER) if NAME.fullmatch(name := f"{FOLDER}/{n}")]
+    for name in sorted(found)[:MAX_FILES]:
+        if not (folder / name).exists() and name_of(data := _fetch(url, name)) == name:
+            write_atomic(folder / name, data)
 
 
 def local_folder(path: str | Path) -> Path:
@@ -112,6 +123,14 @@ class Upload:
             self.commits += 1
         return len(names)
 
+    def attach(self, calibrations: Iterable[bytes], digest: str) -> int:
+        """Put calibrations of the run with this digest beside it; how many there are."""
+        found = {name_of(data): data for data in calibrations}
+        for name, data in found.items():
+            check_attached(name, data, digest)
+            self._put(name, data)
+        return len(found)
+
     def _put(self, name: str, data: bytes) -> None:
         """Put if absent; the same bytes may be there already."""
         store, root = _store(self.url)
@@ -139,11 +158,11 @@ def _fetch(url: str, name: str) -> bytes:
         raise
 
 
-def _log_names(url: str) -> list[str]:
+def _names(url: str, folder: str) -> list[str]:
     store, root = _store(url)
     try:
         store.invalidate_cache()
-        found = _retry(lambda: store.ls(f"{root}/log", detail=False), f"{url}/log")
+        found = _retry(lambda: store.ls(f"{root}/{folder}", detail=False), f"{url}/{folder}")
     except FileNotFoundError:
         return []
     return [name for path in found if (name := path.rstrip("/").rpartition("/")[2]).endswith(".json")]

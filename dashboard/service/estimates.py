@@ -104,7 +104,9 @@ def known_of(desk: Desk, every: Attribution, rows: np.ndarray, s: Selection) -> 
         readout_spread=spread,
         signs_agree=signs,
         estimator=(method, curvature, s.readout),
-        calibration=find_calibration(desk.run, every.provenance["evaluation"], s.semantics),
+        calibration=find_calibration(
+            desk.run, every.provenance["evaluation"], s.semantics, every.provenance["problem"]
+        ),
         judged=len(rows),
     )
 

@@ -81,8 +81,9 @@ FIGURES = """
 def _calibration(ctx: Context) -> None:
     st.subheader("Checked by retraining", anchor=False)
     found = checking.calibration(ctx.desk, ctx.selection)
+    if found is None or not found.here:
+        _calibrate(ctx, found)
     if found is None:
-        _calibrate(ctx)
         return
     left, right = st.columns([6, 5], gap="large")
     with left:
@@ -97,9 +98,14 @@ def _calibration(ctx: Context) -> None:
     )
 
 
-def _calibrate(ctx: Context) -> None:
+def _calibrate(ctx: Context, brought: Calibration | None) -> None:
+    known = (
+        "Nothing is known yet about this performance."
+        if brought is None
+        else f"What follows was {brought.source} (on {literal(brought.where)}). Measure it to know."
+    )
     st.caption(
-        "Nothing is known yet about this performance. Every stage is left out once and the model really trained "
+        f"{known} Every stage is left out once and the model really trained "
         f"again: {plural(len(ctx.desk.run.stages), 'retraining')}, in a process of its own."
     )
     spec = checking.calibration_job(ctx.desk, ctx.selection)

@@ -49,7 +49,8 @@ def _all_stages(ctx: Context) -> None:
     """Every stage left out once, in one job."""
     st.markdown("**Every stage at once**")
     with feedback.refusals():
-        if checking.calibration(ctx.desk, ctx.selection) is not None:
+        known = checking.calibration(ctx.desk, ctx.selection)
+        if known is not None and known.here:
             st.caption("Each stage was left out once and the model trained again: see which estimator that bears out.")
             shell.link("Reliability", "All stages, estimated and retrained", ctx.selection, icon=":material/verified:")
             return

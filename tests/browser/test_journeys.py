@@ -20,7 +20,7 @@ STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
 RUNNING = "[data-test-script-state='running']"
 FITS = "document.querySelector('.stMain').scrollWidth <= document.querySelector('.stMain').clientWidth"
 SCREENS = {
-    "": "Checked by retraining on all",
+    "": "Calibrated by whoever made or passed on this run, not measured here, on all",
     "explore": "Click a bar to see its steps",
     "subgroups": "Positive = the stage helped the first more",
     "what-if": "Predicted: without",

@@ -9,7 +9,7 @@ import pytest
 
 import aa_core as aa
 from aa_core.confidence.borne_out import with_calibration
-from aa_core.confidence.calibration import Calibration, find_calibration
+from aa_core.confidence.calibration import BROUGHT, Calibration, find_calibration
 from aa_core.confidence.reliability import Reliability
 from aa_core.confidence.verdict import judge_calibrated, judge_growth
 from aa_core.effects.attribution import Attribution
@@ -61,14 +61,14 @@ def test_steps_are_trusted_no_further_than_their_sums_were_borne_out() -> None:
     assert alone.verdict == judge_growth(alone.growth) and alone.verdict.trust == "size"
     sums = stored().find("additive", "exact", "linear")
     assert sums is not None and known.verdict.trust == judge_calibrated(sums).trust != "size"
-    among = f"on all {stored().values:,} examples, of which these are 3: trust"
-    assert known.words.startswith(f"Added up over each stage and checked by retraining {among}")
+    among = f" on all {stored().values:,} examples, of which these are 3: trust"
+    assert known.words.startswith(f"Added up over each stage and {BROUGHT},{among}")
     assert known.noise_of_mean is None
 
 
 def test_steps_whose_growth_warns_are_not_vouched_for_by_their_sums() -> None:
     known = replace(told(last_steps()), calibration=perfect())
-    assert known.verdict.trust == "size" and known.verdict.verified
+    assert known.verdict.trust == "size" and not known.verdict.verified
     exploding = replace(known, growth=1e3)
     assert exploding.verdict == judge_growth(1e3) and exploding.verdict.trust == "nothing"
 
@@ -87,7 +87,7 @@ def test_stages_on_some_examples_are_judged_by_what_was_said_of_all() -> None:
     known = told(found)
     assert known.calibration == stored()
     assert known.words.startswith(
-        f"Checked by retraining on all {stored().values:,} examples, of which these are 3: trust"
+        f"{BROUGHT.capitalize()}, on all {stored().values:,} examples, of which these are 3: trust"
     )
     assert known.noise_of_mean == stored().noise_of_value
     doubtful = "on these 3 the readouts disagree in sign for 50 % of the stages"
@@ -98,7 +98,7 @@ def test_on_all_examples_it_says_all_and_the_floor_is_that_of_the_mean() -> None
     run, problem = opened()
     found = aa.stage_effects(run, problem, run_performance(run, "log-likelihood"), stages=LAST)
     known = told(found)
-    assert known.words.startswith(f"Checked by retraining on all {stored().values:,} examples: trust")
+    assert known.words.startswith(f"{BROUGHT.capitalize()}, on all {stored().values:,} examples: trust")
     assert known.noise_of_mean == stored().noise_of_mean
 
 

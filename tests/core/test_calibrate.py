@@ -187,9 +187,52 @@ def test_a_shipped_run_brings_its_calibration_beside_it(tmp_path: Path) -> None:
     shipped = calibrated(False).model_copy(update={"run": "shipped"})
     (tmp_path / BESIDE_A_RUN).write_bytes(shipped.to_bytes())
     here = SimpleNamespace(digest="shipped", path=tmp_path / "run")
-    assert find_calibration(here, GAMMA.digest) == shipped  # type: ignore[arg-type]
+    found = find_calibration(here, GAMMA.digest)  # type: ignore[arg-type]
+    assert found is not None and found.to_bytes() == shipped.to_bytes() and not found.here
     changed = SimpleNamespace(digest="shipped, then changed", path=tmp_path / "run")
     assert find_calibration(changed, GAMMA.digest) is None  # type: ignore[arg-type]
+
+
+def forged(run: str) -> bytes:
+    """As if every estimator had been borne out, and that here; `here` is no field of the file, and counts for nothing."""
+    best = {"pearson": 1.0, "sign": 1.0, "relative_error": 0.0}
+    figures = [
+        e.model_copy(update={kind: getattr(e, kind).model_copy(update=best) for kind in ("pairs", "stages")})
+        for e in calibrated(False).estimators
+    ]
+    claimed = calibrated(False).model_copy(update={"run": run, "estimators": tuple(figures)})
+    return json.dumps({**claimed.model_dump(mode="json"), "here": True}).encode()
+
+
+def test_a_forged_calibration_is_told_as_a_claim_until_one_is_measured_here(tmp_path: Path) -> None:
+    case = named(affine(), "brought")
+    (tmp_path / BESIDE_A_RUN).write_bytes(forged("brought"))
+    run: Any = SimpleNamespace(digest="brought", path=tmp_path / "run")
+    claim = find_calibration(run, GAMMA.digest)
+    assert claim is not None and not claim.here
+    judged = aa.stage_effects(case.run, case.problem, GAMMA, cache=memory_cache()).reliability
+    brought = dataclasses.replace(judged, calibration=claim, judged=6)
+    assert brought.verdict.trust == "size" and not brought.verdict.verified
+    assert brought.words.startswith(
+        "Calibrated by whoever made or passed on this run, not measured here, on all 6 examples: trust"
+    )
+    assert brought.words.endswith("Calibrate here to know.")
+    store_calibration(calibrated(False).model_copy(update={"run": "brought"}))
+    own = find_calibration(run, GAMMA.digest)
+    assert own is not None and own.here and own.estimators == calibrated(False).estimators
+
+
+def test_a_calibration_of_another_problem_is_not_used() -> None:
+    case, found = affine(), calibrated(False)
+    store_calibration(found)
+    assert find_calibration(case.run, GAMMA.digest, problem=found.problem) == found
+    assert find_calibration(case.run, GAMMA.digest, problem=curved().problem.fingerprint) is None
+
+
+def test_it_says_on_which_machine_it_was_measured() -> None:
+    assert calibrated(False).where.endswith(f"cpu, torch {torch.__version__}")
+    older = calibrated(False).model_dump(mode="json", exclude={"environment"})
+    assert Calibration.model_validate(older, strict=False).where == "an unnamed machine"
 
 
 def test_effects_carry_the_calibration_of_their_question() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import aa_core as aa
 from aa_core.cli import app
-from aa_core.errors import IntegrityError, MissingExtraError, RunBusyError, RunError, RunNotFoundError
+from aa_core.errors import IntegrityError, MissingExtraError, RunBusyError, RunError, RunFormatError, RunNotFoundError
 from aa_core.recording.writer import files_of
 from aa_core.runs import remote
 from aa_core.runs.remote import Upload, is_remote, mirror
@@ -106,6 +106,20 @@ def test_a_run_is_pushed_to_s3_and_opened_there(s3: str, tmp_path: Path) -> None
     push(run, f"{s3}/pushed")
     found = aa.open_run(f"{s3}/pushed")
     assert same(run, found) and found.evaluation is not None and aa.check_integrity(found) == ()
+
+
+def test_calibrations_are_pushed_and_fetched_with_a_run_under_their_digests(tmp_path: Path) -> None:
+    run = record(tmp_path / "run")
+    claim = b'{"run": "%s"}' % run.digest.encode()
+    upload = push(run, "flaky://runs/calibrated")
+    assert upload.attach([claim, claim], run.digest) == 1 and upload.attach([claim], run.digest) == 1
+    with pytest.raises(RunFormatError, match="about this run"):
+        upload.attach([b'{"run": "another"}'], run.digest)
+    store = fsspec.filesystem("flaky")
+    store.pipe_file(f"/runs/calibrated/calibrations/{'0' * 64}.json", b"forged")
+    store.pipe_file("/runs/calibrated/calibrations/best.json", claim)
+    found = aa.open_run("flaky://runs/calibrated")
+    assert [p.read_bytes() for p in (found.path / "calibrations").iterdir()] == [claim]
 
 
 def test_a_run_is_recorded_straight_to_s3(s3: str, tmp_path: Path) -> None:

@@ -92,9 +92,7 @@ def test_a_calibration_chooses_the_estimator_and_counts_as_retraining(calibrated
     )
     assert report.calibration.truth == pytest.approx(found.truth, rel=1e-9)
     assert report.calibration.same_question and [e.used for e in report.calibration.estimators].count(True) == 1
-    assert (
-        report.answer.status in ("confirmed", "refuted") and "calibration stored with the run" in report.answer.lines[2]
-    )
+    assert report.answer.status in ("confirmed", "refuted") and "calibration measured here" in report.answer.lines[2]
     page = without_scripts(to_html(report))
     assert "Every estimator against retraining." in page and "used in this report" in page
     assert len(to_frames(report)["calibration"]) == len(found.estimators) + 1

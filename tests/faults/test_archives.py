@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from aa_core.errors import AuditError, IntegrityError, RequestError, RunExistsError
+from aa_core.errors import AuditError, IntegrityError, RequestError, RunExistsError, RunFormatError
 from aa_core.runs.archive import LONG_AGO, export_run, import_run
+from aa_core.runs.attached import name_of
 from aa_core.runs.trajectory import open_run
 from tests.faults.oracle import contents, refused
 from tests.recorded import record
@@ -40,6 +41,28 @@ def test_what_is_unpacked_is_what_was_packed(original: Path, packed: bytes, tmp_
         import_run(tmp_path / "r.zip", tmp_path / "new" / "r")
     with pytest.raises(RequestError, match="not overwritten"):
         export_run(run, tmp_path / "r.zip")
+
+
+def test_calibrations_travel_with_a_run_under_their_digests(original: Path, packed: bytes, tmp_path: Path) -> None:
+    run = open_run(original)
+    claim = b'{"run": "%s"}' % run.digest.encode()
+    export_run(run, tmp_path / "r.zip", [claim, claim])
+    moved = import_run(tmp_path / "r.zip", tmp_path / "r")
+    name = name_of(claim)
+    assert moved.digest == run.digest and (moved.path / name).read_bytes() == claim
+    with pytest.raises(RunFormatError, match="about this run"):
+        export_run(run, tmp_path / "other.zip", [b'{"run": "another"}'])
+    forged = {
+        "changed since it was packed": (name, claim + b" "),
+        "expected one about this run": (name_of(b'{"run": "another"}'), b'{"run": "another"}'),
+        "about run 'None'": (name_of(b"[]"), b"[]"),
+        "not the name of a file of a run": ("calibrations/best.json", claim),
+    }
+    for words, (entry_name, data) in forged.items():
+        (tmp_path / "forged.zip").write_bytes(rebuilt(packed, entry(entry_name, data=data)))
+        with pytest.raises(RunFormatError, match=words):
+            import_run(tmp_path / "forged.zip", tmp_path / "forged")
+        assert not (tmp_path / "forged").exists()
 
 
 def test_a_run_that_is_not_intact_is_not_packed(original: Path, tmp_path: Path) -> None:

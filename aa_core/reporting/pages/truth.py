@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from aa_core.confidence.calibration import BROUGHT
 from aa_core.reporting import glossary
 from aa_core.reporting.answer import Truth
 from aa_core.reporting.blocks import Block, Cell, Facts, Figure, Heading, Paragraph, Table
@@ -116,10 +117,11 @@ def _scatter(report: Report, check: Check) -> Figure:
 def _calibration(report: Report, found: CalibrationSection) -> Iterator[Block]:
     yield Heading("Calibration", 3)
     other = "" if found.same_question else " It was measured on other examples or another performance than this report."
+    who = "Measured here" if found.here else f"{BROUGHT[0].upper()}{BROUGHT[1:]}"
     yield Paragraph(
-        f"Every stage was really left out once, on {found.performance}, {found.values:,} values, and every estimator "
-        f"was compared with that.{other} {found.below_noise:,} pairs of stage and value were within noise and count "
-        f"for nothing. Preferred for this run: {found.preferred or 'none'} ({found.rule})."
+        f"{who} (on {found.where}). Every stage was really left out once, on {found.performance}, {found.values:,} "
+        f"values, and every estimator was compared with that.{other} {found.below_noise:,} pairs of stage and value "
+        f"were within noise and count for nothing. Preferred for this run: {found.preferred or 'none'} ({found.rule})."
     )
     scale = glossary.scale_of([*found.truth, *found.estimate])
     estimates = found.estimate or (None,) * len(found.stages)
