@@ -69,8 +69,12 @@ def fit_moved(runs: Runs, spread: Mapping[Estimator, Limits]) -> dict[tuple[str,
 
 
 def fit_growth(runs: Runs) -> Limits:
-    """GROWTH_LIMITS: for single steps."""
-    return fit([(_number(s["growth"]), earned_by_steps(s)) for s in step_cases(runs, FITTED)])
+    """GROWTH_LIMITS: for single steps; each trust up to the limit that was fitted for more.
+
+    Of the runs whose adjoint did not grow, more than one in ten earned nothing, in either half.
+    """
+    size, rank, _ = fit([(_number(s["growth"]), earned_by_steps(s)) for s in step_cases(runs, FITTED)])
+    return 0.0, size, rank
 
 
 def step_cases(runs: Runs, seed: int) -> list[dict[str, Any]]:

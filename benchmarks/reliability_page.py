@@ -13,6 +13,7 @@ import torch
 from aa_core.confidence.calibration import BESIDE_A_RUN, Calibration, Figures
 from aa_core.confidence.reliability import disagreement
 from aa_core.confidence.verdict import (
+    GREW,
     GROWTH_LIMITS,
     LADDER,
     MOVED_LIMITS,
@@ -34,9 +35,11 @@ from benchmarks.reliability_fit import (
     Case,
     Pair,
     Runs,
+    earned_by_steps,
     right,
     said_and_earned,
     shares,
+    step_cases,
     steps_said_and_earned,
 )
 
@@ -145,7 +148,10 @@ What else was tried, and at what cost: [accuracy.md](accuracy.md).
 ## Single steps
 
 Effects of 8 steps of each run on the mean, each left out for real. The growth of the adjoint gives the verdict, with limits
-{", ".join(f"{limit:.3g} ({trust})" for trust, limit in zip(LADDER, GROWTH_LIMITS, strict=False))}. On the held-out half:
+{", ".join(f"{limit:.3g} ({trust})" for trust, limit in zip(LADDER, GROWTH_LIMITS, strict=False) if limit)}, each the one that was
+fitted for one rung more; sizes of steps are never vouched for: even among the runs whose adjoint did not grow,
+{_unborne(runs, FITTED)} of the first half and {_unborne(runs, HELD_OUT)} of the second earned nothing, since of 8 steps one had the wrong
+sign. On the held-out half:
 
 {verdict_table(steps_said_and_earned(runs, HELD_OUT, lambda growth: judge_growth(growth).trust))}
 
@@ -155,6 +161,14 @@ The remainder of the first-order effect can be bounded by a constant times D_S^2
 within the stage and Lambda the sharpness by power iteration on recorded steps. On the SGD runs, for the first stage and
 with the constant taken as 1, this is 10^{bound(runs, min):.0f} at least, 10^{bound(runs, median):.0f} in the median and 10^{bound(runs, max):.0f} at most, for effects of
 {median(abs(t) for r in runs for t in r["truth"]):.1g} nats: {vacuous(runs)} of {len(sgd(runs))} bounds lie above 1 nat. It is vacuous, and results carry a bound only on request ([bounds.md](bounds.md)).
+
+## What every result carries, and what has to be asked for
+
+Always there, since the computation of the effects yields it: growth, effective learning rate, how far the stages moved the model,
+the spread and signs of the three readouts, the share of stiff coordinates, the drift of the replay, the named assumptions, the verdict, and
+what a stored calibration says. On request, since each costs sweeps of its own: the agreement of all estimators
+(`aa.with_disagreement`: one sweep for every method and curvature), the bound and its constants (`aa.with_remainders`, `aa effects --bounds`:
+power iterations on recorded steps), the noise floor and the calibration (`aa.noise_floor`, `aa.calibrate`, `aa calibrate`: retrainings).
 
 ## What this does not say
 
@@ -212,6 +226,12 @@ def compared(runs: Runs) -> str:
     ]
     old, new = shares(before), shares(said_and_earned(chosen, HELD_OUT, judge))
     return f"false trust {old['false trust']:.0%} then, {new['false trust']:.0%} now; exact {old['exact']:.0%} then, {new['exact']:.0%} now"
+
+
+def _unborne(runs: Runs, seed: int) -> str:
+    """Of the runs whose adjoint did not grow, those of which the effects of steps earned nothing."""
+    known = [s for s in step_cases(runs, seed) if s["growth"] is not None and s["growth"] < GREW]
+    return f"{sum(earned_by_steps(s) == 'nothing' for s in known)} of {len(known)}"
 
 
 def former(growth: float | None, spread: float | None, signs_agree: float) -> Trust:

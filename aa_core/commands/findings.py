@@ -171,6 +171,7 @@ def _retrain(run: Trajectory, evidence: Evidence, problem: str | None) -> None:
         evidence.counterfactual,
         evidence.performance,
         evidence.examples,
+        method=evidence.counterfactual.method_like(evidence.method),
         readout=evidence.readout,
         curvature=evidence.curvature,
         problem=problem,

@@ -72,11 +72,11 @@ TRIED: dict[tuple[str, str], Tried] = {
     ("midpoint", "exact"): {"size": (27, 28), "rank": (2, 2), "sign": (0, 0)},
 }
 """Stages: by method and curvature."""
-GROWTH_LIMITS: Limits = (1.5, 2.1, 2.1)
-"""Single steps, which have one readout: up to which growth of the adjoint."""
+GROWTH_LIMITS: Limits = (0.0, 1.5, 2.1)
+"""Single steps, which have one readout: up to which growth of the adjoint. It bore sizes out too rarely."""
 GREW = 1.05
 """Below this nothing grew, to two digits."""
-STEPS_TRIED: Tried = {"size": (15, 19), "rank": (1, 2), "sign": (0, 0)}
+STEPS_TRIED: Tried = {"size": (0, 0), "rank": (15, 19), "sign": (1, 2)}
 SEGMENT_SPREAD_LIMITS: dict[Estimator, Limits] = {
     ("segments", "ggn", "linear"): (0.0, 0.0, 0.36),
     ("segments", "ggn", "displaced"): (0.0, 0.0, 0.36),

@@ -12,6 +12,7 @@ from aa_core.errors import EmptyStageError, RequestError
 from aa_core.stages import Stage, select
 
 Semantics = Literal["freeze", "zero_gradient"]
+PropagationMethod = Literal["boundary", "midpoint"]
 SEMANTICS = {
     "freeze": "the updates did not occur: the state stands still, optimizer slots and step count included",
     "zero_gradient": "the data were ignored: weight decay and momentum went on",
@@ -115,6 +116,20 @@ class Counterfactual:
     def skips_stages(self) -> bool:
         """Whether it leaves out whole stages and does nothing else."""
         return self.scale == 0.0 and not self.steps and not self.examples
+
+    @property
+    def methods(self) -> tuple[PropagationMethod, ...]:
+        """By which methods it can be estimated; what training examples taught is pushed step by step, by the first."""
+        return ("boundary",) if self.examples else ("boundary", "midpoint")
+
+    def method_like(self, method: str) -> PropagationMethod:
+        """This method where it can be estimated by it, else the first."""
+        return next((m for m in self.methods if m == method), "boundary")
+
+    def check_method(self, method: str) -> None:
+        """RequestError for a method that cannot estimate it."""
+        if method not in self.methods:
+            raise RequestError(f"method={method!r}; {self.name} is estimated by {' or '.join(self.methods)}")
 
     @property
     def manner(self) -> str:

@@ -17,7 +17,7 @@ from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
 from aa_core.counterfactuals.retrain import TrainedModel, final_model, retrain
 from aa_core.curvature import Curvature
 from aa_core.effects.attribution import estimate, provenance
-from aa_core.effects.embedding import Readout
+from aa_core.effects.embedding import Method, Readout
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.records import RunLike
@@ -63,6 +63,7 @@ def what_if(
     what: Counterfactual,
     performance: Performance,
     *,
+    method: Method | None = None,
     readout: Readout | None = None,
     curvature: Curvature | None = None,
     progress: Progress = silent,
@@ -74,11 +75,14 @@ def what_if(
     A performance that changes in steps, such as accuracy, is measured only: its estimate is NaN.
     progress counts the steps of the retraining, estimating those of the estimate before it; `kept` is for `retrain`.
     """
-    _, curvature, readout = prefer(run, performance.basis, what.semantics, (None, curvature, readout), "boundary")
-    asked = {"readout": readout, "curvature": curvature}
+    chosen, methods = (method, curvature, readout), what.methods
+    method, curvature, readout = prefer(
+        run, performance.basis, what.semantics, chosen, *methods, problem=problem.fingerprint
+    )
+    asked: dict[str, Any] = {"method": method, "readout": readout, "curvature": curvature}
     recorded = final_model(run, problem).performance(performance).double().cpu()
     if performance.differentiable:
-        found = estimate(run, problem, what, performance, progress=estimating, **asked)  # type: ignore[arg-type]
+        found = estimate(run, problem, what, performance, progress=estimating, **asked)
         predicted, reliability, origin = found.effects[0], found.reliability, found.provenance
     else:
         predicted, reliability = torch.full_like(recorded, torch.nan), None

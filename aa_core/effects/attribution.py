@@ -18,7 +18,7 @@ from aa_core.curvature import Curvature
 from aa_core.effects.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.effects.embedding import ASSUMED, Method, Readout, check_request, embed_stages, read
-from aa_core.effects.tangent import intervention_tangent, update_of_step
+from aa_core.effects.tangent import intervention_tangent, midway, recorded, update_of_step
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -189,15 +189,15 @@ def predict(
     what: Counterfactual,
     performance: Performance,
     *,
+    method: Method | None = None,
     readout: Readout | None = None,
     curvature: Curvature | None = None,
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> Tensor:
     """The effects of `estimate` alone, [values]."""
-    return estimate(
-        run, problem, what, performance, readout=readout, curvature=curvature, cache=cache, progress=progress
-    ).effects[0]
+    chosen: dict[str, Any] = {"method": method, "readout": readout, "curvature": curvature}
+    return estimate(run, problem, what, performance, cache=cache, progress=progress, **chosen).effects[0]
 
 
 def estimate(
@@ -206,6 +206,7 @@ def estimate(
     what: Counterfactual,
     performance: Performance,
     *,
+    method: Method | None = None,
     readout: Readout | None = None,
     curvature: Curvature | None = None,
     cache: EmbeddingCache | None = None,
@@ -218,24 +219,36 @@ def estimate(
     began, and the difference at its end is propagated. Training examples: what they taught in each step, propagated
     from there. See `aa_core.effects.tangent.intervention_tangent`.
 
-    Where neither readout nor curvature is given, they are those of the boundary method that a stored calibration of
-    this performance prefers, else linear and exact.
+    Where none of method, readout and curvature is given, they are those that a stored calibration of this performance
+    prefers among boundary and midpoint (training examples: boundary alone), else boundary, linear and exact.
 
     Returns:
         Attribution of one unit, the counterfactual; positive = training as recorded did better.
     """
     training = prepare(run, problem)
-    _, curvature, readout = prefer(run, performance.basis, what.semantics, (None, curvature, readout), "boundary")
-    check_request("boundary", curvature, readout, what.semantics)
+    chosen, methods = (method, curvature, readout), what.methods
+    method, curvature, readout = prefer(
+        run, performance.basis, what.semantics, chosen, *methods, problem=problem.fingerprint
+    )
+    check_request(method, curvature, readout, what.semantics)
+    what.check_method(method)
     performance.check_differentiable()
     if what.skips_stages:
         names = tuple(s.name for s in what.resolve(run.stages))
         parts = embed_stages(
-            run, problem, names, curvature=curvature, semantics=what.semantics, cache=cache, progress=progress
+            run,
+            problem,
+            names,
+            method=method,
+            curvature=curvature,
+            semantics=what.semantics,
+            cache=cache,
+            progress=progress,
         )
         changes = [(e.params, e.growth) for e in parts]
     else:
-        tangent, growth = intervention_tangent(intervene(run, what), training, curvature, progress)
+        place = midway if method == "midpoint" else recorded
+        tangent, growth = intervention_tangent(intervene(run, what), training, curvature, progress, place)
         changes = [(tangent.judged, growth)]
     final = snapshot_before(run, training, run.steps)
     total = {n: torch.stack([params[n] for params, _ in changes]).sum(0) for n in changes[0][0]}
@@ -251,15 +264,26 @@ def estimate(
             assumptions=(
                 f"{what.manner}: {what.meaning}",
                 *found.assumptions[1:],
+                *ASSUMED.get(method, ()),
                 *([] if what.skips_stages else [LIMITS_OF_SKIPS]),
             ),
-            estimator=None if what.examples else ("boundary", curvature, readout),
-            calibration=find_calibration(run, performance.basis, what.semantics) if what.skips_stages else None,
+            estimator=None if what.examples else (method, curvature, readout),
+            calibration=find_calibration(run, performance.basis, what.semantics, problem.fingerprint)
+            if what.skips_stages
+            else None,
             **_distances(changes, final.state.judged),
         ),
         readings=readings,
         provenance={
-            **provenance(run, problem, performance, what.manner, curvature, method=_method(what), readout=readout),
+            **provenance(
+                run,
+                problem,
+                performance,
+                what.manner,
+                curvature,
+                method="examples" if what.examples else method,
+                readout=readout,
+            ),
             "counterfactual": what.name,
         },
     )
@@ -271,10 +295,6 @@ def _read(
     """By each readout, [changes, values], float64 on the CPU."""
     found = read(changes, performance, problem, final.state.judged, final.buffers)
     return {readout: values.double().cpu() for readout, values in found.items()}
-
-
-def _method(what: Counterfactual) -> str:
-    return "examples" if what.examples else "boundary"
 
 
 def _within(effects: Tensor, floor: Tensor | float | None) -> Tensor | None:

@@ -106,13 +106,18 @@ def boundary_tangents(
 
 
 def intervention_tangent(
-    intervention: Intervention, training: Training, curvature: Curvature, progress: Progress = silent
+    intervention: Intervention,
+    training: Training,
+    curvature: Curvature,
+    progress: Progress = silent,
+    place: Place = recorded,
 ) -> tuple[State, float]:
     """The embedding of a counterfactual, sum over blocks [s, e) of M_{K-1} .. M_e (xi_e - base_e), and its growth.
 
     base_e is xi_s, taken through the block of touched steps as in the counterfactual. So what happens inside a block is
-    exact, for a scale and for changed hyperparameters, too; first order after it. Training examples are pushed step by
-    step (`_examples_tangent`). Cost: one plain step a touched step, one curvature product a step after the first block.
+    exact, for a scale and for changed hyperparameters, too; first order after it (by `midway` second). Training
+    examples are pushed step by step (`_examples_tangent`), first order whatever the place. Cost: one plain step a
+    touched step, one curvature product a step after the first block.
     """
     run, what = intervention.run, intervention.what
     if what.examples:
@@ -121,7 +126,7 @@ def intervention_tangent(
         ends = {start: (what.name, stop) for start, stop in blocks(intervention.steps)}
         stands_still = what.scale == 0.0 and what.semantics == "freeze"
         carry = None if stands_still else partial(intervention.step, training)
-        tangents, growth = _boundaries(run, training, ends, carry, curvature, progress)
+        tangents, growth = _boundaries(run, training, ends, carry, curvature, progress, place)
     return tangents[what.name], growth[what.name]
 
 

@@ -16,7 +16,7 @@ from aa_core.counterfactuals.intervention import intervene
 from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
 from aa_core.counterfactuals.whatif import WhatIf, what_if
 from aa_core.curvature import Curvature
-from aa_core.effects.embedding import Readout, check_request
+from aa_core.effects.embedding import Method, Readout, check_request
 from aa_core.errors import IntegrityError, RequestError
 from aa_core.jobs.checks import calibration, replay
 from aa_core.jobs.counterfactuals import counterfactual_run
@@ -43,6 +43,7 @@ class WhatIfRequest(Model):
     """Rows of the evaluation set; None for all."""
     readout: Readout
     curvature: Curvature
+    method: Method = "boundary"
     steps: tuple[Count, ...] = ()
     """Single steps beside the stages of `skip`."""
     without: tuple[Count, ...] = ()
@@ -62,6 +63,7 @@ def whatif_spec(
     performance_name: str = "log-likelihood",
     examples: Sequence[int] | None = None,
     *,
+    method: Method | None = None,
     readout: Readout | None = None,
     curvature: Curvature | None = None,
     problem: str | None = None,
@@ -74,8 +76,10 @@ def whatif_spec(
     intervene(run, what)
     rows = None if examples is None else sorted(set(examples))
     judged = run_performance(run, performance_name, rows)
-    _, curvature, readout = prefer(run, judged.basis, what.semantics, (None, curvature, readout), "boundary")
-    check_request("boundary", curvature, readout, what.semantics)
+    chosen = (method, curvature, readout)
+    method, curvature, readout = prefer(run, judged.basis, what.semantics, chosen, *what.methods)
+    check_request(method, curvature, readout, what.semantics)
+    what.check_method(method)
     request: dict[str, Any] = {
         "skip": [s.name for s in what.resolve(run.stages)],
         "scale": float(what.scale),
@@ -84,6 +88,7 @@ def whatif_spec(
         "examples": rows,
         "readout": readout,
         "curvature": curvature,
+        **({} if method == "boundary" else {"method": method}),
         "steps": sorted(set(what.steps)),
         "without": sorted(set(what.examples)),
         "changes": {c.hyper: c.text for c in sorted(what.changes)},
@@ -117,6 +122,7 @@ def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report
         problem,
         what,
         judged,
+        method=asked.method,
         readout=asked.readout,
         curvature=asked.curvature,
         estimating=in_part(report, "estimating", (0, steps), 2 * steps),

@@ -196,16 +196,17 @@ def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress
     gamma = run_performance(desk.recorded, s.performance)
 
     def work() -> Attribution:
-        how = {"readout": s.readout, "curvature": s.curvature}
+        how = {"method": method, "readout": s.readout, "curvature": s.curvature}
         return estimate(desk.recorded, desk.problem, what, gamma, progress=progress, **how)  # type: ignore[arg-type]
 
     def final() -> np.ndarray:
         return final_model(desk.recorded, desk.problem).performance(gamma).double().cpu().numpy()
 
-    key = ("what-if", repr(what), s.performance, s.curvature, s.readout)
+    method = what.method_like(s.method)
+    key = ("what-if", repr(what), s.performance, method, s.curvature, s.readout)
     if desk.key(key) not in memo():
         if what.skips_stages:
-            wait_for(desk, request_for(replace(s, method="boundary"), by="stages"))
+            wait_for(desk, request_for(replace(s, method=method), by="stages"))
         elif not is_light(desk):
             return None
     found, recorded = desk.ask(key, work), desk.ask(("final", s.performance), final)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlencode
 
 from aa_core.access_log import Act
@@ -113,8 +113,8 @@ def _logged(finding: Finding, desk: Desk, act: Act) -> Finding:
 def retraining_of(desk: Desk, finding: Finding) -> JobSpec:
     """The retraining of its very question, as a job."""
     e = finding.added.evidence
-    how = {"readout": e.readout, "curvature": e.curvature}
-    return whatif_spec(desk.recorded, e.counterfactual, e.performance, e.examples, problem=CHOSEN, **how)  # type: ignore[arg-type]
+    how: Any = {"method": e.counterfactual.method_like(e.method), "readout": e.readout, "curvature": e.curvature}
+    return whatif_spec(desk.recorded, e.counterfactual, e.performance, e.examples, problem=CHOSEN, **how)
 
 
 def reopened(finding: Finding) -> Selection:

@@ -30,10 +30,9 @@ def counterfactual(s: Selection) -> Counterfactual:
 def question(desk: Desk, s: Selection) -> JobSpec:
     """The what-if that is picked, as a job."""
     examples = picked(desk, s)
-    what, readout, curvature = counterfactual(s), s.readout, s.curvature
-    return whatif_spec(
-        desk.recorded, what, s.performance, examples, readout=readout, curvature=curvature, problem=CHOSEN
-    )
+    what = counterfactual(s)
+    how: dict[str, Any] = {"method": what.method_like(s.method), "readout": s.readout, "curvature": s.curvature}
+    return whatif_spec(desk.recorded, what, s.performance, examples, problem=CHOSEN, **how)
 
 
 def recording(desk: Desk, s: Selection) -> JobSpec | None:
@@ -48,6 +47,7 @@ def asked(job: Job, s: Selection) -> Selection:
     """The selection that asks the question of a past what-if again."""
     request, what = job.spec.request, asked_counterfactual(job.spec)
     chosen: dict[str, Any] = {name: request[name] for name in ("performance", "curvature", "readout")}
+    chosen["method"] = request.get("method", "boundary")
     if not what.examples and not what.changes:
         chosen["semantics"] = what.semantics
     examples: Any = request["examples"] or ()

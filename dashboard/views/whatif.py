@@ -81,7 +81,7 @@ def _answer(ctx: Context) -> None:
     else:
         _prediction(ctx, found)
         if what.skips_stages:
-            seen = replace(ctx, selection=replace(s, method="boundary"))
+            seen = replace(ctx, selection=replace(s, method=what.method_like(s.method)))
             pin(seen, {s.skip: found.effect}, found.unit, found.belief.words)
     watch.verification(ctx)
 
@@ -98,7 +98,7 @@ def _prediction(ctx: Context, found: estimates.Prediction) -> None:
         f"{literal(effect_words(found.effect, found.unit, s))} {literal(measure(s, found.unit, found.n))} "
         "Positive = training as recorded did better."
     )
-    if s.method != "boundary":
+    if s.method == "additive":
         st.caption(f"A what-if is estimated by boundary; Explore shows this run by {OPTIONS[s.method].lower()}.")
     noise = checking.noise(ctx.desk, s)
     if noise is not None and abs(found.effect) <= noise:

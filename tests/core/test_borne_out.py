@@ -58,7 +58,7 @@ def perfect() -> Calibration:
 
 def test_steps_are_trusted_no_further_than_their_sums_were_borne_out() -> None:
     alone, known = last_steps().reliability, told(last_steps())
-    assert alone.verdict == judge_growth(alone.growth) and alone.verdict.trust == "size"
+    assert alone.verdict == judge_growth(alone.growth) and alone.verdict.trust == "rank"
     sums = stored().find("additive", "exact", "linear")
     assert sums is not None and known.verdict.trust == judge_calibrated(sums).trust != "size"
     among = f" on all {stored().values:,} examples, of which these are 3: trust"
@@ -68,7 +68,7 @@ def test_steps_are_trusted_no_further_than_their_sums_were_borne_out() -> None:
 
 def test_steps_whose_growth_warns_are_not_vouched_for_by_their_sums() -> None:
     known = replace(told(last_steps()), calibration=perfect())
-    assert known.verdict.trust == "size" and not known.verdict.verified
+    assert known.verdict.trust == "rank" and not known.verdict.verified
     exploding = replace(known, growth=1e3)
     assert exploding.verdict == judge_growth(1e3) and exploding.verdict.trust == "nothing"
 

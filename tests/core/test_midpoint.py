@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import aa_core as aa
+from aa_core.errors import RequestError
 from tests import zoo
 from tests.core import oracle
 from tests.core.cases import (
@@ -78,6 +79,42 @@ def test_its_error_falls_with_the_third_power_of_the_change_and_that_of_the_boun
             found.append(float((estimate - truth).norm()))
     assert errors["boundary"][0] / errors["boundary"][1] == pytest.approx(4, rel=0.15)
     assert errors["midpoint"][0] / errors["midpoint"][1] == pytest.approx(8, rel=0.15)
+
+
+def test_a_what_if_of_stages_is_what_the_stages_effects_are() -> None:
+    case, gamma = recorded("mlp", "momentum"), queries()
+    asked: dict[str, Any] = {"method": "midpoint", "readout": "displaced", "cache": memory_cache()}
+    stages = aa.stage_effects(case.run, case.problem, gamma, **asked)
+    for name, effects in zip(STAGES, stages.effects, strict=True):
+        found = aa.estimate(case.run, case.problem, aa.Counterfactual.skip(name), gamma, **asked)
+        assert torch.equal(found.effects[0], effects) and found.reliability.estimator == (
+            "midpoint",
+            "exact",
+            "displaced",
+        )
+        assert found.reliability.assumptions[-1] == stages.reliability.assumptions[-1]
+
+
+def test_the_steps_of_a_stage_are_the_stage() -> None:
+    case, gamma = one_on_its_way("momentum"), queries()
+    asked: dict[str, Any] = {"readout": "linear", "curvature": "exact", "cache": memory_cache()}
+    stage, steps = aa.Counterfactual.skip("a"), aa.Counterfactual((), steps=(0, 1, 2, 3))
+    by = {
+        (what.name, method): aa.predict(case.run, case.problem, what, gamma, method=method, **asked)
+        for what in (stage, steps)
+        for method in ("boundary", "midpoint")
+    }
+    for method in ("boundary", "midpoint"):
+        torch.testing.assert_close(by[steps.name, method], by[stage.name, method], rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(by[steps.name, "midpoint"], by[steps.name, "boundary"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("what", [aa.Counterfactual.skip("a"), aa.Counterfactual.without_examples(0)])
+def test_a_what_if_by_another_method_is_refused(what: aa.Counterfactual) -> None:
+    case = recorded("mlp", "momentum")
+    method = "midpoint" if what.examples else "additive"
+    with pytest.raises(RequestError, match="is estimated by boundary"):
+        aa.estimate(case.run, case.problem, what, queries(), method=method)
 
 
 @pytest.mark.parametrize("semantics", ["freeze", "zero_gradient"])
