@@ -69,7 +69,7 @@ LAYERS = (
     ("confidence.calibration",),
     ("confidence.verdict",),
     ("confidence.reliability",),
-    ("effects.tangent", "effects.adjoint"),
+    ("effects.tangent", "effects.adjoint", "effects.statistics"),
     ("effects.cache",),
     ("effects.embedding",),
     ("effects.attribution",),
@@ -95,7 +95,7 @@ LAYERS = (
     ("cli", "commands", "commands.*", "surface", "__init__", "__main__"),
 )
 UNPLACED = -1
-ESTIMATORS = ("effects.tangent", "effects.adjoint", "effects.embedding", "effects.attribution")
+ESTIMATORS = ("effects.tangent", "effects.adjoint", "effects.statistics", "effects.embedding", "effects.attribution")
 RETRAIN = "counterfactuals.retrain"
 SHARED_WITH_RETRAIN = {"replay", "counterfactuals.counterfactual", "counterfactuals.intervention", "performance"}
 LAZY = {"ray", "transformers", "lightning", "pytorch_lightning", "sklearn", "typst", "model_signing", "cryptography"}

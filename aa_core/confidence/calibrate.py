@@ -112,7 +112,8 @@ def _readings(asked: _Asked, method: Method, curvature: Curvature, progress: Pro
     run, problem, options = asked.run, asked.problem, {"semantics": asked.semantics, "cache": asked.cache}
     embeddings = embed_stages(run, problem, method=method, curvature=curvature, progress=progress, **options)  # type: ignore[arg-type]
     final = final_model(run, problem)
-    found = read([e.params for e in embeddings], asked.performance, problem, final.params, final.buffers)
+    changes, statistics = [e.params for e in embeddings], [e.statistics for e in embeddings]
+    found = read(changes, asked.performance, problem, final.params, final.buffers, statistics)
     return {name: values.double().cpu().numpy() for name, values in found.items()}
 
 

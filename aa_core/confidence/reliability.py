@@ -29,6 +29,9 @@ from aa_core.records import RunLike
 from aa_core.replay import load
 from aa_core.state import Params
 
+FOLLOWED = (
+    "running statistics are those of the last forward passes, made again with the parameters moved as they arrive"
+)
 ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
 
 
@@ -209,7 +212,7 @@ def assess(
         _stiff_share(training, slots),
         spread,
         signs,
-        (*_assumptions(training, semantics, curvature), *_rounded(run)),
+        (*_assumptions(training, semantics, curvature, followed=readings is not None), *_rounded(run)),
         blind=next((rule.blind for rule in training.rules if rule.blind), ""),
         replay_drift=training.problem.drifts.get(run.digest),
     )
@@ -224,7 +227,8 @@ def disagreement(readings: Mapping[Any, Tensor]) -> tuple[float, float]:
     return spread, float(same.mean()) if len(same) else 1.0
 
 
-def _assumptions(training: Training, semantics: Semantics, curvature: Curvature) -> tuple[str, ...]:
+def _assumptions(training: Training, semantics: Semantics, curvature: Curvature, *, followed: bool) -> tuple[str, ...]:
+    """`followed`: running statistics go with the parameters, as they do wherever embeddings are read."""
     curved = {"ggn": "curvature: generalised Gauss-Newton, not the exact Hessian", "none": "curvature neglected"}
     return (
         f"{semantics}: {SEMANTICS[semantics]}",
@@ -235,7 +239,7 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature)
         *(rule.blind for rule in training.rules if rule.blind),
         *([ANEW] if len(training.stretches) > 1 else []),
         *(
-            ["model buffers are held at their recorded values"]
+            [FOLLOWED if followed else "model buffers are held at their recorded values"]
             if next(training.problem.model.buffers(), None) is not None
             else []
         ),

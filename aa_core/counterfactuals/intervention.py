@@ -31,6 +31,11 @@ class Intervention:
     hyper: Mapping[int, tuple[Hyper, ...]]
     """Of the steps whose hyperparameters are changed."""
 
+    @property
+    def absent(self) -> frozenset[int]:
+        """The steps that do not occur at all, forward passes included."""
+        return self.steps if self.what.scale == 0.0 and not self.what.examples else frozenset()
+
     def step(self, training: Training, at: Snapshot) -> Snapshot:
         """The next step as it would have been: base + T (Phi(xi) - base), where base is xi itself (freeze) or the step
         without data (zero_gradient); or Phi with changed hyperparameters or weights of examples."""

@@ -18,6 +18,7 @@ from aa_core.curvature import Curvature
 from aa_core.effects.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.effects.embedding import ASSUMED, Method, Readout, check_request, embed_stages, read
+from aa_core.effects.statistics import Shift, statistics_changes
 from aa_core.effects.tangent import intervention_tangent, midway, recorded, update_of_step
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
@@ -26,7 +27,7 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
 from aa_core.stages import stage_of_steps
-from aa_core.state import Params, Snapshot, as_rays, norm, pair
+from aa_core.state import Buffers, Params, Snapshot, as_rays, norm, pair
 from aa_core.version import __version__
 
 LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages, not on changes of this kind"
@@ -119,7 +120,7 @@ def stage_effects(
         progress=progress,
     )
     final = snapshot_before(run, training, run.steps, progress)
-    readings = _read([e.params for e in embeddings], performance, problem, final)
+    readings = _read([e.params for e in embeddings], performance, problem, final, [e.statistics for e in embeddings])
     growth = max((e.growth for e in embeddings), default=0.0)
     found = assess(run, training, growth, semantics, curvature, readings)
     reliability = replace(
@@ -233,6 +234,7 @@ def estimate(
     check_request(method, curvature, readout, what.semantics)
     what.check_method(method)
     performance.check_differentiable()
+    intervention = intervene(run, what)
     if what.skips_stages:
         names = tuple(s.name for s in what.resolve(run.stages))
         parts = embed_stages(
@@ -246,13 +248,17 @@ def estimate(
             progress=progress,
         )
         changes = [(e.params, e.growth) for e in parts]
+        total = {n: torch.stack([e.params[n] for e in parts]).sum(0) for n in parts[0].params}
+        known, trained = [e.statistics for e in parts], total
     else:
         place = midway if method == "midpoint" else recorded
-        tangent, growth = intervention_tangent(intervene(run, what), training, curvature, progress, place)
-        changes = [(tangent.judged, growth)]
+        tangent, growth = intervention_tangent(intervention, training, curvature, progress, place)
+        changes, total = [(tangent.judged, growth)], tangent.judged
+        known, trained = [], tangent.params
+    if len(known) != 1:  # statistics are no sums
+        known = list(statistics_changes(run, training, [Shift(min(intervention.steps), intervention.absent, trained)]))
     final = snapshot_before(run, training, run.steps)
-    total = {n: torch.stack([params[n] for params, _ in changes]).sum(0) for n in changes[0][0]}
-    readings = _read([total], performance, problem, final)
+    readings = _read([total], performance, problem, final, known)
     found = assess(run, training, max(g for _, g in changes), what.semantics, curvature, readings)
     return Attribution(
         units=pd.DataFrame({"counterfactual": [what.name]}),
@@ -290,10 +296,14 @@ def estimate(
 
 
 def _read(
-    changes: Sequence[Params], performance: Performance, problem: Problem, final: Snapshot
+    changes: Sequence[Params],
+    performance: Performance,
+    problem: Problem,
+    final: Snapshot,
+    statistics: Sequence[Buffers],
 ) -> dict[Readout, Tensor]:
     """By each readout, [changes, values], float64 on the CPU."""
-    found = read(changes, performance, problem, final.state.judged, final.buffers)
+    found = read(changes, performance, problem, final.state.judged, final.buffers, statistics)
     return {readout: values.double().cpu() for readout, values in found.items()}
 
 

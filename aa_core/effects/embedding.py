@@ -16,6 +16,7 @@ from torch.func import jvp, vmap
 from aa_core.counterfactuals.counterfactual import Semantics, check_semantics
 from aa_core.curvature import Curvature, check_curvature, jacobian
 from aa_core.effects.cache import EmbeddingCache, default_cache
+from aa_core.effects.statistics import Shift, statistics_changes
 from aa_core.effects.tangent import additive_tangents, boundary_tangents, midway
 from aa_core.errors import EmptyStageError, RequestError
 from aa_core.performance import Performance
@@ -35,7 +36,7 @@ SWEEPS: dict[Method, Callable[..., tuple[dict[str, State], dict[str, float]]]] =
 }
 ASSUMED = {"midpoint": ("every step was linearised half way to the mean of the states predicted without the stages",)}
 """What a method takes for granted beside the others."""
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 """Raised when an embedding's definition changes, so that no stale one is read."""
 
 
@@ -45,6 +46,8 @@ class StageEmbedding:
 
     stage: str
     params: Params
+    statistics: Buffers
+    """The same of the model's running statistics, see `aa_core.effects.statistics`; {} where it has none."""
     growth: float
     """Norm of the propagated change over the norm of the change itself."""
     method: Method
@@ -95,42 +98,56 @@ def embed_stages(
     if missing:
         together = tuple(s for s in run.stages if len(s)) if method == "midpoint" else missing
         tangents, growth = SWEEPS[method](run, training, together, curvature, semantics, progress)
-        for name, tangent in tangents.items():
-            found[name] = (tangent.judged, growth[name])
-            cache.put(_key(run, problem, name, method, curvature, semantics), *found[name])
+        shifts = [Shift(s.start, frozenset(s.steps), tangents[s.name].params) for s in together]
+        for s, statistics in zip(together, statistics_changes(run, training, shifts), strict=True):
+            found[s.name] = ({**tangents[s.name].judged, **statistics}, growth[s.name])
+            cache.put(_key(run, problem, s.name, method, curvature, semantics), *found[s.name])
     verify_once(run, training, progress)
-    ordered = {
-        name: {n: params[n] for n in training.stretches[-1].packing.shapes} for name, (params, _) in found.items()
-    }
-    return tuple(
-        StageEmbedding(s.name, ordered[s.name], found[s.name][1], method, curvature, semantics, keys[s.name])
-        for s in wanted
-    )
+    trained = training.stretches[-1].packing.shapes
+    embeddings = []
+    for s in wanted:
+        moved, grown = found[s.name]
+        params = {n: moved[n] for n in trained}
+        statistics = {n: t for n, t in moved.items() if n not in trained}
+        embeddings.append(StageEmbedding(s.name, params, statistics, grown, method, curvature, semantics, keys[s.name]))
+    return tuple(embeddings)
 
 
 def read(
-    embeddings: Sequence[Params], performance: Performance, problem: Problem, params: Params, buffers: Buffers
+    embeddings: Sequence[Params],
+    performance: Performance,
+    problem: Problem,
+    params: Params,
+    buffers: Buffers,
+    statistics: Sequence[Buffers] = (),
 ) -> dict[Readout, Tensor]:
     """The effects that embeddings E have on every value of a performance, [embeddings, values] per readout.
+
+    `statistics` are the changes of running statistics that go with each E. Torch takes no derivative in them: what they
+    change in the outputs is measured at theta and added to J E; the displaced readout moves them with the parameters.
 
     linear    <d gamma / d theta, E>
     displaced gamma(theta) - gamma(theta - E)
     link      gamma(f) - gamma(f - J E): the network is linearised, the score is not
 
-    Positive = helped. Cost of all three: a forward-mode derivative and a forward pass an embedding, and one more pass
-    for all of them. Where they disagree, the effect is too large for a first-order answer.
+    Positive = helped. Cost of all three: a forward-mode derivative and a forward pass an embedding (one more where
+    statistics move), and one more pass for all of them. Where they disagree, the effect is too large for a first-order
+    answer.
     """
     performance.check_differentiable()
     parts: dict[Readout, list[list[Tensor]]] = {readout: [[] for _ in embeddings] for readout in READOUTS}
     directions = {n: torch.stack([e[n] for e in embeddings]) for n in params}
     moved = [{n: p - e[n] for n, p in params.items()} for e in embeddings]
+    without = [{n: buffers[n] - d for n, d in own.items()} for own in statistics or [{}] * len(embeddings)]
     with performance.explained(), torch.no_grad():
         for inputs, targets in performance.chunks(problem.device, len(embeddings)):
             score = partial(_score, performance, targets)
             outputs, changes = push_outputs(problem, params, buffers, inputs, directions)
             value = score(outputs)
-            for i, change in enumerate(changes):
-                elsewhere = problem.outputs(moved[i], dict(buffers), inputs)
+            for i, pushed in enumerate(changes):
+                there = {**buffers, **without[i]}
+                change = pushed + outputs - problem.outputs(params, dict(there), inputs) if without[i] else pushed
+                elsewhere = problem.outputs(moved[i], there, inputs)
                 parts["linear"][i].append(jvp(score, (outputs,), (change,))[1])
                 parts["displaced"][i].append(value - score(elsewhere))
                 parts["link"][i].append(value - score(outputs - change))

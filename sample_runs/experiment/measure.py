@@ -17,7 +17,9 @@ from aa_core.confidence.calibrate import SWEEPS, calibrate
 from aa_core.confidence.calibration import Calibration, Scores
 from aa_core.confidence.verdict import earned
 from aa_core.counterfactuals.fleet import retrain_all
+from aa_core.curvature import Curvature
 from aa_core.effects.cache import EmbeddingCache
+from aa_core.effects.embedding import Method, Readout, read
 from aa_core.replay import advance, load, prepare
 from aa_core.run_performance import run_performance
 from sample_runs.experiment.plan import Case, Finding, Judged
@@ -27,7 +29,7 @@ SAMPLED_STEPS = 12
 POINTS = 150
 TOGETHER = 3
 """How many stages are skipped together."""
-ENGINE = ("boundary", "exact", "linear")
+ENGINE: tuple[Method, Curvature, Readout] = ("boundary", "exact", "linear")
 """The engine's default, before any calibration."""
 
 
@@ -223,13 +225,15 @@ def _left_out(asked: Asked) -> tuple[LeftOut, ...]:
 
 
 def _held(asked: Asked, models: dict[str, aa.TrainedModel], label: aa.Performance) -> Scores | None:
-    """The engine's default against the parameters of really retrained models with the buffers of the recorded one."""
+    """The engine's default against really retrained models, both with the buffers of the recorded one."""
     final = aa.final_model(asked.run, asked.problem)
     if not final.buffers:
         return None
-    recorded = final.performance(label)
+    recorded, (method, curvature, readout) = final.performance(label), ENGINE
+    embeddings = aa.embed_stages(asked.run, asked.problem, method=method, curvature=curvature, cache=asked.cache)
+    found = read([e.params for e in embeddings], label, asked.problem, final.params, final.buffers)[readout]
     truth = [recorded - replace(model, buffers=final.buffers).performance(label) for model in models.values()]
-    return Scores.of(aa.agreement(_effects(asked, label, ENGINE).effects.numpy(), torch.stack(truth).numpy()))
+    return Scores.of(aa.agreement(found.numpy(), torch.stack(truth).numpy()))
 
 
 def _points(

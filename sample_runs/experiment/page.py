@@ -195,7 +195,11 @@ def _panels(trained: Sequence[Trained]) -> Iterator[Effects]:
 def estimators(trained: Sequence[Trained]) -> Table:
     """Every estimator against the truth, means over the seeds."""
     head = ["estimator", "r", "range", "r, examples", "r, stages", "Spearman", "sign", "error", "cost"]
-    rows = [_estimator_row(name, [t.figures(*key) for t in trained], trained) for name, key in ROWS.items()]
+    rows = [
+        _estimator_row(name, [t.figures(*key) for t in trained], trained)
+        for name, key in ROWS.items()
+        if key[0] in {"calibrated", *(e.method for e in trained[0].estimators)}
+    ]
     retraining = _mean((t.costs["retraining without each stage"] for t in trained), ".1f")
     return Table(head, [*rows, ["retraining without each stage", *["1"] * 6, "0%", retraining]])
 
@@ -259,13 +263,13 @@ def _verdicts(trained: Sequence[Trained]) -> str:
 
 
 def _held(trained: Sequence[Trained]) -> str:
-    """How much of the error is that of buffers which every estimate holds."""
+    """How much of the error is not that of running statistics."""
     held = [t.held for t in trained if t.held]
     return (
-        "The model has running statistics, which retraining moves and every estimate holds at their recorded values. "
-        "Against retraining whose final statistics are put back to the recorded ones, the default has "
+        "The model has running statistics, which retraining moves. With those of the recorded model put into the "
+        "default and the retrained models alike, the default has "
         f"r {_mean(s.pearson for s in held)}, sign {_mean(s.sign for s in held)} and error "
-        f"{_mean((s.relative_error for s in held), '.0%')}: the rest of its error above is that assumption."
+        f"{_mean((s.relative_error for s in held), '.0%')}: so well are the parameters alone estimated."
     )
 
 

@@ -87,8 +87,8 @@ class Trained(Model):
     estimators: tuple[Figures, ...]
     """Against retraining without each stage, on the log-likelihood of every evaluation example; the path share last."""
     held: Scores | None = None
-    """Models with buffers (batch statistics): the engine's default against retraining whose final buffers are those of
-    the recorded run, as every estimate assumes."""
+    """Models with buffers (running statistics): the engine's default against retraining, both with the final buffers of
+    the recorded run."""
     single_steps: Scores
     single_steps_verdict: str
     costs: dict[str, float]
