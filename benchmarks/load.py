@@ -29,8 +29,8 @@ from tests.browser.session import Click, connected
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "load.json", ROOT / "docs" / "load.md"
 SESSIONS, SECONDS, JOBS = 20, 120, 2
-THINKING = (3.0, 7.0)
-"""Seconds between an answer and the next click, evenly spread."""
+THINKING = (5.0, 15.0)
+"""Seconds between an answer and the next click, evenly spread: about two clicks a second from all of them together."""
 RUNS = {name: aa.open_run(SAMPLES / name / "run") for name in ("digits-shift", "digits-mislabelled", "digits-adamw")}
 
 
@@ -113,6 +113,7 @@ async def measure(server: Running, sessions: int, seconds: float) -> dict[str, A
     return {
         "sessions": sessions,
         "seconds": seconds,
+        "thinking_s": list(THINKING),
         "load_before": [round(x, 2) for x in load],
         "first_visit_s": first,
         "clicks": summary(clicks),

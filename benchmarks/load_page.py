@@ -14,6 +14,7 @@ def page(figures: dict[str, Any]) -> str:
     rows = "\n".join(row(name, found) for name, found in figures["by_screen"].items())
     ended = ", ".join(f"{count} {status}" for status, count in jobs.items()) or "none ended"
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in figures["first_visit_s"].items())
+    thinking = " to ".join(f"{t:.0f}" for t in figures["thinking_s"])
     growth = memory["end"] / memory["middle"] - 1
     return f"""# Many people at once
 
@@ -23,7 +24,8 @@ Measured on {figures["date"]}; {figures["machine"]}, {figures["cores"]} cores, s
 {figures["sessions"]} sessions explore the sample runs on loopback for {figures["seconds"]:.0f} s, while two lanes of jobs retrain without a pause, each job in
 a process of its own on the same cores. A session speaks the browser's protocol over its own websocket: a click asks for a
 screen with a selection (a run, an example, a stage, a filter, a what-if) and is timed until all of the new page has arrived.
-What a browser needs to draw it is not in these figures. Between an answer and the next click somebody thinks for 3 to 7 s.
+What a browser needs to draw it is not in these figures. Between an answer and the next click somebody thinks for {thinking} s;
+the {figures["sessions"]} of them made {all_clicks["n"] / figures["seconds"]:.1f} clicks a second.
 
 | screen | clicks | errors | median, s | 95 %, s | longest, s |
 |---|---|---|---|---|---|

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import re
 import sys
@@ -107,7 +108,10 @@ async def warmed(_: st.App) -> AsyncIterator[None]:
 
 def _warm() -> None:
     with suppress(ImportError):  # the page imports it again, and says what is missing
-        import_module("dashboard.service").acts.resume()
+        service = import_module("dashboard.service")
+        gc.collect()
+        gc.freeze()  # Streamlit collects after every click, and would go through all that was imported each time
+        service.acts.resume()
 
 
 require_local_or_access()

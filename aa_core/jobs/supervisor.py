@@ -11,12 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ATTEMPTS = 3
 """Workers that a job may have before it counts as failed."""
 PAUSE, GRACE = 0.1, 0.5
 """Seconds between two looks at the worker; those that it has to stop by itself once it is asked to."""
+NICE = 10
+"""A worker takes the processor that whoever waits for a page leaves to it, and all of it when nobody does."""
 
 
 def main(folder: str, lock: str) -> None:
@@ -35,7 +38,14 @@ def main(folder: str, lock: str) -> None:
 
 def _worker(job: Path, lock: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "aa_core.jobs.worker", str(job), str(lock)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[lock])
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[lock], preexec_fn=_step_back)
+
+
+def _step_back() -> None:
+    """Lower priority for the worker; where Linux weighs sessions against each other, for its session, too."""
+    os.nice(NICE)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICE))
 
 
 def _watch(job: Path, worker: subprocess.Popen[bytes]) -> int:

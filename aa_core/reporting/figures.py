@@ -7,6 +7,7 @@ name or the step. Text has no colour of its own: the page's theme gives it one, 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -127,10 +128,14 @@ def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figur
             row=row,
             col=1,
         )
-    for name, start, stop in blocks:
-        figure.add_vrect(
-            start - 0.5, stop - 0.5, fillcolor=stage_colours(blocks)[name], opacity=0.1, line_width=0, layer="below"
-        )
+    colours = stage_colours(blocks)
+    figure.update_layout(
+        shapes=[  # all at once: one by one each takes Plotly a walk through all of the figure
+            _band(start - 0.5, stop - 0.5, colours[name], axis)
+            for name, start, stop in blocks
+            for axis in ("", *range(2, len(heights) + 1))
+        ]
+    )
     figure.update_xaxes(title_text="step", row=len(heights), col=1)
     note = f", means of {width} neighbouring steps" if width > 1 else ""
     return style(figure, "The training", [f"stages over loss and learning rate{note}"], 336, "timeline")
@@ -200,6 +205,23 @@ def compare_bars(
     figure.update_xaxes(title_text=axis_title(performance, unit), range=room(pd.DataFrame({"effect": both})))
     key = f"pale = {words[0]}, full = {words[1]}"
     return style(figure, title, [sign(), key], 48 + PAIR * len(frame), "compare")
+
+
+def _band(start: float, stop: float, colour: str, axis: str | int) -> dict[str, Any]:
+    """A stage behind the lines of one subplot, over its whole height."""
+    return {
+        "type": "rect",
+        "xref": f"x{axis}",
+        "x0": start,
+        "x1": stop,
+        "yref": f"y{axis} domain",
+        "y0": 0,
+        "y1": 1,
+        "fillcolor": colour,
+        "opacity": 0.1,
+        "line": {"width": 0},
+        "layer": "below",
+    }
 
 
 def _blocks_of(frame: pd.DataFrame) -> list[tuple[str, int, int]]:

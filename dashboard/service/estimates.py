@@ -22,6 +22,7 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.retrain import final_model
 from aa_core.effects.attribution import Attribution, estimate
 from aa_core.effects.attribution import stage_effects as attribute_stages
+from aa_core.effects.embedding import embed_stages
 from aa_core.jobs import EffectsRequest
 from aa_core.problem import Problem
 from aa_core.reporting.bins import BARS
@@ -196,6 +197,9 @@ def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress
     gamma = run_performance(desk.recorded, s.performance)
 
     def work() -> Attribution:
+        if what.skips_stages and is_light(desk):  # one replay for this stage and for all that are asked about next
+            asked = {"method": method, "curvature": s.curvature, "semantics": what.semantics}
+            embed_stages(desk.recorded, desk.problem, progress=progress, **asked)  # type: ignore[arg-type]
         how = {"method": method, "readout": s.readout, "curvature": s.curvature}
         return estimate(desk.recorded, desk.problem, what, gamma, progress=progress, **how)  # type: ignore[arg-type]
 
