@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from http.cookies import SimpleCookie
 from importlib import import_module
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import streamlit as st
 from starlette.middleware import Middleware
@@ -22,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there, not the project's
     sys.path.insert(0, str(HERE.parent))
 
-from dashboard.reach import require_local_or_access  # noqa: E402
+from dashboard.reach import access_file, require_local_or_access  # noqa: E402
 
 STATIC = Path(st.__file__).parent / "static"
 
@@ -60,6 +62,7 @@ HEADERS = {
 }
 
 
+Headers = list[tuple[bytes, bytes]]
 SOON = b", ".join(
     f"</static/js/{path.name}>; rel=modulepreload; fetchpriority=low".encode()
     for path in STATIC.glob("static/js/PlotlyChart.*.js")
@@ -67,10 +70,18 @@ SOON = b", ".join(
 """The script that draws charts: the browser loads it while the engine is imported, not when the first chart arrives."""
 
 
+LINK, CALLBACK = "aa_link", "/oauth2callback"
+"""The cookie with the page that was asked for; where the identity provider sends people back to."""
+OURS = re.compile(r"/[a-z-]*(\?[!-\[\]-~]*)?")
+"""A page of ours with its query; no other host can be meant by it."""
+LONGEST, MINUTES_10 = 2_000, 600
+
+
 class Guard:
     """Refuses hosts that are not ours, as against DNS rebinding, and sets the headers of every answer.
 
-    Streamlit looks at the host of its websocket only.
+    Streamlit looks at the host of its websocket only. Where people sign in, it sends them to the front page afterwards:
+    here they get to the page that they had asked for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -81,6 +92,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 ours = [(n, v) for n, v in message["headers"] if n.lower() not in (*HEADERS, b"server")]
                 page = any(n == b"content-type" and v.startswith(b"text/html") for n, v in ours)
+                if access_file() is not None:
+                    ours = _kept(scope, ours) if page else _back(scope, ours)
                 message = {**message, "headers": [*ours, *HEADERS.items(), *([(b"link", SOON)] if page else [])]}
             await send(message)
 
@@ -90,8 +103,31 @@ class Guard:
             await self._app(scope, receive, guarded)
 
 
+def _kept(scope: Scope, headers: Headers) -> Headers:
+    """The headers of a page, which have the browser remember its link."""
+    query = scope["query_string"].decode("latin-1")
+    link = f"{scope['path']}?{query}" if query else scope["path"]
+    if len(link) > LONGEST or not OURS.fullmatch(link):
+        return headers
+    cookie = f"{LINK}={quote(link, safe='')}; Path=/; Max-Age={MINUTES_10}; HttpOnly; SameSite=Lax"
+    return [*headers, (b"set-cookie", cookie.encode())]
+
+
+def _back(scope: Scope, headers: Headers) -> Headers:
+    """The headers of an answer; of the one that ends a sign-in, to the remembered link."""
+    cookies = SimpleCookie(_header(scope, b"cookie"))
+    link = unquote(cookies[LINK].value) if LINK in cookies else ""
+    if scope.get("path") != CALLBACK or not OURS.fullmatch(link):
+        return headers
+    return [(n, link.encode() if n == b"location" else v) for n, v in headers]
+
+
 def _host(scope: Scope) -> str | None:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
+    return _header(scope, b"host")
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), None)
 
 
 async def _refuse(send: Send) -> None:

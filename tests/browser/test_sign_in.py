@@ -121,7 +121,7 @@ def test_who_is_in_no_list_is_told_nothing_of_any_run(visit: Visit, name: str) -
     visitor = visit("?run=digits-shift")
     page = visitor.sign_in(name)
     expect(page.get_by_text("is in no list of this dashboard")).to_be_visible()
-    page.goto(page.url + "?run=digits-shift")
+    page.goto(f"{page.url.partition('?')[0]}?run=digits-shift")
     expect(page.get_by_text("is in no list of this dashboard")).to_be_visible()
     assert told_of_a_run(visitor) == []
     page.get_by_role("button", name="Sign out").click()
@@ -150,6 +150,13 @@ def test_an_analyst_signs_in_and_out(visit: Visit) -> None:
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     expect(page.get_by_role("heading", name="The training")).to_have_count(0)
+
+
+def test_a_link_is_where_one_is_after_signing_in(visit: Visit) -> None:
+    page = visit("explore?run=digits-adamw&examples=3,7").sign_in("Ada")
+    expect(page.get_by_role("heading", name="Explore")).to_be_visible()
+    expect(page.get_by_text("#7", exact=True).first).to_be_visible()
+    assert "/explore?run=digits-adamw&" in page.url
 
 
 def test_a_viewer_opens_and_exports_and_the_log_says_who(visit: Visit, site: Site) -> None:
