@@ -98,3 +98,19 @@ def test_the_script_of_the_resuming_page_goes_on_where_it_was_interrupted(
         exec(code, names)
         ends.append(aa.open_run("runs/long"))
     assert all(torch.equal(a, b) for a, b in zip(*(leaves(run.load(10).state) for run in ends), strict=True))
+
+
+def test_each_test_that_a_promise_names_exists() -> None:
+    page = (ROOT / "docs" / "trust.md").read_text()
+    known = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+    promises = re.findall(r"^\| (.+) \| (.+) \|$", page.partition("## Not promised")[0], re.MULTILINE)[1:]
+    assert len(promises) > 20
+    for promise, shown in promises:
+        named = re.findall(r"`([^`]*\.py)?(?:::(\w+))?`", shown)
+        assert named, promise
+        file = ""
+        for path, test in named:
+            file = path or file
+            place = ROOT / file if "/" in file else known.get(file)
+            assert place is not None and place.is_file(), f"{file}: no such file ({promise})"
+            assert f"def {test}(" in place.read_text() or not test, f"{file} has no {test} ({promise})"

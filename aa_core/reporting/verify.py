@@ -6,7 +6,9 @@ import csv
 import hashlib
 import io
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from aa_core.errors import IntegrityError, RequestError, RunFormatError
@@ -107,7 +109,15 @@ def _unpacked(data: bytes, where: str) -> dict[str, bytes]:
             if sum(i.file_size for i in archive.infolist()) > MOST_BYTES:
                 raise RunFormatError(f"{where}: holds more than {MOST_BYTES} bytes")
             return {i.filename: archive.read(i) for i in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+    ) as error:
         raise RunFormatError(f"{where}: not a readable zip file: {error}") from None
 
 
@@ -118,7 +128,10 @@ def verify_csv(data: bytes, table: str, report: Report, where: str) -> None:
         raise IntegrityError(f"{where}: the report has no table {table}; it has {', '.join(to_csv(report))}")
     if data == expected.encode():
         return
-    found = list(csv.reader(io.StringIO(data.decode("utf-8", "replace"))))
+    try:
+        found = list(csv.reader(io.StringIO(data.decode("utf-8", "replace"))))
+    except csv.Error as error:
+        raise IntegrityError(f"{where}: no table any more ({error}), the report makes {table}") from None
     wanted = list(csv.reader(io.StringIO(expected)))
     for number, (a, b) in enumerate(zip(found, wanted, strict=False)):
         for column, (x, y) in enumerate(zip(a, b, strict=False)):
