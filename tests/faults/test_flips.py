@@ -1,4 +1,4 @@
-"""One bit of anything that we wrote is flipped: what is read then is what was written, or an error, or measured again."""
+"""One flipped bit in what we wrote: it is read as it was written, is refused, or is computed again."""
 
 from __future__ import annotations
 
