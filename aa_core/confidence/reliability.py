@@ -24,6 +24,7 @@ from aa_core.confidence.verdict import (
 )
 from aa_core.counterfactuals.counterfactual import SEMANTICS, WALL_CLOCK, Semantics
 from aa_core.curvature import Curvature
+from aa_core.effects.statistics import moving
 from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import load
@@ -31,6 +32,9 @@ from aa_core.state import Params
 
 FOLLOWED = (
     "running statistics are those of the last forward passes, made again with the parameters moved as they arrive"
+)
+HELD = (
+    "Running statistics (of batch normalisation) are held here, though every step moves them and predictions with them"
 )
 ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
 
@@ -112,7 +116,7 @@ class Reliability:
     judged: int | None = None
     """On how many of the run's evaluation examples the effects are, where that is known."""
     blind: str = ""
-    """Why the derivative of the optimizer's update does not see the gradient, where it does not."""
+    """What the effects do not see though it decides, where there is such a thing: nothing is trusted then."""
     displacements: tuple[float, ...] | None = None
     """Stages, boundary: how far each moved the parameters, in their own unit."""
     replay_drift: float | None = None
@@ -127,13 +131,13 @@ class Reliability:
     def verdict(self) -> Verdict:
         """What the effects may be trusted for: as retraining said, else as the figures say."""
         known = self.calibration.find(*self.estimator) if self.calibration and self.estimator else None
+        if self.blind and (known is None or self.readout_spread is None):
+            return Verdict("nothing", self.blind)
         if known is not None and self.readout_spread is None:
             return lesser(self._borne_out(known, "added up over each stage and "), judge_growth(self.growth))
         if known is not None:
             verdict = self._borne_out(known)
             return verdict._replace(reason=verdict.reason + self._unlike())
-        if self.blind:
-            return Verdict("nothing", f"For this optimizer, {self.blind}")
         if self.estimator and self.estimator[0] == SEGMENTS and self.readout_spread is None:
             return UNMEASURED
         if self.estimator is None or self.readout_spread is None or self.signs_agree is None:
@@ -205,15 +209,18 @@ def assess(
 ) -> Reliability:
     """Collect the figures for a result that was just computed; `readings` are [units, values] per readout."""
     spread, signs = (None, None) if readings is None else disagreement(readings)
-    slots = load(run, training, run.checkpoints[-1]).state.slots
+    last, rule = load(run, training, run.checkpoints[-1]), next((r for r in training.rules if r.blind), None)
+    blind = "" if rule is None else f"For this optimizer, {rule.blind}"
+    if readings is None and not blind and moving(run, training, last):
+        blind = HELD
     return Reliability(
         growth,
         _effective_lr(run, training),
-        _stiff_share(training, slots),
+        _stiff_share(training, last.state.slots),
         spread,
         signs,
         (*_assumptions(training, semantics, curvature, followed=readings is not None), *_rounded(run)),
-        blind=next((rule.blind for rule in training.rules if rule.blind), ""),
+        blind=blind,
         replay_drift=training.problem.drifts.get(run.digest),
     )
 

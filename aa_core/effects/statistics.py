@@ -36,9 +36,8 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
 
     Cost: a replay of the last LAST steps (beside those that are absent), and a forward pass for each step and shift.
     """
-    begin = next(phase.start for phase in run.phases if phase.problem == run.phases[-1].problem)
     final = snapshot_before(run, training, run.steps)
-    names = _moving(training, load(run, training, begin), final)
+    names, begin = moving(run, training, final), _beginning(run)
     if not names:
         return tuple({} for _ in shifts)
     firsts = [max(shift.first, begin) for shift in shifts]
@@ -55,13 +54,19 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
     return tuple({n: final.buffers[n] - without[n] for n in names} for without in carried)
 
 
-def _moving(training: Training, before: Snapshot, after: Snapshot) -> list[str]:
+def moving(run: RunLike, training: Training, final: Snapshot) -> list[str]:
     """The model's buffers that are numbers and did not stay as they were."""
+    before = load(run, training, _beginning(run))
     return [
         n
         for n, buffer in training.problem.model.named_buffers()
-        if buffer.is_floating_point() and not torch.equal(before.buffers[n], after.buffers[n])
+        if buffer.is_floating_point() and not torch.equal(before.buffers[n], final.buffers[n])
     ]
+
+
+def _beginning(run: RunLike) -> int:
+    """The first step of the model that is judged."""
+    return next(phase.start for phase in run.phases if phase.problem == run.phases[-1].problem)
 
 
 def _after(run: RunLike, training: Training, at: Snapshot, moved: Params, statistics: Buffers) -> Buffers:

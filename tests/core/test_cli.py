@@ -29,8 +29,21 @@ from aa_core.version import __version__
 from tests.core.job_run import STAGES, STEPS, make, wait
 
 COMMANDS = (
-    *("info", "check", "effects", "whatif", "jobs", "dashboard", "key", "sign", "verify", "export", "import", "push"),
-    *("experiment", "report", "findings", "log"),
+    *(
+        "info",
+        "check",
+        "effects",
+        "calibrate",
+        "whatif",
+        "jobs",
+        "dashboard",
+        "key",
+        "sign",
+        "verify",
+        "export",
+        "import",
+    ),
+    *("push", "experiment", "report", "findings", "log"),
 )
 
 

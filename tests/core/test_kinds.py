@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import aa_core as aa
 from aa_core import curvature
+from aa_core.effects import embedding
 from aa_core.errors import ProblemError, UnsupportedError
 from aa_core.runs.trajectory import Trajectory
 from tests import kinds, zoo
@@ -58,6 +59,13 @@ def test_step_effects_are_the_derivative_of_the_whole_remaining_training(name: s
     assert_close(found, torch.stack(expected), rtol=1e-6)
 
 
+@pytest.fixture
+def held_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Effects of stages without what running statistics add: with those as recorded, as effects of steps have them."""
+    monkeypatch.setattr(embedding, "statistics_changes", lambda run, training, shifts: tuple({} for _ in shifts))
+
+
+@pytest.mark.usefixtures("held_statistics")
 @every_kind
 def test_tangent_and_adjoint_agree(name: str) -> None:
     kind, run, problem = recorded(name)
@@ -75,6 +83,7 @@ def test_retraining_without_a_stage_is_torchs_own_to_the_bit(name: str) -> None:
         assert params and all(torch.equal(model[n], p) for n, p in params.items())
 
 
+@pytest.mark.usefixtures("held_statistics")
 @every_kind
 def test_stage_effects_are_those_of_really_retraining(name: str) -> None:
     """Of the last stage exactly, whatever it did; of the one before it to first order."""

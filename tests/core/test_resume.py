@@ -43,7 +43,7 @@ def test_a_recording_that_stopped_anywhere_ends_as_one_that_did_not(
         monkeypatch.setattr(writer, "ThreadPoolExecutor", Late)
     whole, underway = Training(KINDS[kind], seed=0), list[bool]()
     digest = whole.run(tmp_path / "whole", keep)
-    assert not late or sum(underway) > 5, "commits are underway when it stops"
+    assert not late or sum(underway) >= 5, "commits are underway when it stops"
     for k in range(14) if kind in THOROUGH else (1, 4, 7, 10):
         again = Training(KINDS[kind], seed=1 + k)
         assert again.run(tmp_path / f"{k}") == digest, f"stopped after batch {k}"

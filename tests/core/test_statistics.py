@@ -120,6 +120,14 @@ def test_the_assumption_is_named_as_it_is() -> None:
     assert any("buffers are held" in a for a in of_steps)
 
 
+def test_effects_of_steps_which_hold_them_are_trusted_for_nothing() -> None:
+    case = case_of()
+    found = aa.step_effects(case.run, case.problem, queries(4).mean()).reliability.verdict
+    assert found.trust == "nothing" and "Running statistics" in found.reason
+    of_stages = aa.stage_effects(case.run, case.problem, queries(4), cache=memory_cache())
+    assert of_stages.reliability.blind == ""
+
+
 def test_cached_embeddings_bring_their_statistics(tmp_path: Path) -> None:
     case = case_of()
     first, second = (aa.embed_stages(case.run, case.problem, cache=EmbeddingCache(tmp_path)) for _ in range(2))
