@@ -251,7 +251,8 @@ def open_checkpoints(path: str | Path, datasets: Mapping[str, Any] | None = None
 def open_any(path: str | Path) -> AnyRun:
     """A recorded run, or one of checkpoints: as its header says."""
     root = local_folder(path)
-    value = read_json(header_bytes(root), "run.json")
+    text = header_bytes(root)
+    value = read_json(text, "run.json") if FORMAT.encode() in text else None  # parsed twice only where it may be one
     known = isinstance(value, dict) and value.get("format") == FORMAT
     return open_checkpoints(root) if known else open_run(root)
 

@@ -11,6 +11,9 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+import aa_core.cli
+import aa_core.surface  # noqa: F401  loaded here, so that what is copied has it
+
 SECONDS, MEGABYTES = 5.0, 640
 """Of processor time, and of memory beyond that of the interpreter with torch: together less than one GiB."""
 HANGS = 100
