@@ -22,6 +22,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         path = tmp_path_factory.mktemp("workspace")
         patch.setenv("AA_WORKSPACE", str(path))
+        patch.setenv("AA_JOBS_FIRST", "1")  # a test waits for its jobs, beside others that keep the cores busy
         yield path
 
 

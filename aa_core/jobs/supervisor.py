@@ -18,8 +18,9 @@ ATTEMPTS = 3
 """Workers that a job may have before it counts as failed."""
 PAUSE, GRACE = 0.1, 0.5
 """Seconds between two looks at the worker; those that it has to stop by itself once it is asked to."""
-NICE = 10
-"""A worker takes the processor that whoever waits for a page leaves to it, and all of it when nobody does."""
+NICE = 0 if os.environ.get("AA_JOBS_FIRST") else 10
+"""A worker takes the processor that whoever waits for a page leaves to it, and all of it when nobody does; unless the
+environment's AA_JOBS_FIRST says that nobody waits for one."""
 
 
 def main(folder: str, lock: str) -> None:
