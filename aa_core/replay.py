@@ -171,6 +171,21 @@ def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots
             yield Transition(states[-1].step, states[-1], after)
 
 
+def moving_buffers(run: RunLike, training: Training, final: Snapshot) -> list[str]:
+    """The last model's buffers that are numbers and did not stay as they were (running statistics), by name."""
+    before = load(run, training, beginning_of_last(run))
+    return [
+        n
+        for n, buffer in training.problem.model.named_buffers()
+        if buffer.is_floating_point() and not torch.equal(before.buffers[n], final.buffers[n])
+    ]
+
+
+def beginning_of_last(run: RunLike) -> int:
+    """The first step of the model that is judged."""
+    return next(phase.start for phase in run.phases if phase.problem == run.phases[-1].problem)
+
+
 def measure_drift(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
     """Compare a replayed snapshot with the recorded checkpoint of the same step."""
     recorded = load(run, training, replayed.step)

@@ -24,10 +24,9 @@ from aa_core.confidence.verdict import (
 )
 from aa_core.counterfactuals.counterfactual import SEMANTICS, WALL_CLOCK, Semantics
 from aa_core.curvature import Curvature
-from aa_core.effects.statistics import moving
 from aa_core.propagator import Training
 from aa_core.records import RunLike
-from aa_core.replay import load
+from aa_core.replay import load, moving_buffers
 from aa_core.state import Params
 
 FOLLOWED = (
@@ -211,7 +210,7 @@ def assess(
     spread, signs = (None, None) if readings is None else disagreement(readings)
     last, rule = load(run, training, run.checkpoints[-1]), next((r for r in training.rules if r.blind), None)
     blind = "" if rule is None else f"For this optimizer, {rule.blind}"
-    if readings is None and not blind and moving(run, training, last):
+    if readings is None and not blind and moving_buffers(run, training, last):
         blind = HELD
     return Reliability(
         growth,

@@ -9,7 +9,7 @@ import torch
 
 from aa_core.propagator import Training
 from aa_core.records import RunLike
-from aa_core.replay import at_steps, load, snapshot_before
+from aa_core.replay import at_steps, beginning_of_last, moving_buffers, snapshot_before
 from aa_core.state import Buffers, Params, Snapshot
 
 LAST = 100
@@ -37,7 +37,7 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
     Cost: a replay of the last LAST steps (beside those that are absent), and a forward pass for each step and shift.
     """
     final = snapshot_before(run, training, run.steps)
-    names, begin = moving(run, training, final), _beginning(run)
+    names, begin = moving_buffers(run, training, final), beginning_of_last(run)
     if not names:
         return tuple({} for _ in shifts)
     firsts = [max(shift.first, begin) for shift in shifts]
@@ -52,21 +52,6 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
             if at.step in windows[i]:
                 carried[i] = _after(run, training, at, shift.params, carried[i])
     return tuple({n: final.buffers[n] - without[n] for n in names} for without in carried)
-
-
-def moving(run: RunLike, training: Training, final: Snapshot) -> list[str]:
-    """The model's buffers that are numbers and did not stay as they were."""
-    before = load(run, training, _beginning(run))
-    return [
-        n
-        for n, buffer in training.problem.model.named_buffers()
-        if buffer.is_floating_point() and not torch.equal(before.buffers[n], final.buffers[n])
-    ]
-
-
-def _beginning(run: RunLike) -> int:
-    """The first step of the model that is judged."""
-    return next(phase.start for phase in run.phases if phase.problem == run.phases[-1].problem)
 
 
 def _after(run: RunLike, training: Training, at: Snapshot, moved: Params, statistics: Buffers) -> Buffers:

@@ -23,6 +23,7 @@ from aa_core.integrations.transformers import TrainerRecorder
 from aa_core.recording import writer
 from aa_core.recording.resume import scaler_state
 from tests import zoo
+from tests.core.job_run import wait
 from tests.core.resume_case import KINDS, THOROUGH, Kind, Training, matrices
 from tests.core.test_more_rules import Lion
 from tests.core.test_more_rules import registered as registered  # Lion is known
@@ -250,7 +251,13 @@ def test_steps_that_cannot_be_replayed_are_not_built_upon(tmp_path: Path) -> Non
 
 def test_a_skipped_step_that_moved_running_statistics_is_not_forgotten(tmp_path: Path) -> None:
     kind = Kind(scale=2.0**12, spoil=frozenset({2, 6}), augment=False)
-    Training(kind, 0).run(tmp_path / "whole", lambda k: as_killed(tmp_path / "whole", tmp_path / f"{k}"))
+
+    def keep(k: int) -> None:
+        """Once no commit is underway: only a checkpoint that is written knows."""
+        wait(lambda: aa.open_run(tmp_path / "whole").chain.journal.underway is None)
+        as_killed(tmp_path / "whole", tmp_path / f"{k}")
+
+    Training(kind, 0).run(tmp_path / "whole", keep)
     for k in (3, 7):
         with pytest.raises(UnsupportedError, match="skipped a step whose forward pass moved the buffers of the model"):
             Training(kind, 0).run(tmp_path / f"{k}")
