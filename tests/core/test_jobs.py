@@ -249,6 +249,16 @@ def test_a_job_all_of_whose_processes_died_goes_on_when_it_is_asked_again(ask: A
     assert finished(job).status == "done" and len(workers(job)) == 2
 
 
+@pytest.mark.parametrize(("first", "back"), [("", 10), ("1", 0)])
+def test_a_worker_steps_back_unless_jobs_come_first(
+    first: str, back: int, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AA_JOBS_FIRST", first)
+    job = running(submit(ask(function="slow")))
+    assert os.getpriority(os.PRIO_PROCESS, workers(job)[0]) == min(os.nice(0) + back, 19)
+    job.cancel()
+
+
 def test_a_suspended_worker_is_cancelled_within_a_second(ask: Ask) -> None:
     job = running(submit(ask(function="very_slow")))
     os.kill(workers(job)[0], signal.SIGSTOP)

@@ -175,7 +175,7 @@ def test_what_if_predicts_what_is_ticked(screen: Open) -> None:
 def test_a_run_that_was_calibrated_opens_with_the_estimator_that_did_best(calibrated: Open) -> None:
     app = calibrated("explore", run="digits-adamw")
     assert app.query_params["readout"] == "displaced"
-    assert "Calibrated by whoever made or passed on this run" in said(app)
+    assert "Calibrated by whoever made or passed on this run\\, not measured here" in said(app)
     assert "readout" not in calibrated("explore", run="digits-adamw", digest=app.query_params["digest"]).query_params
 
 
