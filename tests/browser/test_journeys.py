@@ -54,9 +54,14 @@ expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[str]:
+    """A dashboard whose engine is there: it answers before, so the first page is waited for."""
     folder = tmp_path_factory.mktemp("dashboard")
     with dashboard(folder / "workspace", folder / "log") as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.get_by_text("What each stage did")).to_be_visible()
+        page.close()
         yield address
 
 
@@ -319,7 +324,7 @@ def test_from_the_first_page_to_a_verified_report(visit: Visit, tmp_path: Path) 
     page.get_by_role("link", name="What if without round 4?").click()
     expect(page.get_by_text("The model would be better by")).to_be_visible()
     page.get_by_role("button", name="Retrain to verify").click()
-    expect(page.get_by_text("Retrained: the sign")).to_be_visible()
+    expect(page.get_by_text("Retrained: sign and size are borne out")).to_be_visible()
     page.get_by_role("button", name="Pin as finding").click()
     page.get_by_role("textbox", name="Claim").fill("Round 4 made the model worse")
     page.get_by_role("textbox", name="Your name").fill("Ada")
