@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from aa_core.recording.recorder import Recorder
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.trajectory import Trajectory, open_run
+from tests.core.job_run import wait
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -69,6 +70,12 @@ def as_killed(run: Path, copy: Path) -> Path:
 
     shutil.copytree(run / "log", copy / "log", ignore=unwritten)
     return shutil.copytree(run, copy, ignore=unwritten, dirs_exist_ok=True)
+
+
+def settled(run: Path) -> Path:
+    """The run, once no commit of its recorder is underway."""
+    wait(lambda: open_run(run).chain.journal.underway is None)
+    return run
 
 
 class Late:

@@ -76,7 +76,8 @@ def _f64(values: Sequence[float]) -> Tensor:
 
 def decode_columns(data: bytes, start: int, stop: int, groups: Groups, where: str) -> Columns:
     """The columns of the steps [start, stop) of one phase, checked; RunFormatError lists all that is wrong."""
-    found = layout(data, where).tensors
+    whole = layout(data, where)
+    found = whole.tensors
     later = _later(stop - start)
     hyper = [n for n in found if n.startswith("hyper.")]
     expected: dict[str, Spec] = {n: (dtype, (stop - start,)) for n, dtype in _PER_STEP.items()}
@@ -85,7 +86,7 @@ def decode_columns(data: bytes, start: int, stop: int, groups: Groups, where: st
     expected |= {n: (dtype, (micro,)) for n, dtype in _PER_MICRO.items()}
     expected |= {"rows": (torch.int64, (None,)), "rng": (torch.uint8, (None,))}
     expected |= {n: (t.dtype, (None,) if n == "idle" else (stop - start,)) for n, t in later.items() if n in found}
-    columns = later | decode(data, where, expected)
+    columns = later | decode(data, where, expected, whole)
     if problems := column_problems(columns, start, stop, groups):
         raise RunFormatError(f"{where}: " + listed(problems))
     return columns

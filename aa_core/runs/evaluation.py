@@ -14,7 +14,7 @@ from aa_core.errors import RecordingError, RequestError, RunFormatError
 from aa_core.records import Batch, Inputs
 from aa_core.runs.examples import to_batch, to_fields
 from aa_core.runs.header import read_json
-from aa_core.runs.store import Spec, decode, encode, layout
+from aa_core.runs.store import decode, encode, layout
 
 DISPLAYS = ("image", "text", "table")
 
@@ -110,8 +110,8 @@ def encode_evaluation(evaluation: Evaluation) -> tuple[bytes, bytes]:
 
 def decode_evaluation(tensors: bytes, text: bytes, where: str) -> Evaluation:
     """The inverse of `encode_evaluation`; RunFormatError for what `Evaluation` would refuse."""
-    expected: dict[str, Spec] = dict(layout(tensors, f"{where}.safetensors").tensors)
-    fields = decode(tensors, f"{where}.safetensors", expected)
+    found = layout(tensors, f"{where}.safetensors")
+    fields = decode(tensors, f"{where}.safetensors", found.tensors, found)
     described = read_json(text, f"{where}.json")
     if "y" not in fields or len(fields) < 2 or not isinstance(described, dict):
         raise RunFormatError(f"{where}: expected inputs x, targets y and a JSON object of metadata")

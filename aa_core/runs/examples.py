@@ -185,7 +185,8 @@ def _json_tensor(value: Any) -> Tensor:
 
 def decode_examples(data: bytes, where: str) -> Examples:
     """The inverse of `encode_examples`; RunFormatError unless every part counts the same examples."""
-    found, metadata = layout(data, where)
+    whole = layout(data, where)
+    found, metadata = whole
     n = (*found.get("digest", (None, ()))[1], 0)[0]
     dataset = metadata.get("dataset")
     names = [] if dataset is not None else _field_names(found, where)
@@ -194,7 +195,7 @@ def decode_examples(data: bytes, where: str) -> Examples:
     if "ids" in found or dataset is not None:
         as_strings = found.get("ids", (None,))[0] == torch.uint8
         expected["ids"] = (torch.uint8, (None,)) if as_strings else (torch.int64, (n,))
-    tensors = decode(data, where, expected)
+    tensors = decode(data, where, expected, whole)
     return Examples(
         {k: tensors[k] for k in names}, tensors["digest"], _decode_ids(tensors.get("ids"), n, where), dataset
     )

@@ -157,9 +157,12 @@ def pieces(
             yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def decode(data: bytes, where: str, expected: Mapping[str, Spec]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file that must hold exactly those of `expected`; checked before they are read."""
-    require(layout(data, where), expected, where)
+def decode(data: bytes, where: str, expected: Mapping[str, Spec], found: Layout | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that must hold exactly those of `expected`; checked before they are read.
+
+    `found` is the file's layout, where it is known already.
+    """
+    require(found or layout(data, where), expected, where)
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # the library raises several types of its own

@@ -302,9 +302,10 @@ def _decode_state(data: bytes, step: int, phase: PhaseEntry, clocks: Groups, whe
     expected: dict[str, Spec] = {f"params/{n}": s for n, s in params.items()}
     expected |= {f"buffers/{n}": s for n, s in buffers.items()}
     expected |= {f"slots/{slot}/{n}": params[n] for slot in phase.slots for n in trained}
-    one_count = len(layout(data, where).tensors.get("count", (None, ()))[1]) == 0
+    whole = layout(data, where)
+    one_count = len(whole.tensors.get("count", (None, ()))[1]) == 0
     expected["count"] = (torch.float64, () if one_count else (len(trained),))
-    found = decode(data, where, expected)
+    found = decode(data, where, expected, whole)
     slots = {slot: {n: found[f"slots/{slot}/{n}"] for n in trained} for slot in phase.slots}
     counts = found["count"].expand(len(trained))
     count = torch.stack([counts[trained.index(names[0])] for names in clocks])

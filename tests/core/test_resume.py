@@ -23,11 +23,10 @@ from aa_core.integrations.transformers import TrainerRecorder
 from aa_core.recording import writer
 from aa_core.recording.resume import scaler_state
 from tests import zoo
-from tests.core.job_run import wait
 from tests.core.resume_case import KINDS, THOROUGH, Kind, Training, matrices
 from tests.core.test_more_rules import Lion
 from tests.core.test_more_rules import registered as registered  # Lion is known
-from tests.recorded import Late, as_killed
+from tests.recorded import Late, as_killed, settled
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["", "commits underway"])
@@ -254,8 +253,7 @@ def test_a_skipped_step_that_moved_running_statistics_is_not_forgotten(tmp_path:
 
     def keep(k: int) -> None:
         """Once no commit is underway: only a checkpoint that is written knows."""
-        wait(lambda: aa.open_run(tmp_path / "whole").chain.journal.underway is None)
-        as_killed(tmp_path / "whole", tmp_path / f"{k}")
+        as_killed(settled(tmp_path / "whole"), tmp_path / f"{k}")
 
     Training(kind, 0).run(tmp_path / "whole", keep)
     for k in (3, 7):

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -47,6 +48,7 @@ def explore(run: Callable[[settings], object], examples: int, **more: Any) -> No
 @contextmanager
 def bounded(memory: int) -> Iterator[None]:
     """MemoryError for whoever asks for more address space than that."""
+    pyarrow.allocate_buffer(1)  # its allocator reserves a GiB when it is first asked
     found = re.search(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())
     before = resource.getrlimit(resource.RLIMIT_AS)
     assert found is not None

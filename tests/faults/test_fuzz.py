@@ -29,7 +29,7 @@ from aa_core.runs.trajectory import open_run
 from dashboard.words import escaped
 from tests.faults.forge import replace_file, reseal
 from tests.faults.fuzz import SPANS, changed, damaged, explore
-from tests.recorded import LOSS, as_killed, make, record, train
+from tests.recorded import LOSS, as_killed, make, record, settled, train
 
 Check = Callable[[Any], object]
 
@@ -60,7 +60,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, (model, optimizer) = tmp_path_factory.mktemp("live"), make()
     with Recorder(folder / "r", model, optimizer, LOSS, checkpoint_every=4) as recorder, recorder.stage("a"):
         train(recorder, model, optimizer, 7)
-        return as_killed(folder / "r", folder / "copy")
+        return as_killed(settled(folder / "r"), folder / "copy")
 
 
 def read_all(path: Path) -> None:

@@ -57,6 +57,11 @@ def replaced(name: str, data: bytes) -> Damage:
     return lambda path: replace_file(path, name, data)
 
 
+def large(damage: Callable[[], Damage]) -> Damage:
+    """What is made only where its test runs: every process that collects the tests reads this file."""
+    return lambda path: damage()(path)
+
+
 def header(**fields: object) -> Damage:
     """Other fields in run.json, with a chain that fits."""
 
@@ -134,15 +139,23 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "a pickle as a state": (replaced(STATE, b"\x80\x04cposix\nsystem\n"), r"states/0\.safetensors: not a safetensors"),
     "a zip as a state": (replaced(STATE, b"PK\x03\x04" + bytes(99)), r"states/0\.safetensors: not a safetensors"),
     "700,000 tensors": (
-        replaced(STATE, file_with({f"{i}": entry([1], 4 * i, 4 * i + 4) for i in range(700_000)}, bytes(2_800_000))),
+        large(
+            lambda: replaced(
+                STATE, file_with({f"{i}": entry([1], 4 * i, 4 * i + 4) for i in range(700_000)}, bytes(2_800_000))
+            )
+        ),
         r"states/0\.safetensors: not a safetensors file",
     ),
     "60,000 tensors": (
-        replaced(STATE, file_with({f"{i}": entry([1], 4 * i, 4 * i + 4) for i in range(60_000)}, bytes(240_000))),
+        large(
+            lambda: replaced(
+                STATE, file_with({f"{i}": entry([1], 4 * i, 4 * i + 4) for i in range(60_000)}, bytes(240_000))
+            )
+        ),
         r"states/0\.safetensors: \d+ problems",
     ),
     "a tensor of 800,000 dimensions": (
-        replaced(STATE, file_with({"a": entry([2**53 - 1] * 800_000, 0, 4)}, bytes(4))),
+        large(lambda: replaced(STATE, file_with({"a": entry([2**53 - 1] * 800_000, 0, 4)}, bytes(4)))),
         "800000 dimensions, expected at most",
     ),
     "a tensor of the wrong dtype": (
@@ -163,19 +176,29 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     ),
     "repeated keys": (text("run.json", b'{"format":"aa-run","version":1,"version":1}'), "'version' occurs twice"),
     "deep JSON": (text("run.json", b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "nested too deeply"),
-    "JSON of 65 MiB": (text("run.json", b" " * (65 * MIB)), "expected at most"),
-    "JSON of twenty million lists": (in_header("title", b"[" + b"[]," * (20 * MIB) + b"0]"), "values of JSON, at most"),
+    "JSON of 65 MiB": (large(lambda: text("run.json", b" " * (65 * MIB))), "expected at most"),
+    "JSON of twenty million lists": (
+        large(lambda: in_header("title", b"[" + b"[]," * (20 * MIB) + b"0]")),
+        "values of JSON, at most",
+    ),
     "JSON of a million unknown fields": (
-        in_header("title", many(1_000_000, lambda i: f'"{i}":0', "{}")[1:-1].join([b'"",', b""])),
+        large(lambda: in_header("title", many(1_000_000, lambda i: f'"{i}":0', "{}")[1:-1].join([b'"",', b""]))),
         "1000000 fields are not what a recorder writes",
     ),
-    "300,000 parameters that are none": (in_header("parameters", many(300_000, str)), "300000 fields are not"),
+    "300,000 parameters that are none": (
+        large(lambda: in_header("parameters", many(300_000, str))),
+        "300000 fields are not",
+    ),
     "60,000 parameters, one of them twice": (
-        in_header("parameters", many(60_000, lambda i: f'{{"name":"p{i or 7}","shape":[],"dtype":"float32"}}')),
+        large(
+            lambda: in_header(
+                "parameters", many(60_000, lambda i: f'{{"name":"p{i or 7}","shape":[],"dtype":"float32"}}')
+            )
+        ),
         "'p7' is repeated",
     ),
     "a repeated key after 300,000": (
-        in_header("config", many(300_000, lambda i: f'"{i or 7}":0', "{}")),
+        large(lambda: in_header("config", many(300_000, lambda i: f'"{i or 7}":0', "{}"))),
         "'7' occurs twice",
     ),
     "an unknown format": (header(format="zip"), r"run\.json: format: .*found 'zip'"),
