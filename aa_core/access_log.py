@@ -1,7 +1,7 @@
 """Who opened, ran and exported what: JSON lines in the workspace, each with the digest of the one before.
 
-A line that was changed, removed or moved breaks the chain at the next one. A changed last line and a missing end break
-nothing: only the digest of the last line, kept elsewhere, shows them.
+A line that was changed, removed or moved breaks the chain at the next one. A last line that was forged, its own digest
+with it, and a missing end break nothing: only the digest of the last line, kept elsewhere, shows them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from aa_core.access import Person, Role
 from aa_core.errors import IntegrityError, RequestError, RunFormatError
 from aa_core.files import MODE, sync_folder
 from aa_core.jobs.lock import acquire
-from aa_core.runs.header import Digest, Model, parse
+from aa_core.lines import Line
+from aa_core.runs.header import Digest, parse
 from aa_core.runs.store import sha256
 from aa_core.workspace import workspace
 
@@ -44,7 +45,7 @@ PATIENCE = 10.0
 """Seconds to wait while others write their lines."""
 
 
-class Entry(Model):
+class Entry(Line):
     """One line of the log."""
 
     previous: Digest
@@ -57,10 +58,6 @@ class Entry(Model):
     """Digest of the run that it is about."""
     what: Text
     """The job, finding or subgroup by its id; a report by its digest and format."""
-
-    @property
-    def line(self) -> bytes:
-        return (self.model_dump_json() + "\n").encode()
 
 
 class AccessLog(NamedTuple):
@@ -93,7 +90,7 @@ def append(person: Person, act: Act, run: str | None, what: str = "") -> Entry:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             entry = Entry(
                 previous=sha256(last), at=at, who=person.name, role=person.role, act=act, run=run, what=what[:500]
-            )
+            ).sealed()
             file.write(entry.line)
             file.flush()
             os.fsync(file.fileno())

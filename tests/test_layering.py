@@ -89,6 +89,7 @@ LAYERS = (
     ("registry", "signing", "plain", "run_performance", "check", "runs.archive", "runs.run_schema", "access"),
     ("confidence.borne_out",),
     ("jobs", "jobs.*"),
+    ("lines",),
     ("findings", "findings.*", "access_log"),
     ("reporting", "reporting.*"),
     ("integrations", "integrations.*"),

@@ -44,8 +44,8 @@ def verify(
         note(f"line {number} is no entry: it was cut short while it was written, and nobody was told that it was done")
     if since is None:
         note(
-            "a changed last line or a missing end cannot be seen from the log alone: keep this head elsewhere, and ask "
-            "again with --head"
+            "a last line that was forged or a missing end cannot be seen from the log alone: keep this head elsewhere, "
+            "and ask again with --head"
         )
     else:
         note(f"the line with the digest that you kept is there, with {since} written since")

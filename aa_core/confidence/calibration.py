@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from aa_core.confidence.agreement import Agreement
 from aa_core.errors import RunFormatError
-from aa_core.files import write_atomic
+from aa_core.files import unsealed, write_sealed
 from aa_core.plain import plain
 from aa_core.records import RunLike
 from aa_core.runs.attached import FOLDER, MAX_BYTES, MAX_FILES, name_of
@@ -136,7 +136,7 @@ def store_calibration(found: Calibration) -> Path:
     """Keep it in the workspace, in place of an earlier one of the same question."""
     path = _folder() / f"{found.run[:16]}-{found.evaluation[:16]}-{found.semantics}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, found.to_bytes())
+    write_sealed(path, found.to_bytes())
     return path
 
 
@@ -184,7 +184,7 @@ def prefer(
 
 def _known(run: RunLike) -> list[Calibration]:
     """Those of the run: in the workspace, and brought. Their digests decide, not their names."""
-    own = (_read(p.parent, p.name) for p in sorted(_folder().glob(f"{run.digest[:16]}-*.json")))
+    own = (unsealed(_read(p.parent, p.name)) or b"" for p in sorted(_folder().glob(f"{run.digest[:16]}-*.json")))
     found = [c for here, of in ((True, own), (False, _brought(run))) for data in of if (c := _parse(data, here))]
     return [c for c in found if c.run == run.digest]
 

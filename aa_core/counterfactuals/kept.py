@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -11,14 +10,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from aa_core.files import write_atomic
+from aa_core.files import unsealed, write_sealed
 from aa_core.runs.store import encode
 from aa_core.state import Params, Snapshot, State
 
 PAUSE, SHARE = 2.0, 20.0
 """Seconds between two writes at the least, and how many times longer than a write the pause is."""
-DIGEST = 32
-"""Bytes of sha256 before the data."""
 
 
 class KeptState:
@@ -31,17 +28,15 @@ class KeptState:
         """The snapshot that was kept last, bit for bit; None if there is none."""
         if self._path is None or not self._path.is_file():
             return None
-        content = self._path.read_bytes()
-        digest, data = content[:DIGEST], content[DIGEST:]
-        return _decode(data) if hashlib.sha256(data).digest() == digest else None
+        data = unsealed(self._path.read_bytes())
+        return None if data is None else _decode(data)
 
     def offer(self, at: Snapshot) -> None:
         """Keep this one, if it is time to."""
         began = time.monotonic()
         if self._path is None or began < self._due:
             return
-        data = _encode(at)
-        write_atomic(self._path, hashlib.sha256(data).digest() + data)
+        write_sealed(self._path, _encode(at))
         ended = time.monotonic()
         self._due = ended + max(PAUSE, SHARE * (ended - began))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from functools import lru_cache
@@ -13,15 +12,13 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
 
-from aa_core.files import write_atomic
+from aa_core.files import unsealed, write_sealed
 from aa_core.state import Params
 from aa_core.workspace import workspace
 
 Entry = tuple[Params, float]
 Place = tuple[str, str, int]
 GROWTH = "growth"
-DIGEST = 32
-"""Bytes of sha256 before the data of an entry on disk."""
 
 
 class EmbeddingCache:
@@ -62,9 +59,8 @@ class EmbeddingCache:
         path = self._path(key)
         if path is None or not path.is_file():
             return None
-        content = path.read_bytes()
-        digest, data = content[:DIGEST], content[DIGEST:]
-        if hashlib.sha256(data).digest() != digest:
+        data = unsealed(path.read_bytes())
+        if data is None:
             return None  # a damaged entry is computed again
         tensors = decode(data)
         growth = float(tensors.pop(GROWTH))
@@ -76,8 +72,7 @@ class EmbeddingCache:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {f"params/{n}": t.detach().cpu().contiguous() for n, t in params.items()}
-        data = encode({**tensors, GROWTH: torch.tensor(growth, dtype=torch.float64)})
-        write_atomic(path, hashlib.sha256(data).digest() + data)
+        write_sealed(path, encode({**tensors, GROWTH: torch.tensor(growth, dtype=torch.float64)}))
 
     def _path(self, key: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{key}.embedding"

@@ -9,6 +9,7 @@ from pydantic import Field
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout
+from aa_core.lines import Line
 from aa_core.runs.header import Count, Digest, Model, StageName
 
 Severity = Literal["low", "medium", "high", "critical"]
@@ -92,7 +93,7 @@ class Signed(Model):
 Act = Annotated[Added | Checked | Signed, Field(discriminator="kind")]
 
 
-class Entry(Model):
+class Entry(Line):
     """One line of the ledger."""
 
     number: Count
@@ -103,7 +104,3 @@ class Entry(Model):
     finding: Count
     """Findings are counted from 1: F1, F2, ..."""
     act: Act
-
-    @property
-    def line(self) -> bytes:
-        return (self.model_dump_json() + "\n").encode()

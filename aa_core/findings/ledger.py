@@ -1,7 +1,7 @@
 """The ledger on disk: JSON lines in the workspace, only ever appended to, each with the digest of the one before.
 
-A line that was edited, removed or moved breaks the chain, unless nothing follows it: an edited last line, or a missing
-end, shows against a report, which names the head.
+A line that was edited, removed or moved breaks the chain, unless nothing follows it: a last line that was forged with a
+digest to match, or a missing end, shows against a report, which names the head.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def append(run: Trajectory, act: Act, finding: int | None, by: str, at: str | No
             by=by,
             finding=finding or 1 + max((e.finding for e in known.entries), default=0),
             act=act,
-        )
+        ).sealed()
         write_atomic(path, b"".join(e.line for e in (*known.entries, entry)))
     return entry
 

@@ -10,13 +10,14 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from aa_core.errors import RequestError, RunFormatError
-from aa_core.files import write_atomic
+from aa_core.errors import IntegrityError, RequestError, RunFormatError
+from aa_core.files import unsealed, write_atomic
 from aa_core.jobs.lock import ENDING, acquire, is_held
 from aa_core.jobs.spec import (
     ATTEMPTS,
@@ -27,6 +28,7 @@ from aa_core.jobs.spec import (
     PROGRESS,
     RESULT,
     SPEC,
+    TABLE,
     Failure,
     JobProgress,
     JobSpec,
@@ -37,6 +39,7 @@ from aa_core.workspace import workspace
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 DIED = "all its processes died (killed, or the machine was switched off); asked again, it goes on where it was"
+DAMAGED = "its {} is not as it was written (a damaged disk, or somebody changed it); begun again, it is computed anew"
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 LOG_BYTES = 1 << 16
 
@@ -61,7 +64,7 @@ class Job:
     def status(self) -> Status:
         alive = is_held(self.folder / LOCK)  # asked first: who is seen dead has written all that it ever will
         if (self.folder / RESULT).exists():
-            return "done"
+            return "failed" if self._damaged() else "done"
         if failure := self._failure():
             return failure.status
         if alive:
@@ -85,6 +88,8 @@ class Job:
         """Why there is no result; None for a job that is done or may still be."""
         if self.status not in ("failed", "cancelled"):
             return None
+        if damaged := self._damaged():
+            return DAMAGED.format(damaged)
         failure = self._failure()
         return failure.error if failure else DIED
 
@@ -97,15 +102,15 @@ class Job:
             return ""
 
     def result(self) -> dict[str, Any]:
-        """What the job found; RequestError unless it is done."""
+        """What the job found; RequestError unless it is done, IntegrityError if that is not what was written."""
         self._require_done()
-        return json.loads((self.folder / RESULT).read_bytes())
+        return self._read(RESULT)
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of the tables that came with the result; RequestError unless it is done and has it."""
+        """One of the tables that came with the result; errors as of `result`."""
         self._require_done()
         try:
-            return pd.DataFrame(json.loads((self.folder / f"{Path(name).name}.table.json").read_bytes()))
+            return pd.DataFrame(self._read(f"{Path(name).name}{TABLE}"))
         except FileNotFoundError:
             raise RequestError(f"job {self.id} has no table {name!r}") from None
 
@@ -126,10 +131,11 @@ class Job:
         lock = acquire(self.folder / LOCK, ENDING)
         if lock is None:
             return None
-        if (self.folder / RESULT).exists():
+        if (self.folder / RESULT).exists() and not self._damaged():
             os.close(lock)
             return None
-        for name in (CANCEL, PROGRESS, FAILURE, ATTEMPTS):
+        tables = (path.name for path in self.folder.glob(f"*{TABLE}"))
+        for name in (RESULT, CANCEL, PROGRESS, FAILURE, ATTEMPTS, *tables):
             (self.folder / name).unlink(missing_ok=True)
         if not (self.folder / SPEC).exists():
             write_atomic(self.folder / SPEC, self.spec.to_bytes())
@@ -146,11 +152,32 @@ class Job:
         except FileNotFoundError:
             return None
 
+    def _damaged(self) -> str | None:
+        """The name of a file of the result that is not as it was written."""
+        with suppress(FileNotFoundError):  # somebody begins it again
+            for path in (self.folder / RESULT, *self.folder.glob(f"*{TABLE}")):
+                now = path.stat()
+                if not _is_whole(path, now.st_mtime_ns, now.st_size):
+                    return path.name
+        return None
+
+    def _read(self, name: str) -> Any:
+        data = unsealed((self.folder / name).read_bytes())
+        if data is None:
+            raise IntegrityError(f"job {self.id}: {DAMAGED.format(name)}")
+        return json.loads(data)
+
     def _require_done(self) -> None:
         if (status := self.status) != "done":
             raise RequestError(
                 f"job {self.id} has no result: it is {status}" + (f" ({self.error})" if self.error else "")
             )
+
+
+@lru_cache(4096)
+def _is_whole(path: Path, modified: int, size: int) -> bool:
+    """As it was written; looked at anew only when its date or size is another."""
+    return unsealed(path.read_bytes()) is not None
 
 
 def submit(spec: JobSpec) -> Job:

@@ -14,7 +14,7 @@ from aa_core.runs.header import Model
 from aa_core.version import __version__
 
 SPEC, PROGRESS, RESULT, FAILURE, CANCEL = "spec.json", "progress.json", "result.json", "failure.json", "cancel"
-LOCK, LOG, STATE, ATTEMPTS = "lock", "log.txt", "state.kept", "attempts"
+LOCK, LOG, STATE, ATTEMPTS, TABLE = "lock", "log.txt", "state.kept", "attempts", ".table.json"
 Report = Callable[[str, int, int], None]
 """Called with (phase, steps done, steps in all; 0 while not known); may raise Cancelled to stop."""
 

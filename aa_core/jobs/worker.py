@@ -13,10 +13,10 @@ from typing import Literal
 
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.errors import AuditError, Cancelled
-from aa_core.files import write_atomic
+from aa_core.files import sealed, write_atomic
 from aa_core.jobs.kinds import Outcome, perform
 from aa_core.jobs.lock import acquire
-from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, STATE, Failure, JobProgress, JobSpec
+from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, STATE, TABLE, Failure, JobProgress, JobSpec
 from aa_core.plain import to_json
 from aa_core.runs.header import parse
 
@@ -77,8 +77,8 @@ def answer(job: Callable[[], Outcome]) -> dict[str, bytes]:
     """The files that a job leaves: its tables and then the result, which says that all is there; or a failure."""
     try:
         found = job()
-        tables = {f"{name}.table.json": to_json(frame.to_dict("list")).encode() for name, frame in found.tables.items()}
-        return {**tables, RESULT: to_json(found.result).encode()}
+        tables = {f"{name}{TABLE}": frame.to_dict("list") for name, frame in found.tables.items()}
+        return {name: sealed(to_json(content).encode()) for name, content in {**tables, RESULT: found.result}.items()}
     except Cancelled as stopped:
         return _failed("cancelled", str(stopped))
     except AuditError as error:

@@ -18,6 +18,7 @@ from aa_core.reporting.tables import to_csv
 SUFFIXES = (".html", ".json", ".pdf", ".csv", ".zip")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 SUMS = "SHA256SUMS"
+DIGITS = 64
 
 
 def write_report(report: Report, path: str | Path) -> tuple[Path, ...]:
@@ -50,7 +51,10 @@ def write_report(report: Report, path: str | Path) -> tuple[Path, ...]:
 
 
 def to_zip(report: Report) -> bytes:
-    """report.html, .json, .pdf (with typst), tables/*.csv and their SHA256SUMS; the same bytes for the same report."""
+    """report.html, .json, .pdf (with typst), tables/*.csv and their SHA256SUMS; the same bytes for the same report.
+
+    The comment of the archive is the sha256 of all that stands before it.
+    """
     files = {"report.html": to_html(report).encode(), "report.json": to_json(report).encode()}
     with suppress(MissingExtraError):
         files["report.pdf"] = to_pdf(report)
@@ -64,7 +68,9 @@ def to_zip(report: Report) -> bytes:
             entry = zipfile.ZipInfo(name, LONG_AGO)
             entry.create_system, entry.external_attr, entry.compress_type = 3, 0o644 << 16, zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
-    return buffer.getvalue()
+        archive.comment = bytes(DIGITS)
+    content = buffer.getvalue()[:-DIGITS]
+    return content + hashlib.sha256(content).hexdigest().encode()
 
 
 def _beside(path: Path, table: str) -> Path:

@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 from aa_core.errors import IntegrityError, RequestError, RunFormatError
-from aa_core.reporting.files import SUMS
+from aa_core.reporting.files import DIGITS, SUMS
 from aa_core.reporting.html import BLANK, GENERATOR, html_digest, to_html
 from aa_core.reporting.model import Report, read_report
 from aa_core.reporting.pdf import verify_pdf
@@ -86,7 +86,7 @@ def _first_line(page: str, expected: str) -> str:
 
 
 def verify_zip(data: bytes, where: str) -> None:
-    """Check every file against SHA256SUMS, and what each of them says against the data."""
+    """Check every file against SHA256SUMS, what each of them says against the data, and the archive's own digest."""
     files = _unpacked(data, where)
     lines = files.pop(SUMS, b"").decode("utf-8", "replace").splitlines()
     listed = {line[66:]: line[:64] for line in lines}
@@ -101,6 +101,11 @@ def verify_zip(data: bytes, where: str) -> None:
         verify_csv(files[name], name.removeprefix("tables/"), report, f"{where}, {name}")
     if wrong := sorted(n for n in {*listed, *actual} if listed.get(n) != actual.get(n)):
         raise IntegrityError(f"{where}: {', '.join(wrong)} missing, added or changed against {SUMS}")
+    if hashlib.sha256(data[:-DIGITS]).hexdigest().encode() != data[-DIGITS:]:
+        raise IntegrityError(
+            f"{where}: its files are intact, but the archive around them was damaged or packed anew; unpack it, and "
+            "verify report.json or report.html"
+        )
 
 
 def _unpacked(data: bytes, where: str) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from aa_core.confidence.calibrate import SWEEPS, calibrate
 from aa_core.confidence.calibration import BESIDE_A_RUN, Calibration, find_calibration, store_calibration
 from aa_core.effects.embedding import READOUTS
 from aa_core.errors import RequestError
+from aa_core.files import sealed
 from tests import zoo
 from tests.core.cases import STAGES, Case, log_likelihood, make_case, memory_cache, queries, squares
 
@@ -170,15 +171,16 @@ def test_a_calibration_of_another_run_or_question_is_not_used() -> None:
 def test_a_file_that_claims_another_digest_than_its_name_is_not_used() -> None:
     case, found = affine(), calibrated(False)
     path = store_calibration(found)
-    path.write_bytes(found.model_copy(update={"run": "f" * 64}).to_bytes())
+    path.write_bytes(sealed(found.model_copy(update={"run": "f" * 64}).to_bytes()))
     assert find_calibration(case.run, GAMMA.digest) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[" * 10_000, b'{"run": NaN}', b"\xff"])
 def test_a_damaged_file_counts_as_none(content: bytes) -> None:
     case, found = affine(), calibrated(False)
-    store_calibration(found).write_bytes(content)
-    assert find_calibration(case.run, GAMMA.digest) is None
+    for damaged in (content, sealed(content), found.to_bytes()):
+        store_calibration(found).write_bytes(damaged)
+        assert find_calibration(case.run, GAMMA.digest) is None
     store_calibration(found)
     assert find_calibration(case.run, GAMMA.digest) == found
 

@@ -39,6 +39,7 @@ from aa_core.run_performance import run_performance
 from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.workspace import workspace
 from tests.core.job_run import make
+from tests.faults.test_flips import flips
 
 AT = "2031-05-01T12:00:00+00:00"
 
@@ -224,9 +225,10 @@ def test_whatever_is_changed_in_it_is_found_by_line(run: Trajectory, evidence: E
     path = ledger_path(run)
     lines = path.read_bytes().splitlines(keepends=True)
     edits = {
-        "line 2": [lines[0].replace(b"helped", b"hurt.."), *lines[1:]],
-        "line 1": [lines[1], lines[0], lines[2]],
-        "line 3": [lines[0], lines[1].replace(b'"you"', b'"yoU"'), lines[2]],
+        "line 1": [lines[0].replace(b"helped", b"hurt.."), *lines[1:]],
+        "line 1:": [lines[1], lines[0], lines[2]],
+        "line 2": [lines[0], lines[1].replace(b'"you"', b'"yoU"'), lines[2]],
+        "line 3": [lines[0], lines[1], lines[2].replace(b'"me"', b'"he"')],
         "line 2:": [lines[0], lines[2]],
         "line 1: ": [lines[0].replace(b'"number":0', b'"number": 0'), *lines[1:]],
         "torn": [lines[0], lines[1], lines[2][:-5]],
@@ -237,6 +239,9 @@ def test_whatever_is_changed_in_it_is_found_by_line(run: Trajectory, evidence: E
             read_ledger(run)
     path.write_bytes(b"".join(lines))
     assert len(read_ledger(run).entries) == 3
+    for _ in flips(path):
+        with pytest.raises((IntegrityError, RunFormatError)):
+            read_ledger(run)
     whole = read_ledger(run).head
     path.write_bytes(b"".join(lines[:-1]))
     assert read_ledger(run).head != whole, "a missing end shows against the head that a report names"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import AuditError
-from aa_core.reporting import verify_file, write_report
+from aa_core.files import write_sealed
+from aa_core.jobs.job import Job
+from aa_core.jobs.spec import RESULT, SPEC, TABLE, JobSpec
+from aa_core.reporting import to_html, verify, verify_file, write_report
 from aa_core.state import Params
 from tests.core.test_report_seal import built
 
@@ -36,12 +41,31 @@ def refuses(read: Callable[[], Any]) -> bool:
     return False
 
 
-def test_every_flipped_bit_of_a_report_is_detected(tmp_path: Path) -> None:
-    file = tmp_path / "report.json"
+@pytest.mark.parametrize("name", ["report.json", "report.html", "report.csv", "report.zip"])
+def test_every_flipped_bit_of_a_report_is_detected(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, page = tmp_path / name, to_html(built())
+    monkeypatch.setattr(verify, "to_html", lambda _: page)  # whose data are intact: drawn once
     write_report(built(), file)
     verify_file(file)
     for bit in flips(file):
         assert refuses(lambda: verify_file(file)), f"bit {bit}"
+
+
+def test_every_flipped_bit_of_a_result_is_detected(tmp_path: Path) -> None:
+    """Of a job, and of whatever else the workspace keeps sealed; a damaged result can be asked for again."""
+    spec = JobSpec(kind="check", run="/run", digest="0", problem=None, problem_digest=None, request={})
+    job = Job(tmp_path, spec)
+    for name, content in ((RESULT, b'{"words": "sound"}'), (f"drifts{TABLE}", b'{"step": [1, 2]}')):
+        write_sealed(tmp_path / name, content)
+    assert job.status == "done"
+    for name, read in ((RESULT, job.result), (f"drifts{TABLE}", lambda: job.table("drifts"))):
+        for bit in flips(tmp_path / name):
+            assert refuses(read), f"bit {bit}"
+    (tmp_path / RESULT).write_bytes(b'{"words": "not sound"}')
+    assert job.status == "failed" and "is not as it was written" in (job.error or "")
+    lock = job.reopen()
+    assert lock is not None and [p.name for p in tmp_path.glob("*.json")] == [SPEC]
+    os.close(lock)
 
 
 def test_every_flipped_bit_of_an_embedding_is_detected(tmp_path: Path) -> None:
