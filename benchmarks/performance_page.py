@@ -15,8 +15,8 @@ def page(figures: dict[str, Any]) -> str:
     head = """# What the engine costs
 
 Written by `python -m benchmarks.performance` from
-[the stored figures](../benchmarks/results/performance.json); nothing here is typed by hand. Times are CPU times of one thread. The
-machine was shared with much other work: *load* is the number of processes that wanted each processor when a part began.
+[the stored figures](../benchmarks/results/performance.json); nothing here is typed by hand. Times are CPU times of one thread.
+*Load* is the number of processes that wanted each processor when a part began: above 1 the machine was shared with other work.
 Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
 """
     parts = {"recorder": _recorder, "memory": _memory, "growth": _growth}
