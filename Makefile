@@ -71,12 +71,12 @@ clean: ## remove caches and builds (.venv stays; rm -r .venv if it is broken)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-# Python compiles what is imported; pip would compile all that there is, which takes longer than the rest.
 # A stamp is a copy of the requirement files that were installed. While they are the same byte for byte there is nothing
 # to do, whatever their dates say, and no network is needed.
 runtime_files := requirements.txt
 dev_files     := requirements.txt requirements-dev.txt
 peers_files   := requirements.txt benchmarks/peers/requirements.txt
+# --no-compile: Python compiles what is imported; pip would compile all that there is.
 install = echo "installing $(1) into $(VENV) (the first time takes minutes: torch is large)" && \
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r $(1)
 

@@ -1,6 +1,6 @@
 """Who opened, ran and exported what: JSON lines in the workspace, each with the digest of the one before.
 
-A line that was changed, removed or moved breaks the chain at the next one. A last line that was forged, its own digest
+A changed line is told by its own digest, a removed or moved one by the next. A last line that was forged, its own digest
 with it, and a missing end break nothing: only the digest of the last line, kept elsewhere, shows them.
 """
 
