@@ -1,7 +1,7 @@
 """Who opened, ran and exported what: JSON lines in the workspace, each with the digest of the one before.
 
-A changed line is told by its own digest, a removed or moved one by the next. A last line that was forged, its own digest
-with it, and a missing end break nothing: only the digest of the last line, kept elsewhere, shows them.
+A changed line is told by its own digest, a removed or moved one by the next. A last line that was forged with a
+digest to match, and a missing end break nothing: only the digest of the last line, kept elsewhere, shows them.
 """
 
 from __future__ import annotations
