@@ -15,10 +15,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from aa_core.findings import ledger_path
 from aa_core.runs.trajectory import open_run
+from tests.browser.conftest import window
 from tests.browser.server import dashboard
 from tests.dashboard.conftest import record
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 SCREENS = ("", "explore", "subgroups", "what-if", "compare", "reliability", "findings", "report", "jobs")
 WORDS = (
@@ -28,7 +29,6 @@ WORDS = (
 LITERAL = "<img src=x onerror=alert(1)><script>alert(2)</script>![p](http://evil.example/p.png)"
 OBEYED = "img[src='x'], img[src*=evil], a[href^='http://evil'], a[href^='javascript']"
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
-expect.set_options(timeout=120_000)
 
 
 class Site(NamedTuple):
@@ -50,7 +50,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def watched(context: BrowserContext, own: str, events: list[str]) -> Page:
     """A page; whatever a hostile string could bring about is noted."""
-    context.set_default_timeout(120_000)
     page = context.new_page()
     page.on("dialog", lambda d: (events.append(f"dialog {d.message}"), d.dismiss()))
     page.on("pageerror", lambda e: events.append(f"error {e}"))
@@ -68,7 +67,7 @@ def watched(context: BrowserContext, own: str, events: list[str]) -> Page:
 def visit(site: Site, browser: Browser) -> Iterator[Callable[[str], Page]]:
     """Opens a path; at the end nothing must have happened."""
     events: list[str] = []
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = window(browser)
 
     def open_page(path: str) -> Page:
         page = watched(context, site.address, events)
@@ -113,7 +112,7 @@ def test_an_exported_report_is_harmless_in_browser_and_spreadsheet(
     events: list[str] = []
     opened = tmp_path / "report.html"
     (tmp_path / "HTML report").rename(opened)
-    context = browser.new_context(offline=True)
+    context = window(browser, offline=True)
     shown = watched(context, "file://", events)
     shown.goto(opened.as_uri())
     shown.locator(".js-plotly-plot .bars .point path").first.wait_for()

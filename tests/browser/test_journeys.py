@@ -10,10 +10,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from aa_core.reporting import verify_file
+from tests.browser.conftest import click_bar, window
 from tests.browser.server import dashboard
 from tests.dashboard.conftest import record
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
@@ -46,11 +47,8 @@ NAMELESS = """() => {
     return found.map(e => e.outerHTML.slice(0, 200));
 }"""
 """Controls without a name, pictures and charts without words for those who do not see them."""
-PATIENCE = 60_000
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
 """Streamlit looks for its server beside a deep link first, and is told 404."""
-
-expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +56,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
     """A dashboard whose engine is there: it answers before, so the first page is waited for."""
     folder = tmp_path_factory.mktemp("dashboard")
     with dashboard(folder / "workspace", folder / "log") as address:
-        page = browser.new_page()
+        page = window(browser).new_page()
         page.goto(address)
         expect(page.get_by_text("What each stage did")).to_be_visible()
-        page.close()
+        page.context.close()
         yield address
 
 
@@ -73,7 +71,7 @@ def visit(server: str, browser: Browser) -> Iterator[Callable[[str], Page]]:
     contexts = []
 
     def open_page(path: str) -> Page:
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        context = window(browser)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda r: None if r.url.startswith((server, "data:", "blob:")) else outside.append(r.url))
@@ -113,13 +111,9 @@ def test_pick_an_example_click_a_stage_click_a_step(visit: Visit) -> None:
     page.get_by_role("button", name=re.compile("^Example 8:")).click()
     expect(page.get_by_text("Effect on example 8")).to_be_visible()
     expect(page.locator(STAGE_BARS)).to_have_count(6)
-    expect(page.locator(RUNNING)).to_have_count(0)  # a chart that is being replaced cannot be clicked
-    page.locator(STAGE_BARS).nth(5).click(force=True)
-    expect(page.get_by_text("Positive = the step helped")).to_be_visible()
+    click_bar(page.locator(STAGE_BARS).nth(5), page.get_by_text("Positive = the step helped"))
     expect(page.locator(STEP_BARS)).to_have_count(61)  # and the strip of the stage
-    expect(page.locator(RUNNING)).to_have_count(0)
-    page.locator(STEP_BARS).nth(40).click(force=True)
-    expect(page.get_by_text("It trained on these 64 examples")).to_be_visible()
+    click_bar(page.locator(STEP_BARS).nth(40), page.get_by_text("It trained on these 64 examples"))
     expect(page).to_have_url(re.compile("examples=8.*stage=90.*steps=340-340"))
 
     expect(page.get_by_text("They add up to")).to_be_visible()
@@ -235,7 +229,7 @@ def test_a_job_shows_up_in_a_second_tab(visit: Visit) -> None:
     page = visit("reliability?run=digits-adamw")
     page.get_by_role("button", name="Replay the whole run").click()
     expect(jobs.get_by_text("Replay of the whole run")).to_be_visible()
-    expect(page.get_by_text("chain consistent; 4 of 4 segments replayed")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("chain consistent; 4 of 4 segments replayed")).to_be_visible()
     expect(jobs.get_by_text("chain consistent; 4 of 4 segments replayed")).to_be_visible()
 
 
@@ -250,23 +244,23 @@ def test_two_runs_and_two_stages_are_compared(visit: Visit) -> None:
 def test_a_job_survives_the_server(browser: Browser, tmp_path: Path) -> None:
     workspace, path = tmp_path / "workspace", "what-if?run=digits-mislabelled&skip=round+1"
     with dashboard(workspace, tmp_path / "log") as address:
-        page = browser.new_page()
+        page = window(browser).new_page()
         page.goto(f"{address}/{path}")
         page.get_by_role("button", name="Retrain to verify").click()
         expect(page.get_by_role("button", name="Cancel")).to_be_visible()
-        page.close()
+        page.context.close()
     with dashboard(workspace, tmp_path / "log") as address:
-        page = browser.new_page()
+        page = window(browser).new_page()
         page.goto(f"{address}/{path}")
-        expect(page.get_by_text("Example by example (n = 397)")).to_be_visible(timeout=90_000)
-        page.close()
+        expect(page.get_by_text("Example by example (n = 397)")).to_be_visible()
+        page.context.close()
 
 
 def test_strings_of_a_run_are_shown_literally(browser: Browser, tmp_path: Path) -> None:
     record(tmp_path / "runs" / "hostile")
     seen: list[str] = []
     with dashboard(tmp_path / "workspace", tmp_path / "log", tmp_path / "runs") as address:
-        page = browser.new_page()
+        page = window(browser).new_page()
         page.on("dialog", lambda d: seen.append(d.message))
         page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else seen.append(r.url))
         for screen in ("", "explore", "subgroups?by=true+label", "what-if", "compare?mode=stages"):
@@ -275,7 +269,7 @@ def test_strings_of_a_run_are_shown_literally(browser: Browser, tmp_path: Path) 
             expect(page.locator(RUNNING)).to_have_count(0)
             assert page.locator("img[src='x']").count() == 0
         expect(page.get_by_text("<img src=x onerror=alert(1)> **bold**").first).to_be_visible()
-        page.close()
+        page.context.close()
     assert seen == []
 
 

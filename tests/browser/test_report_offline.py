@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from aa_core.reporting import Context, build_report, write_report
+from tests.browser.conftest import window
 from tests.core.report_case import HOSTILE, make, whatif
 
 pytestmark = pytest.mark.browser
@@ -33,7 +34,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=SIZES)
 def opened(request: pytest.FixtureRequest, browser, file: Path) -> Iterator[Opened]:
-    context = browser.new_context(offline=True, viewport=SIZES[request.param])
+    context = window(browser, offline=True, viewport=SIZES[request.param])
     page, events = context.new_page(), []
     page.on("request", lambda r: None if r.url.startswith(("file://", "data:")) else events.append(f"request {r.url}"))
     page.on("console", lambda m: events.append(f"console {m.type}: {m.text}"))
@@ -92,7 +93,7 @@ def test_text_of_charts_follows_the_theme(opened: Opened) -> None:
 
 
 def test_the_policy_stops_a_script_that_got_in(browser, file: Path) -> None:
-    page = browser.new_page()
+    page = window(browser).new_page()
     page.goto(file.as_uri())
     page.evaluate("""() => {
         const added = document.createElement('script');
@@ -100,14 +101,14 @@ def test_the_policy_stops_a_script_that_got_in(browser, file: Path) -> None:
         document.body.append(added);
     }""")
     assert page.evaluate("window.ran === undefined")
-    page.close()
+    page.context.close()
 
 
 def test_it_prints_in_dark_ink_on_white(browser, file: Path) -> None:
-    page = browser.new_page(color_scheme="dark")
+    page = window(browser, color_scheme="dark").new_page()
     page.goto(file.as_uri())
     page.locator(".js-plotly-plot .bars .point path").first.wait_for()
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
-    page.close()
+    page.context.close()

@@ -13,12 +13,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from aa_core.commands.launcher import reach
+from tests.browser.conftest import window
 from tests.browser.provider import CLIENT, SECRET, People, Provider, provider
 from tests.browser.server import dashboard, free_port
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-expect.set_options(timeout=120_000)
 PEOPLE: People = {
     "Ada": {"sub": "1", "email": "ada@example.org", "email_verified": True},
     "Bob": {"sub": "2", "email": "bob@example.org", "groups": ["staff", "auditors"]},
@@ -86,9 +86,8 @@ def visit(site: Site, browser: Browser) -> Iterator[Visit]:
     contexts = []
 
     def open_page(path: str) -> Visitor:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = window(browser)
         contexts.append(context)
-        context.set_default_timeout(120_000)
         visitor = Visitor(context.new_page(), [])
         visitor.page.on("websocket", lambda w: w.on("framereceived", lambda f: visitor.heard.append(_bytes(f))))
         visitor.page.goto(f"{site.address}/{path}")

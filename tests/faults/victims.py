@@ -8,11 +8,11 @@ import os
 import random
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch._dynamo  # noqa: F401  every optimizer imports it when it is made: here, once, not in each victim
 
 from aa_core.counterfactuals import kept
 from aa_core.counterfactuals.counterfactual import Counterfactual
@@ -33,6 +33,9 @@ ROOT = str(Path(__file__).resolve().parents[2])
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
 REPORTS = ("html", "json")
+
+for late in ("numpy.ctypeslib", "pyarrow.pandas_compat", "torch._decomp", "torch._dynamo"):
+    import_module(late)  # what is imported only when first needed: once here, not in each victim
 
 
 def start(victim: Callable[..., object], *arguments: Any) -> Any:
