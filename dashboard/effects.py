@@ -152,10 +152,8 @@ def _steps(ctx: Context) -> None:
         found = estimates.steps(ctx.desk, s, progress)
     zoomed = s.steps if s.steps and s.steps[0] < s.steps[1] else None
     frame = found.frame[found.frame["step"].between(*zoomed)] if zoomed else found.frame
-    figure = figures.step_bars(frame, found.unit, performance=chart_text(judged(s)))
-    chosen = None if zoomed or s.steps is None else s.steps[0]
-    if chosen in set(frame["step"]):
-        figure.add_vline(chosen, line_dash="dot", line_width=1.5, line_color=figures.NEUTRAL)
+    chosen = None if zoomed or s.steps is None or s.steps[0] not in set(frame["step"]) else s.steps[0]
+    figure = figures.step_bars(frame, found.unit, performance=chart_text(judged(s)), chosen=chosen)
     width = estimates.bar_width(frame)
 
     def picked(step: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.service import glossary, marks
+from dashboard.service import glossary, marks, sketch
 from dashboard.words import chart_text
 
 DIVERGING = [
@@ -53,10 +53,11 @@ def cosine_map(cosines: pd.DataFrame) -> go.Figure:
 def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str) -> go.Figure:
     """One bar a stage, made of its parts: helped to the right, hurt to the left. frame: stage, PART, effect."""
     stages, names = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame[part]))
-    figure = go.Figure()
+    figure = sketch.Sketch()
     for i, name in enumerate(names):
         own = frame[frame[part] == name].set_index("stage")["effect"].reindex(stages, fill_value=0.0)
-        figure.add_bar(
+        figure.add(
+            "bar",
             x=own.tolist(),
             y=list(range(len(stages))),
             orientation="h",
@@ -67,10 +68,9 @@ def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str) -> g
             hoverinfo="text",
         )
     marks.name_axis(figure, pd.Series(stages), range(len(stages)))
-    figure.update_xaxes(title_text=glossary.axis_title(performance, unit))
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
-    styled = marks.style(figure, "Parts", [glossary.sign()], 48 + ROW * len(stages), f"parts-{part}")
-    return styled.update_layout(barmode="relative")
+    figure.xaxis(title={"text": glossary.axis_title(performance, unit)})
+    figure.set(barmode="relative", showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
+    return figure.done("Parts", [glossary.sign()], 48 + ROW * len(stages), f"parts-{part}")
 
 
 def waterfall(shares: pd.DataFrame, start: float, unit: str, performance: str) -> go.Figure:
@@ -78,28 +78,28 @@ def waterfall(shares: pd.DataFrame, start: float, unit: str, performance: str) -
     names = ["At the start", *shares["stage"], "At the end"]
     values = [start, *shares["share"], start + shares["share"].sum()]
     labels = [glossary.fmt_number(start), *map(glossary.fmt_effect, shares["share"]), glossary.fmt_number(values[-1])]
-    figure = go.Figure(
-        go.Waterfall(
-            orientation="h",
-            measure=["absolute", *["relative"] * len(shares), "total"],
-            y=list(range(len(names))),
-            x=values,
-            text=labels,
-            textposition="outside",
-            cliponaxis=False,
-            increasing={"marker": {"color": ROSE}},
-            decreasing={"marker": {"color": FELL}},
-            totals={"marker": {"color": marks.NEUTRAL}},
-            connector={"line": {"color": marks.GRID}},
-            hovertext=[f"{chart_text(n)}<br>{w} {chart_text(unit)}" for n, w in zip(names, labels, strict=True)],
-            hoverinfo="text",
-        )
+    figure = sketch.Sketch()
+    figure.add(
+        "waterfall",
+        orientation="h",
+        measure=["absolute", *["relative"] * len(shares), "total"],
+        y=list(range(len(names))),
+        x=values,
+        text=labels,
+        textposition="outside",
+        cliponaxis=False,
+        increasing={"marker": {"color": ROSE}},
+        decreasing={"marker": {"color": FELL}},
+        totals={"marker": {"color": marks.NEUTRAL}},
+        connector={"line": {"color": sketch.GRID}},
+        hovertext=[f"{chart_text(n)}<br>{w} {chart_text(unit)}" for n, w in zip(names, labels, strict=True)],
+        hoverinfo="text",
     )
     marks.name_axis(figure, pd.Series(names), range(len(names)))
     low, high = _reach(start, shares["share"])
     pad = 0.22 * (high - low or 1.0)
-    figure.update_xaxes(title_text=f"{performance}, {glossary.unit_words(unit)}", range=[low - pad, high + pad])
-    return marks.style(figure, "Path", [], 48 + ROW * len(names), "path")
+    figure.xaxis(title={"text": f"{performance}, {glossary.unit_words(unit)}"}, range=[low - pad, high + pad])
+    return figure.done("Path", [], 48 + ROW * len(names), "path")
 
 
 def _reach(start: float, shares: pd.Series) -> tuple[float, float]:
@@ -115,28 +115,28 @@ def _map(
     down: Sequence[str],
     scale: float,
 ) -> go.Figure:
-    figure = go.Figure(
-        go.Heatmap(
-            z=values,
-            text=words,
-            texttemplate="%{text}",
-            hovertext=hovers,
-            hoverinfo="text",
-            zmin=-scale,
-            zmax=scale,
-            colorscale=DIVERGING,
-            showscale=False,
-            xgap=2,
-            ygap=2,
-        )
+    figure = sketch.Sketch()
+    figure.add(
+        "heatmap",
+        z=values,
+        text=words,
+        texttemplate="%{text}",
+        hovertext=hovers,
+        hoverinfo="text",
+        zmin=-scale,
+        zmax=scale,
+        colorscale=DIVERGING,
+        showscale=False,
+        xgap=2,
+        ygap=2,
     )
     ticks: dict[str, Any] = {"tickmode": "array", "showgrid": False, "zeroline": False}
-    figure.update_xaxes(
+    figure.xaxis(
         tickvals=list(range(len(across))), ticktext=[chart_text(_short(a, 16)) for a in across], side="top", **ticks
     )
-    figure.update_yaxes(tickvals=list(range(len(down))), ticktext=list(down), autorange="reversed", **ticks)
-    styled = marks.style(figure, "Map", [], 60 + ROW * len(down), "map")
-    return styled.update_layout(margin_b=12)
+    figure.yaxis(tickvals=list(range(len(down))), ticktext=list(down), autorange="reversed", **ticks)
+    figure.set(margin={"b": 12})
+    return figure.done("Map", [], 60 + ROW * len(down), "map")
 
 
 def _cell_hover(cell: Any, unit: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from aa_core.reporting.bins import binned
 from aa_core.reporting.escape import chart_text
@@ -22,7 +21,6 @@ from aa_core.reporting.marks import (
     HURT,
     NEUTRAL,
     STAGES,
-    ZERO,
     bars_of,
     hover,
     name_axis,
@@ -30,10 +28,10 @@ from aa_core.reporting.marks import (
     room,
     stage_colours,
     stage_strip,
-    style,
     value_labels,
     zero_line,
 )
+from aa_core.reporting.sketch import ZERO, Sketch
 from aa_core.stages import Stage
 
 __all__ = [
@@ -73,31 +71,39 @@ def stage_bars(
             "thickness": 1.5,
             "width": 4,
         }
-    figure = go.Figure([go.Bar(y=list(range(len(frame))), orientation="h", width=0.62, **bars), value_labels(frame)])
+    figure = Sketch()
+    figure.add("bar", y=list(range(len(frame))), orientation="h", width=0.62, **bars)
+    figure.add("scatter", **value_labels(frame))
     name_axis(figure, frame["stage"], range(len(frame)))
-    figure.update_xaxes(title_text=axis_title(performance, unit), range=room(frame))
-    return style(figure, "Effect of each stage", [sign()], 48 + ROW * len(frame), "stages")
+    figure.xaxis(title={"text": axis_title(performance, unit)}, range=room(frame))
+    return figure.done("Effect of each stage", [sign()], 48 + ROW * len(frame), "stages")
 
 
-def step_bars(frame: pd.DataFrame, unit: str, *, performance: str = "performance") -> go.Figure:
-    """One bar a step, above a strip of its stages. frame: step, stage, effect. Neighbours are summed above 2,000."""
+def step_bars(
+    frame: pd.DataFrame, unit: str, *, performance: str = "performance", chosen: int | None = None
+) -> go.Figure:
+    """One bar a step, above a strip of its stages; a dotted line through the chosen step.
+
+    frame: step, stage, effect. Neighbours are summed above 2,000.
+    """
     shown, width = binned(frame[["step", "stage", "effect"]], "sum")
-    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.92, 0.08], vertical_spacing=0.03)
-    figure.add_bar(
-        x=plain_list(shown["step"] + (width - 1) / 2),
-        width=0.85 * width,
-        **bars_of(shown["step"], shown["effect"], unit),
-        row=1,
-        col=1,
-    )
+    figure = Sketch([0.92, 0.08], 0.03)
+    bars = bars_of(shown["step"], shown["effect"], unit)
+    bars["hovertext"] = [hover(f"step {step}, {stage}", e, unit) for step, stage, e in shown.itertuples(index=False)]
+    figure.add("bar", x=plain_list(shown["step"] + (width - 1) / 2), width=0.85 * width, **bars)
     stage_strip(figure, _blocks_of(frame), row=2)
-    figure.update_traces(
-        hovertext=[hover(f"step {step}, {stage}", e, unit) for step, stage, e in shown.itertuples(index=False)], row=1
-    )
-    figure.update_yaxes(title_text=axis_title(performance, unit), tickformat="~g", row=1, col=1)
-    figure.update_xaxes(title_text="step", row=2, col=1)
+    figure.yaxis(1, title={"text": axis_title(performance, unit)}, tickformat="~g")
+    figure.xaxis(2, title={"text": "step"})
+    if chosen is not None:
+        line = {"color": NEUTRAL, "dash": "dot", "width": 1.5}
+        figure.set(
+            shapes=[
+                {"type": "line", "x0": chosen, "x1": chosen, "y0": 0, "y1": 1, "line": line, **on}
+                for on in (_domain(1), _domain(2))
+            ]
+        )
     note = [f"each bar is the sum of {width} neighbouring steps"] if width > 1 else []
-    return style(figure, "Effect of each step", [sign("step"), *note], 350, "steps")
+    return figure.done("Effect of each step", [sign("step"), *note], 350, "steps")
 
 
 def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figure:
@@ -105,12 +111,14 @@ def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figur
     columns = [c for c in ("loss", "lr") if c in log_frame]
     shown, width = binned(log_frame[["step", "stage", *columns]], "mean")
     heights = [0.1, *({"loss": 0.57, "lr": 0.33}[c] for c in columns)]
-    figure = make_subplots(len(heights), 1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.05)
+    figure = Sketch(heights, 0.05)
     blocks = [(s.name, a, b) for s in stages for a, b in s.blocks]
     stage_strip(figure, blocks, row=1)
     for row, column in enumerate(columns, 2):
         line = {"color": NEUTRAL, "width": 1.4, "shape": "hv" if column == "lr" else "linear"}
-        figure.add_scatter(
+        figure.add(
+            "scatter",
+            row,
             x=plain_list(shown["step"]),
             y=plain_list(shown[column]),
             mode="lines",
@@ -118,36 +126,30 @@ def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figur
             name=column,
             customdata=plain_list(shown["step"]),
             hovertemplate=f"step %{{x}}<br>{column} %{{y:.4g}}<extra></extra>",
-            row=row,
-            col=1,
         )
-        figure.update_yaxes(
-            title_text={"loss": "training loss", "lr": "learning rate"}[column],
-            nticks=5,
-            rangemode="tozero",
-            row=row,
-            col=1,
-        )
+        words = {"loss": "training loss", "lr": "learning rate"}[column]
+        figure.yaxis(row, title={"text": words}, nticks=5, rangemode="tozero")
     colours = stage_colours(blocks)
-    figure.update_layout(
-        shapes=[  # all at once: one by one each takes Plotly a walk through all of the figure
-            _band(start - 0.5, stop - 0.5, colours[name], axis)
+    figure.set(
+        shapes=[
+            {**_band(start - 0.5, stop - 0.5, colours[name]), **_domain(row)}
             for name, start, stop in blocks
-            for axis in ("", *range(2, len(heights) + 1))
+            for row in range(1, len(heights) + 1)
         ]
     )
-    figure.update_xaxes(title_text="step", row=len(heights), col=1)
+    figure.xaxis(len(heights), title={"text": "step"})
     note = f", means of {width} neighbouring steps" if width > 1 else ""
-    return style(figure, "The training", [f"stages over loss and learning rate{note}"], 336, "timeline")
+    return figure.done("The training", [f"stages over loss and learning rate{note}"], 336, "timeline")
 
 
 def agreement_scatter(frame: pd.DataFrame, unit: str = "nats", *, performance: str = "performance") -> go.Figure:
     """Estimated against retrained effects, one point a pair. frame: estimate, truth [, example]."""
-    figure = go.Figure()
+    figure = Sketch()
     low, high = (f(f(frame["estimate"], default=0.0), f(frame["truth"], default=0.0), 0.0) for f in (min, max))
     pad = 0.06 * (high - low or 1.0)
     ends = [low - pad, high + pad]
-    figure.add_scatter(
+    figure.add(
+        "scatter",
         x=ends,
         y=ends,
         mode="lines",
@@ -167,7 +169,8 @@ def agreement_scatter(frame: pd.DataFrame, unit: str = "nats", *, performance: s
             f"{chart_text(i)}<br>estimate {fmt_effect(e)}<br>retrained {fmt_effect(t)}"
             for i, e, t in zip(ids, part["estimate"], part["truth"], strict=True)
         ]
-        figure.add_scatter(
+        figure.add(
+            "scatter",
             x=plain_list(part["estimate"]),
             y=plain_list(part["truth"]),
             mode="markers",
@@ -178,10 +181,10 @@ def agreement_scatter(frame: pd.DataFrame, unit: str = "nats", *, performance: s
             name=f"{name} ({fmt_count(len(part))})",
         )
     words = axis_title(performance, unit)
-    figure.update_xaxes(title_text=f"estimated {words}", range=ends, **zero_line())
-    figure.update_yaxes(title_text=f"retrained {words}", range=ends, **zero_line())
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
-    return style(figure, "Estimate against retraining", [sign()], 390, "agreement")
+    figure.xaxis(title={"text": f"estimated {words}"}, range=ends, **zero_line())
+    figure.yaxis(title={"text": f"retrained {words}"}, range=ends, **zero_line())
+    figure.set(showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
+    return figure.done("Estimate against retraining", [sign()], 390, "agreement")
 
 
 def compare_bars(
@@ -193,28 +196,32 @@ def compare_bars(
     title: str = "Estimated and retrained",
 ) -> go.Figure:
     """Two bars a stage or counterfactual, the first one pale. frame: stage, estimate, truth."""
-    figure, scale = go.Figure(), scale_of([*frame["estimate"], *frame["truth"]])
+    figure, scale = Sketch(), scale_of([*frame["estimate"], *frame["truth"]])
     for column, word, shift, opacity in (("estimate", words[0], -0.2, 0.45), ("truth", words[1], 0.2, 1.0)):
         part = frame.assign(effect=frame[column])
         bars = bars_of(part["stage"], part["effect"], unit)
         bars["marker"]["opacity"] = opacity
-        figure.add_bar(y=[i + shift for i in range(len(part))], orientation="h", width=0.36, name=word, **bars)
-        figure.add_trace(value_labels(part, scale, shift))
+        figure.add("bar", y=[i + shift for i in range(len(part))], orientation="h", width=0.36, name=word, **bars)
+        figure.add("scatter", **value_labels(part, scale, shift))
     name_axis(figure, frame["stage"], range(len(frame)))
     both = pd.concat([frame["estimate"], frame["truth"]])
-    figure.update_xaxes(title_text=axis_title(performance, unit), range=room(pd.DataFrame({"effect": both})))
+    figure.xaxis(title={"text": axis_title(performance, unit)}, range=room(pd.DataFrame({"effect": both})))
     key = f"pale = {words[0]}, full = {words[1]}"
-    return style(figure, title, [sign(), key], 48 + PAIR * len(frame), "compare")
+    return figure.done(title, [sign(), key], 48 + PAIR * len(frame), "compare")
 
 
-def _band(start: float, stop: float, colour: str, axis: str | int) -> dict[str, Any]:
-    """A stage behind the lines of one subplot, over its whole height."""
+def _domain(row: int) -> dict[str, str]:
+    """Of a shape: it lies along the x axis of a row, over the row's whole height."""
+    number = row if row > 1 else ""
+    return {"xref": f"x{number}", "yref": f"y{number} domain"}
+
+
+def _band(start: float, stop: float, colour: str) -> dict[str, Any]:
+    """A stage behind the lines of a row."""
     return {
         "type": "rect",
-        "xref": f"x{axis}",
         "x0": start,
         "x1": stop,
-        "yref": f"y{axis} domain",
         "y0": 0,
         "y1": 1,
         "fillcolor": colour,

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from aa_core.reporting.escape import chart_text, shorten
 from aa_core.reporting.glossary import axis_title, fmt_count, fmt_effect, scale_of, sign
-from aa_core.reporting.marks import HELPED, HURT, hover, style
+from aa_core.reporting.marks import HELPED, HURT, hover
+from aa_core.reporting.sketch import Sketch
 
 CELL, HEAD = 26, 116
 """Height of a row, and of what stands below the cells, pixels."""
@@ -29,31 +30,30 @@ def heat_map(
     """Mean effect of each stage on each subgroup; effect: [stage][group], n: [group]. Rows are subgroups."""
     scale = scale_of(v for row in effect for v in row)
     by_group = [list(row) for row in zip(*effect, strict=True)]
-    figure = go.Figure(
-        go.Heatmap(
-            z=by_group,
-            x=list(range(len(stage))),
-            y=list(range(len(group))),
-            zmin=-PALE * scale or -1.0,
-            zmax=PALE * scale or 1.0,
-            colorscale=SCALE,
-            showscale=False,
-            xgap=2,
-            ygap=2,
-            text=[[fmt_effect(v, scale) for v in row] for row in by_group],
-            texttemplate="%{text}",
-            customdata=[[[s, g] for s in stage] for g in group],
-            hovertext=[
-                [f"{hover(f'{s}, {g}', v or 0.0, unit)}<br>n = {fmt_count(k)}" for s, v in zip(stage, row, strict=True)]
-                for g, k, row in zip(group, n, by_group, strict=True)
-            ],
-            hoverinfo="text",
-        )
+    figure = Sketch()
+    figure.add(
+        "heatmap",
+        z=by_group,
+        x=list(range(len(stage))),
+        y=list(range(len(group))),
+        zmin=-PALE * scale or -1.0,
+        zmax=PALE * scale or 1.0,
+        colorscale=SCALE,
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        text=[[fmt_effect(v, scale) for v in row] for row in by_group],
+        texttemplate="%{text}",
+        customdata=[[[s, g] for s in stage] for g in group],
+        hovertext=[
+            [f"{hover(f'{s}, {g}', v or 0.0, unit)}<br>n = {fmt_count(k)}" for s, v in zip(stage, row, strict=True)]
+            for g, k, row in zip(group, n, by_group, strict=True)
+        ],
+        hoverinfo="text",
     )
     rows = [f"{chart_text(shorten(g, 28))} (n = {fmt_count(k)})  " for g, k in zip(group, n, strict=True)]
     columns = [chart_text(shorten(s, 16)) for s in stage]
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", showgrid=False)
-    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, side="bottom", showgrid=False)
+    figure.yaxis(zeroline=False, tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", showgrid=False)
+    figure.xaxis(zeroline=False, tickvals=list(range(len(columns))), ticktext=columns, side="bottom", showgrid=False)
     lines = [sign(), axis_title(performance, unit)]
-    styled = style(figure, "Effect of each stage on each subgroup", lines, HEAD + CELL * len(rows), "heat")
-    return styled.update_xaxes(zeroline=False).update_yaxes(zeroline=False)
+    return figure.done("Effect of each stage on each subgroup", lines, HEAD + CELL * len(rows), "heat")

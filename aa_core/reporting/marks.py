@@ -1,4 +1,4 @@
-"""What the charts are made of: colours, bars that say their sign three times, names shown literally, one style."""
+"""What the charts are made of: colours, bars that say their sign three times, names shown literally."""
 
 from __future__ import annotations
 
@@ -7,33 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from aa_core.reporting.escape import chart_text, shorten, visible
 from aa_core.reporting.glossary import fmt_effect, scale_of
+from aa_core.reporting.sketch import ZERO, Sketch
 
 HELPED, HURT, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"
 STAGES = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733")
 """Paul Tol's muted scheme without its blues and its red, which would read as helped or hurt."""
 DARK = ("#882255", "#AA4499", "#117733")
-GRID, ZERO = "rgba(128,128,128,0.22)", "rgba(128,128,128,0.95)"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 CONFIG: dict[str, Any] = {"displayModeBar": False, "displaylogo": False, "responsive": True, "doubleClickDelay": 1}
 """How every chart is shown. The delay keeps Streamlit's selection when one clicks fast."""
 HATCHED = 200
 """Bars up to which a hatch can be seen."""
 LINE = 22
 """Characters of a name beside a bar on each of its two lines."""
-INK = "#22262B"
-_TOP_LEFT = {
-    "x": 0,
-    "xref": "container",
-    "xanchor": "left",
-    "y": 1,
-    "yref": "container",
-    "yanchor": "top",
-    "pad": {"t": 20, "l": 2},
-}
 
 
 def bars_of(ids: pd.Series, effects: pd.Series, unit: str) -> dict[str, Any]:
@@ -59,26 +47,26 @@ def bars_of(ids: pd.Series, effects: pd.Series, unit: str) -> dict[str, Any]:
     }
 
 
-def value_labels(frame: pd.DataFrame, scale: float | None = None, shift: float = 0.0) -> go.Scatter:
+def value_labels(frame: pd.DataFrame, scale: float | None = None, shift: float = 0.0) -> dict[str, Any]:
     """The signed values, beyond the end of each bar and of its interval."""
     scale = scale or scale_of(frame["effect"])
     ends = frame["effect"].where(frame["effect"] < 0, frame.get("high", frame["effect"]))
     ends = ends.where(frame["effect"] >= 0, frame.get("low", frame["effect"])).fillna(frame["effect"])
-    return go.Scatter(
-        x=plain_list(ends),
-        y=[i + shift for i in range(len(frame))],
-        mode="text",
-        text=[f" {fmt_effect(e, scale)} " for e in frame["effect"]],
-        textposition=["middle left" if e < 0 else "middle right" for e in frame["effect"]],
-        hoverinfo="skip",
-        cliponaxis=False,
-    )
+    return {
+        "x": plain_list(ends),
+        "y": [i + shift for i in range(len(frame))],
+        "mode": "text",
+        "text": [f" {fmt_effect(e, scale)} " for e in frame["effect"]],
+        "textposition": ["middle left" if e < 0 else "middle right" for e in frame["effect"]],
+        "hoverinfo": "skip",
+        "cliponaxis": False,
+    }
 
 
-def name_axis(figure: go.Figure, names: pd.Series, places: Sequence[int]) -> None:
+def name_axis(figure: Sketch, names: pd.Series, places: Sequence[int]) -> None:
     """Names down the left side; places are numbers, since a stage called "2020" must not become a number."""
     ticks = ["<br>".join(f"{chart_text(line)}  " for line in _lines(n)) for n in names]
-    figure.update_yaxes(
+    figure.yaxis(
         tickmode="array",
         tickvals=list(places),
         ticktext=ticks,
@@ -86,7 +74,7 @@ def name_axis(figure: go.Figure, names: pd.Series, places: Sequence[int]) -> Non
         showgrid=False,
         zeroline=False,
     )
-    figure.update_xaxes(tickformat="~g", nticks=7, **zero_line())
+    figure.xaxis(tickformat="~g", nticks=7, **zero_line())
 
 
 def _lines(name: str) -> list[str]:
@@ -94,10 +82,12 @@ def _lines(name: str) -> list[str]:
     return [first, shorten(" ".join(rest), LINE)] if rest else [first]
 
 
-def stage_strip(figure: go.Figure, blocks: Sequence[tuple[str, int, int]], row: int) -> None:
+def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int) -> None:
     """Stages as coloured blocks along the steps; a name that does not fit is left to the hover."""
     colours = stage_colours(blocks)
-    figure.add_bar(
+    figure.add(
+        "bar",
+        row,
         base=[start - 0.5 for _, start, _ in blocks],
         x=[stop - start for _, start, stop in blocks],
         y=[0] * len(blocks),
@@ -113,11 +103,9 @@ def stage_strip(figure: go.Figure, blocks: Sequence[tuple[str, int, int]], row: 
         customdata=[n for n, _, _ in blocks],
         hoverinfo="text",
         hovertext=[f"{chart_text(n)}<br>steps {start} to {stop - 1}" for n, start, stop in blocks],
-        row=row,
-        col=1,
     )
-    figure.update_yaxes(visible=False, range=[-0.5, 0.5], row=row, col=1)
-    figure.update_layout(uniformtext={"mode": "hide", "minsize": 10})
+    figure.yaxis(row, visible=False, range=[-0.5, 0.5])
+    figure.set(uniformtext={"mode": "hide", "minsize": 10})
 
 
 def stage_colours(blocks: Sequence[tuple[str, int, int]]) -> dict[str, str]:
@@ -148,28 +136,3 @@ def zero_line() -> dict[str, Any]:
 def plain_list(column: pd.Series) -> list[Any]:
     """Plain values; JSON knows no NaN."""
     return [None if pd.isna(v) else v for v in column.tolist()]
-
-
-def style(figure: go.Figure, title: str, lines: Sequence[str], height: int, revision: str) -> go.Figure:
-    """The common look: no background, no box, quiet grid, title at the left; `height` is without the title's lines."""
-    top = 44 + 17 * len(lines) + (28 if figure.layout.showlegend else 0)
-    words = "".join(f"<br><span style='font-size:12px'>{line}</span>" for line in lines)
-    figure.update_layout(
-        template=go.layout.Template(),
-        height=height + top,
-        margin={"l": 8, "r": 24, "t": top, "b": 48},
-        uirevision=revision,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 12},
-        showlegend=bool(figure.layout.showlegend),
-        hovermode="closest",
-        barmode="overlay",
-        dragmode=False,
-        hoverlabel={"bgcolor": INK, "bordercolor": INK, "font": {"color": "#FFFFFF", "family": FONT}},
-        title={"text": f"<b>{title}</b>{words}", "font": {"size": 15}, **_TOP_LEFT},
-    )
-    axes = {"gridcolor": GRID, "linecolor": GRID, "automargin": True, "title_standoff": 8, "title_font_size": 12}
-    figure.update_xaxes(**{**axes, "zeroline": bool(figure.layout.xaxis.zeroline)})
-    figure.update_yaxes(**axes, zerolinecolor=ZERO, zerolinewidth=2)
-    return figure

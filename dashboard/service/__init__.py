@@ -9,7 +9,7 @@ people      who asks, and what they may do        acts         jobs, started and
 
 from aa_core.confidence.calibration import Calibration
 from aa_core.jobs import Job, JobSpec, find
-from aa_core.reporting import About, Report, escape, figures, glossary, marks
+from aa_core.reporting import About, Report, escape, figures, glossary, marks, sketch
 from dashboard.service import (
     acts,
     checking,
@@ -60,5 +60,6 @@ __all__ = [
     "people",
     "report_of",
     "retraining",
+    "sketch",
     "slices",
 ]

@@ -13,6 +13,7 @@ from aa_core.reporting import agreement_scatter, compare_bars, stage_bars, stage
 from aa_core.reporting.bins import BARS, binned
 from aa_core.reporting.figures import HELPED, HURT, STAGES
 from aa_core.reporting.glossary import fmt_effect, fmt_interval, fmt_percent, fmt_seconds
+from aa_core.reporting.sketch import GRID, Sketch
 from aa_core.stages import Stage
 
 LONG = [f"fine-tune on the third-party customer corpus, part {i}" for i in range(12)]
@@ -88,6 +89,23 @@ def test_selected_stages_stand_out() -> None:
     opacity = FIGURES["twelve"].data[0].marker.opacity
     assert [i for i, o in enumerate(opacity) if o == 1.0] == [3]
     assert set(FIGURES["stages"].data[0].marker.opacity) == {1.0}
+
+
+def test_the_chosen_step_has_a_line_through_bars_and_strip() -> None:
+    lines = step_bars(steps(30), "nats", chosen=7).layout.shapes
+    assert [(line.x0, line.x1, line.yref) for line in lines] == [(7, 7, "y domain"), (7, 7, "y2 domain")]
+    assert not FIGURES["steps"].layout.shapes
+
+
+def test_what_is_set_wins_over_the_common_look_and_leaves_the_next_chart_alone() -> None:
+    own = Sketch([0.5, 0.5])
+    own.yaxis(2, title={"text": "loss"}, gridcolor="red")
+    own.set(margin={"b": 1})
+    layout = own.done("Own", [], 100, "own").layout
+    assert (layout.yaxis2.title.text, layout.yaxis2.title.standoff, layout.yaxis2.gridcolor) == ("loss", 8, "red")
+    assert (layout.margin.b, layout.margin.l, layout.height) == (1, 8, 144)
+    plain = Sketch([0.5, 0.5]).done("Plain", [], 100, "plain").layout
+    assert (plain.yaxis2.title.text, plain.yaxis2.gridcolor, plain.margin.b) == (None, GRID, 48)
 
 
 def test_names_stay_names() -> None:
