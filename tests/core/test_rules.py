@@ -228,20 +228,24 @@ WRITTEN_DOWN = [name for name, rule in RULES.items() if rule.derivative is not N
 @pytest.mark.parametrize("dtype", DTYPES, ids=show)
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"maximize": 1.0}, {"weight_decay": 0.0}, {"beta1": 0.0}, {"beta2": 0.0}, {"lr": 0.0}, {"eps": 0.0}],
+    [{}, *({name: 1.0} for name in ("maximize", "nesterov")), {"dampening": 0.3}]
+    + [{name: 0.0} for name in ("weight_decay", "beta1", "beta2", "lr", "eps", "momentum")],
     ids=str,
 )
+@pytest.mark.parametrize("count", [1.0, 3.0])
 @pytest.mark.parametrize("name", WRITTEN_DOWN)
 def test_a_derivative_written_down_is_that_of_autograd(
-    name: str, changed: dict[str, float], dtype: torch.dtype
+    name: str, count: float, changed: dict[str, float], dtype: torch.dtype
 ) -> None:
     rule, draw = RULES[name], torch.Generator().manual_seed(0)
     own = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.2, "maximize": 0.0}
+    own |= {"momentum": 0.9, "dampening": 0.0, "nesterov": 0.0}
 
     def many(*rays: int) -> Tensor:
         return torch.randn(*rays, 4, 5, generator=draw, dtype=torch.float64).to(dtype)
 
-    at = many(), many(), {"exp_avg": many(), "exp_avg_sq": many().square()}, torch.tensor(3.0, dtype=torch.float64)
+    there = {s: many().square() if s == "exp_avg_sq" else many() for s in rule.slots}
+    at = many(), many(), there, torch.tensor(count, dtype=torch.float64)
     assert rule.derivative is not None
     written, expected = rule.derivative(*at, own | changed), Autograd(rule, *at, own | changed)
     slots = {s: many(3) for s in rule.slots}
