@@ -44,6 +44,8 @@ LAYERS = (
         "runs.remote",
         "recording.averaging",
         "recording.observer",
+        "recording.claim",
+        "recording.contents",
         "recording.writer",
         "recording.gradient_check",
         "runs.chain",

@@ -24,8 +24,8 @@ from aa_core.checkpoints_only.checkpoints import (
 )
 from aa_core.errors import NonFiniteError, RequestError, RunExistsError, UnsupportedError
 from aa_core.files import sync_folder, write_atomic
+from aa_core.recording.contents import state_tensors
 from aa_core.recording.live import tensor_specs
-from aa_core.recording.writer import state_tensors
 from aa_core.runs.evaluation import Evaluation, encode_evaluation
 from aa_core.runs.examples import Examples, Fields, Ids, digest_rows, encode_examples
 from aa_core.runs.header import FileEntry, Model, ProblemEntry, Role, listed, parse

@@ -11,7 +11,7 @@ from aa_core.commands.base import epilog
 from aa_core.commands.console import note
 from aa_core.commands.options import open_told
 from aa_core.confidence.calibration import calibrations_of
-from aa_core.recording.writer import files_of
+from aa_core.recording.contents import files_of
 from aa_core.runs.remote import Upload
 
 

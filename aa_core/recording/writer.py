@@ -5,27 +5,25 @@ Commits are written by a thread of their own, one at a time, while training goes
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import torch
-from torch import Tensor
 
 from aa_core.errors import RunBusyError, RunError, RunExistsError
-from aa_core.files import MODE, sync_folder, write_atomic, write_new, write_pieces
+from aa_core.files import write_atomic, write_new
+from aa_core.recording.claim import FOLDERS, claim, create, enter, lock
+from aa_core.recording.contents import Contents, files_of, write_file
 from aa_core.records import StepRecord
 from aa_core.runs.chain import number_of, read_chain
-from aa_core.runs.columns import encode_columns
-from aa_core.runs.evaluation import Evaluation, encode_evaluation
-from aa_core.runs.examples import Examples, concat, decode_examples, example_tensors
-from aa_core.runs.header import Commit, FileEntry, Header, PhaseEntry, Role, StageEntry, parse, parse_header
+from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.examples import Examples, decode_examples
+from aa_core.runs.header import Commit, FileEntry, Header, PhaseEntry, StageEntry, parse, parse_header
 from aa_core.runs.journal import (
     CommitUnderway,
     Generators,
@@ -35,55 +33,11 @@ from aa_core.runs.journal import (
     extend,
 )
 from aa_core.runs.remote import Upload, is_remote, outgoing
-from aa_core.runs.store import pieces, read_file, read_verified, sha256
+from aa_core.runs.store import read_file, read_verified, sha256
 from aa_core.stages import Stage
 from aa_core.state import Snapshot
 
 IfExists = Literal["refuse", "resume"]
-LOCK = ".lock"
-FOLDERS = ("log", "steps", "states", "data", "journal")
-Content = Iterable[bytes | memoryview]
-
-
-def state_tensors(snapshot: Snapshot) -> dict[str, Tensor]:
-    """The names under which states/*.safetensors keeps a snapshot."""
-    state = snapshot.state
-    return {
-        **{f"params/{n}": t for n, t in state.params.items()},
-        **{f"buffers/{n}": t for n, t in snapshot.buffers.items()},
-        **{f"slots/{slot}/{n}": t for slot, tensors in state.slots.items() for n, t in tensors.items()},
-        "count": state.count,
-    }
-
-
-class _Contents(NamedTuple):
-    """What a commit adds, as it was when it was asked for: nothing of it changes afterwards."""
-
-    commit: Commit
-    """Without its files."""
-    records: list[StepRecord]
-    groups: tuple[tuple[str, ...], ...]
-    examples: list[Examples]
-    first_row: int
-    snapshot: Snapshot | None
-    evaluation: Evaluation | None
-    journal: BinaryIO | None
-    """The steps' own; closed when they are committed."""
-
-    def files(self) -> Iterator[tuple[str, Content, Role]]:
-        commit = self.commit
-        if self.records:
-            columns = encode_columns(self.records, self.groups)
-            yield f"steps/{commit.start}-{commit.stop}.safetensors", pieces(columns), "steps"
-        if self.examples:
-            examples = example_tensors(concat(self.examples))
-            yield f"data/{self.first_row}.safetensors", pieces(*examples), "examples"
-        if self.snapshot is not None:
-            yield f"states/{self.snapshot.step}.safetensors", pieces(state_tensors(self.snapshot)), "state"
-        if self.evaluation is not None:
-            tensors, described = encode_evaluation(self.evaluation)
-            yield "data/evaluation.safetensors", [tensors], "evaluation"
-            yield "data/evaluation.json", [described], "evaluation"
 
 
 class RunWriter:
@@ -101,8 +55,8 @@ class RunWriter:
         parse_header(text)
         self._upload = Upload(outgoing(path), path) if is_remote(path) else None
         self.path = Path(path) if self._upload is None else self._upload.folder
-        (_claim if if_exists == "refuse" else _enter)(self.path)
-        self._lock = _lock(self.path)
+        (claim if if_exists == "refuse" else enter)(self.path)
+        self._lock = lock(self.path)
         self._thread = ThreadPoolExecutor(1, "recorder")
         self._underway: Future[tuple[Commit, str]] | None = None
         """The commit that is being written, or that failed."""
@@ -182,7 +136,7 @@ class RunWriter:
             self.wait()
         first, before = self._journal is None, self.generators
         if self._journal is None:
-            self._journal = _create(self._journal_path)
+            self._journal = create(self._journal_path)
         told = not first and len(generators) == len(before) and all(map(torch.equal, generators, before))
         self._journal.write(encode_line(record, new, () if told else generators))
         self._journal.flush()
@@ -230,7 +184,7 @@ class RunWriter:
         if not at_once and self.unfinished is None:
             note = CommitUnderway(stop=commit.stop, stages=stages)
             write_atomic(self.path / "journal" / f"{self._number:010d}.json", note.to_bytes())
-        contents = _Contents(
+        contents = Contents(
             commit,
             self._records,
             self._groups,
@@ -251,10 +205,10 @@ class RunWriter:
             self._last, self._head = self._underway.result()
             self._underway = None
 
-    def _write(self, contents: _Contents) -> tuple[Commit, str]:
+    def _write(self, contents: Contents) -> tuple[Commit, str]:
         """In the thread: the files, then the commit that names them. The commit and its digest."""
         with contents.journal or nullcontext():
-            files = tuple(self._write_file(*file) for file in contents.files())
+            files = tuple(write_file(self.path, *file) for file in contents.files())
             commit = contents.commit.model_copy(update={"files": files})
             text, name = commit.to_bytes(), f"log/{commit.number:010d}.json"
             parse(Commit, text, name)
@@ -279,21 +233,7 @@ class RunWriter:
                 raise RunError(f"{error}. Nothing is lost: aa push {self.path} {self._upload.url}") from None
             warnings.warn(f"{error}; recording goes on at {self.path}", RuntimeWarning, stacklevel=5)
 
-    def _write_file(self, name: str, content: Content, role: Role) -> FileEntry:
-        """Hashed as it is written."""
-        digest, size = hashlib.sha256(), 0
-
-        def seen() -> Content:
-            nonlocal size
-            for piece in content:
-                digest.update(piece)
-                size += len(piece)
-                yield piece
-
-        write_pieces(self.path / name, seen())
-        return FileEntry(name=name, sha256=digest.hexdigest(), size=size, role=role)
-
-    def _advance(self, contents: _Contents) -> None:
+    def _advance(self, contents: Contents) -> None:
         """What comes now belongs to the next commit."""
         commit, snapshot = contents.commit, contents.snapshot
         if snapshot is not None:
@@ -320,11 +260,6 @@ class RunWriter:
         os.close(self._lock)
 
 
-def files_of(commit: bytes, name: str) -> list[str]:
-    """The files that a commit names."""
-    return [file.name for file in parse(Commit, commit, f"log/{name}").files]
-
-
 def _end_of_line(path: Path, number: int) -> int:
     """Where line `number` of a file ends, counted from 1."""
     data, at = path.read_bytes(), 0
@@ -346,56 +281,3 @@ def _generators_before(path: Path, commits: Sequence[Commit]) -> Generators:
     if last is None or not (path / name).exists():
         return ()
     return decode_journal(read_file(path, name, limit=2**40), last.start, name).generators
-
-
-def _enter(path: Path) -> None:
-    """The folder of a run to go on with, or of a new one; RunExistsError if it holds something else."""
-    path.mkdir(parents=True, exist_ok=True)
-    known = {LOCK, *FOLDERS, "run.json"}
-    strangers = sorted(n for n in os.listdir(path) if n not in known and not n.startswith(".run.json."))
-    if strangers and not (path / "run.json").exists():
-        raise RunExistsError(f"{path}: no run, but it holds {strangers[0]!r}; record to another path")
-    sync_folder(path.parent)
-
-
-def _claim(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.mkdir()
-    except FileExistsError:
-        if _is_locked(path):
-            raise RunBusyError(f"{path}: another recorder is writing this run; record to another path") from None
-        raise RunExistsError(
-            f"{path}: exists already and is not overwritten; record to another path or move this one away"
-        ) from None
-    sync_folder(path.parent)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _lock(path: Path) -> int:
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunBusyError(f"{path}: another recorder is writing this run; record to another path") from None
-    return descriptor
-
-
-def _create(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, MODE)
-    os.fchmod(descriptor, MODE)
-    return open(descriptor, "wb")

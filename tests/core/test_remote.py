@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import aa_core as aa
 from aa_core.cli import app
 from aa_core.errors import IntegrityError, MissingExtraError, RunBusyError, RunError, RunFormatError, RunNotFoundError
-from aa_core.recording.writer import files_of
+from aa_core.recording.contents import files_of
 from aa_core.runs import remote
 from aa_core.runs.remote import Upload, is_remote, mirror
 from aa_core.state import max_difference

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 import aa_core as aa
-from aa_core.recording import writer
+from aa_core.recording import contents, writer
 from aa_core.runs.archive import export_run, import_run
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.store import encode
@@ -42,15 +42,15 @@ def test_the_bytes_are_those_that_safetensors_writes(metadata: dict[str, str] | 
 def test_training_goes_on_while_a_commit_is_written_and_closing_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, write = threading.Event(), writer.write_pieces
+    gate, write = threading.Event(), contents.write_pieces
 
-    def slowly(path: Path, pieces: writer.Content) -> None:
+    def slowly(path: Path, pieces: contents.Content) -> None:
         assert path.name != "6.safetensors" or not gate.is_set()
         if path.name == "3.safetensors":
             assert gate.wait(60)
         write(path, pieces)
 
-    monkeypatch.setattr(writer, "write_pieces", slowly)
+    monkeypatch.setattr(contents, "write_pieces", slowly)
     model, optimizer = make()
     with aa.Recorder(tmp_path / "r", model, optimizer, LOSS, checkpoint_every=3) as recorder, recorder.stage("a"):
         train(recorder, model, optimizer, 5)
@@ -64,21 +64,21 @@ def test_what_the_thread_fails_at_is_raised_in_the_loop_and_the_recording_can_go
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
-    kind, write, done = Kind(), writer.write_pieces, list[int]()
+    kind, write, done = Kind(), contents.write_pieces, list[int]()
     whole = Training(kind, 0).run(tmp_path / "whole")
 
-    def full(path: Path, pieces: writer.Content) -> None:
+    def full(path: Path, pieces: contents.Content) -> None:
         if path.parent.name == "states" and path.name != "0.safetensors":
             raise OSError(28, "No space left on device")
         write(path, pieces)
 
-    monkeypatch.setattr(writer, "write_pieces", full)
+    monkeypatch.setattr(contents, "write_pieces", full)
     with pytest.raises(OSError, match="No space left"):
         Training(kind, 0).run(tmp_path / "r", done.append)
     stopped = aa.open_run(tmp_path / "r")
     assert len(done) <= stopped.steps <= len(done) + 1 and len(done) <= 6, "not later than at the next commit"
     assert (stopped.checkpoints, stopped.sealed, check_integrity(stopped)) == ((0,), False, ())
-    monkeypatch.setattr(writer, "write_pieces", write)
+    monkeypatch.setattr(contents, "write_pieces", write)
     assert Training(kind, 1).run(tmp_path / "r") == whole
 
 

@@ -443,7 +443,7 @@ def test_a_disk_that_fails_ends_the_run_with_what_was_committed(
     ):
         train(recorder, model, optimizer, 5)
         recorder._active().wait()
-        monkeypatch.setattr("aa_core.recording.writer.write_pieces", full)
+        monkeypatch.setattr("aa_core.recording.contents.write_pieces", full)
         train(recorder, model, optimizer, 5)
     run = open_run(tmp_path / "r")
     assert (run.checkpoints, run.sealed, check_integrity(run)) == ((0, 3), False, ())
