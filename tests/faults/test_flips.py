@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from aa_core.errors import AuditError
 from aa_core.files import write_sealed
 from aa_core.jobs.job import Job
 from aa_core.jobs.spec import RESULT, SPEC, TABLE, JobSpec
-from aa_core.reporting import to_html, verify, verify_file, write_report
+from aa_core.reporting import pdf, to_html, to_pdf, verify, verify_file, write_report
 from aa_core.state import Params
 from tests.core.test_report_seal import built
 
@@ -41,10 +43,14 @@ def refuses(read: Callable[[], Any]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", ["report.json", "report.html", "report.csv", "report.zip"])
+@pytest.mark.parametrize("name", ["report.json", "report.html", "report.csv", "report.zip", "report.pdf"])
 def test_every_flipped_bit_of_a_report_is_detected(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, page = tmp_path / name, to_html(built())
-    monkeypatch.setattr(verify, "to_html", lambda _: page)  # whose data are intact: drawn once
+    if name.endswith("pdf") and find_spec("typst") is None:
+        pytest.skip("needs the extra `pdf`")
+    file = tmp_path / name
+    made = cache(lambda draw: draw(built()))  # of data that are intact: once
+    monkeypatch.setattr(verify, "to_html", lambda _: made(to_html))
+    monkeypatch.setattr(pdf, "to_pdf", lambda _: made(to_pdf))
     write_report(built(), file)
     verify_file(file)
     for bit in flips(file):
