@@ -70,7 +70,7 @@ def info(run: Run) -> None:
 
 
 def _facts(run: Trajectory) -> dict[str, Any]:
-    header, evaluation, machine = run.header, run.evaluation, run.environment
+    header, evaluation, machine, bad = run.header, run.evaluation, run.environment, run.first_nonfinite
     return {
         "title": run.title or "(none)",
         "digest": run.digest,
@@ -80,6 +80,7 @@ def _facts(run: Trajectory) -> dict[str, Any]:
         "model": f"{header.model_class}, {len(header.parameters)} parameter tensors, loss {header.loss}",
         "optimizer": run.optimizer,
         "steps": run.steps,
+        **({} if bad is None else {"not finite": f"from step {bad} on: nothing can be attributed across it"}),
         "checkpoints": f"{len(run.checkpoints)}, before steps {shorten(', '.join(map(str, run.checkpoints)), 60)}",
         "evaluation": f"{len(evaluation)} examples" if evaluation else "(none)",
         "recorded on": f"{machine.device}, {machine.cpu or 'processor unknown'}, {machine.threads} threads, "

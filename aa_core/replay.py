@@ -64,16 +64,25 @@ def prepare(run: RunLike, problem: Problem) -> Training:
         raise RequestError(f"found a {type(problem).__name__}; expected aa.Problem(model, loss_fn)")
     training = Training(problem, run.phases, run.load)
     if run.first_nonfinite is not None:
-        raise NonFiniteError(
-            f"the run is not finite from step {run.first_nonfinite} on (NaN or infinity in loss, gradient or state): "
-            "it can be viewed, but nothing can be attributed across that step"
-        )
+        raise _not_finite(run.first_nonfinite, "loss or gradient")
     return training
 
 
 def load(run: RunLike, training: Training, step: int) -> Snapshot:
-    """The stored snapshot before `step`, on the problem's device."""
-    return to_device(run.load(step), training.problem.device)
+    """The stored snapshot before `step`, on the problem's device; NonFiniteError unless all that trains is finite."""
+    at = to_device(run.load(step), training.problem.device)
+    for leaves in (at.state.params, *at.state.slots.values()):
+        for name, tensor in leaves.items():
+            if not tensor.isfinite().all():
+                raise _not_finite(step, f"the recorded state of {name!r}")
+    return at
+
+
+def _not_finite(step: int, where: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"the run is not finite from step {step} on (NaN or infinity in {where}): "
+        "it can be viewed, but nothing can be attributed across that step"
+    )
 
 
 def advance(run: RunLike, training: Training, at: Snapshot, stop: int) -> Iterator[Snapshot]:

@@ -34,7 +34,8 @@ def render(ctx: Context) -> None:
         return
     with feedback.refusals():
         facts.html(tables.facts([*ctx.desk.summary(), ("Accuracy", ctx.desk.accuracy())]))
-        _stages(ctx)
+        if run.first_nonfinite is None:
+            _stages(ctx)
 
 
 def _problems(ctx: Context) -> None:
@@ -43,7 +44,8 @@ def _problems(ctx: Context) -> None:
         feedback.refusal("\n".join(wrong), "The files of this run do not match what its log says")
     if run.first_nonfinite is not None:
         feedback.refusal(
-            f"The training is not finite from step {run.first_nonfinite} on; nothing can be attributed across it."
+            f"Loss or gradient are not finite from step {run.first_nonfinite} on: nothing can be attributed across it.",
+            "The training exploded",
         )
 
 

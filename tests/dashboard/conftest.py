@@ -32,11 +32,12 @@ def record(
     title: str = HOSTILE,
     words: str = HOSTILE,
     confounder: list[int] | None = None,
+    lr: float = 0.01,
 ) -> None:
     """Twelve steps in two stages; every string of the run is `words`."""
     torch.manual_seed(0)
     model, loss_fn = DigitsMLP(hidden=8), nn.functional.cross_entropy
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     x, y = torch.randint(0, 256, (40, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
     metadata = pd.DataFrame(
         {f"column {words.strip()}"[:40].rstrip("\u202e"): [words, "plain"] * 20, "confidence": range(40)}

@@ -12,7 +12,7 @@ from aa_core import jobs
 from dashboard.selection import NOTHING, OPTIONS
 from dashboard.service import retraining
 from tests.core.job_run import wait
-from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
+from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, record, said
 
 VIEWS = ("overview", "explore", "subgroups", "whatif", "compare", "reliability", "report", "jobs")
 
@@ -50,6 +50,17 @@ def test_a_run_that_cannot_be_opened_says_why_and_leaves_the_others(screen: Open
     assert "0000000001.json" in said(app)
     checked(app.selectbox("pick:run").select("good").run())
     assert "AdamW" in said(app)
+
+
+def test_a_training_that_exploded_is_shown_and_not_attributed(
+    screen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.warns(RuntimeWarning, match="recording goes on"):
+        record(tmp_path / "exploded", words="plain", title="Exploded", lr=1e200)
+    monkeypatch.setenv("AA_RUNS_DIRS", str(tmp_path))
+    words = said(screen("overview", run="exploded"))
+    assert "The training exploded" in words and "not finite from step 1 on" in words
+    assert "nothing can be attributed across it" in said(screen("explore", run="exploded"))
 
 
 def test_an_unknown_run_is_refused(screen: Open) -> None:
