@@ -60,7 +60,7 @@ def test_a_training_that_exploded_is_shown_and_not_attributed(
     monkeypatch.setenv("AA_RUNS_DIRS", str(tmp_path))
     words = said(screen("overview", run="exploded"))
     assert "The training exploded" in words and "not finite from step 1 on" in words
-    assert "nothing can be attributed across it" in said(screen("explore", run="exploded"))
+    assert "nothing can be attributed across that step" in said(screen("explore", run="exploded"))
 
 
 def test_an_unknown_run_is_refused(screen: Open) -> None:
