@@ -32,7 +32,7 @@ check: dev ## format, lint and types, nothing is changed
 .PHONY: fuzz
 FUZZ_SECONDS ?= 600
 fuzz: dev ## damaged files and crashes, at random       (FUZZ_SECONDS=600)
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -n0 --timeout=0 tests/faults/test_fuzz.py tests/faults/test_life.py $(ARGS)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -n0 --timeout=$$(($(FUZZ_SECONDS) + 300)) tests/faults/test_fuzz.py tests/faults/test_life.py $(ARGS)
 
 format: dev ## put the code in the house's format
 	$(PY) -m ruff format .

@@ -41,7 +41,7 @@ def fuzz(what: st.SearchStrategy[Any], check: Check, examples: int = 80) -> None
         try:
             check(value)
         except AuditError as error:
-            assert 0 < len(str(error)) < 20_000
+            assert 0 < len(str(error)) < 20_000 and "fit into the memory" not in str(error)
 
     def run(chosen: settings) -> None:
         chosen(given(what)(refuse_in_words))()
