@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
+from aa_core.check import check_run
 from aa_core.cli import app
+from aa_core.problem import Problem
 from aa_core.signing import make_keys, sign
 from tests.core import job_run
 
@@ -55,3 +60,37 @@ def test_a_training_that_was_cut_short_is_said_to_be(recorded: Path, tmp_path: P
     max((run / "log").iterdir()).unlink()
     found = check(run, "--no-replay")
     assert found.stdout.startswith("chain consistent so far, not sealed") and "was cut short" in found.stderr
+
+
+OTHER_ORDER = """
+def other_order(config):
+    return Problem(net(), lambda o, y: nn.functional.cross_entropy(o, y) * 49 * (1 / 49), device="cpu")
+"""
+
+
+def test_a_replay_that_rounds_differently_is_said_to_be_one(recorded: Path, tmp_path: Path) -> None:
+    other = tmp_path / "problem.py"
+    other.write_text(job_run.PROBLEM + OTHER_ORDER)
+    replayed = check(recorded, "--problem", f"{other}:other_order")
+    assert replayed.exit_code == 0 and "bit-exact" not in replayed.stdout
+    assert re.search(r"max deviation \S+e-1\d of the change .*, within the tolerance", replayed.stdout), replayed.output
+    assert "up to rounding, as on another machine" in replayed.stderr
+
+
+def test_a_replay_takes_as_many_threads_as_the_recording(tmp_path: Path) -> None:
+    here, most = torch.get_num_threads(), os.cpu_count() or 1
+    torch.set_num_threads(most)
+    try:
+        run, _ = job_run.make(tmp_path)
+    finally:
+        torch.set_num_threads(1)
+    seen = set[int]()
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return nn.functional.cross_entropy(outputs, targets)
+
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    assert check_run(run, Problem(model, loss, device="cpu")).sound
+    assert seen == {most} and torch.get_num_threads() == 1
+    torch.set_num_threads(here)

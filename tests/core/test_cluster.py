@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -124,6 +126,30 @@ def test_a_cluster_that_asks_no_token_is_refused(
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with pytest.raises(RequestError, match="token"):
         run_fleet(specs(*asked), "ray://elsewhere:10001")
+
+
+FAKE = """
+import os
+def init(**settings):
+    raise RuntimeError(repr((settings, os.environ["RAY_USAGE_STATS_ENABLED"], len(os.environ["RAY_AUTH_TOKEN"]))))
+"""
+
+
+def test_a_cluster_of_our_own_tells_nobody_and_listens_to_nobody_else(
+    asked: tuple[Trajectory, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "ray.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path / "fake")
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RuntimeError) as told:
+        run_fleet(specs(*asked))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # the fake one
+    settings, usage, token = ast.literal_eval(str(told.value).replace("<", "'<").replace(">", ">'"))
+    assert settings["include_dashboard"] is False and settings["_node_ip_address"] == "127.0.0.1"
+    assert usage == "0" and token >= 32
 
 
 def test_the_command_line_asks_every_stage_here_and_on_a_cluster(asked: tuple[Trajectory, str]) -> None:
