@@ -51,8 +51,11 @@ def cosine_map(cosines: pd.DataFrame) -> go.Figure:
 
 
 def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str) -> go.Figure:
-    """One bar a stage, made of its parts: helped to the right, hurt to the left. frame: stage, PART, effect."""
-    stages, names = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame[part]))
+    """One bar a stage, made of its parts: helped to the right, hurt to the left. frame: stage, PART, effect.
+
+    A part that is zero in all stages is left out.
+    """
+    stages, names = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame.loc[frame["effect"] != 0, part]))
     figure = sketch.Sketch()
     for i, name in enumerate(names):
         own = frame[frame[part] == name].set_index("stage")["effect"].reindex(stages, fill_value=0.0)

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from dashboard.selection import CONFOUNDER, Selection
@@ -136,3 +137,11 @@ VERDICTS = {
     "sign": "the sign is borne out, the size is not",
     "refuted": "the estimate is contradicted",
 }
+
+
+def when(moment: str) -> str:
+    """A moment as ISO 8601 writes it, as a clock on the wall shows it; anything else as it is."""
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone():%d %b %Y, %H:%M}"
+    except ValueError:
+        return moment

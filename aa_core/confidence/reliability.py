@@ -170,7 +170,8 @@ class Reliability:
         if self.calibration is None or self.judged is None:
             return ""
         every = self.calibration.values
-        some = "" if self.judged == every else f", of which these are {self.judged:,}"
+        of = "this is one" if self.judged == 1 else f"these are {self.judged:,}"
+        some = "" if self.judged == every else f", of which {of}"
         stop = "" if self.calibration.here else ","
         return f"{stop} on all {every:,} examples{some}"
 
@@ -179,11 +180,8 @@ class Reliability:
         if self.judged is None or self.calibration is None or self.judged == self.calibration.values:
             return ""
         differ = 1 - (1 if self.signs_agree is None else self.signs_agree)
-        return (
-            f"; on these {self.judged:,} the readouts disagree in sign for {100 * differ:.0f} % of the stages"
-            if differ
-            else ""
-        )
+        on = "this one" if self.judged == 1 else f"these {self.judged:,}"
+        return f"; on {on} the readouts disagree in sign for {100 * differ:.0f} % of the stages" if differ else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; of the calibration, only the figures of this estimator."""

@@ -8,7 +8,7 @@ from dashboard import feedback, shell, tables
 from dashboard.pin import EXTENTS, NAME, your_name
 from dashboard.service import acts, glossary, ledger, people
 from dashboard.shell import Context
-from dashboard.words import literal
+from dashboard.words import literal, when
 
 STANDINGS = {
     "estimate only": (":gray-badge[:material/help: Estimate only]"),
@@ -67,7 +67,7 @@ def _facts(f: ledger.Finding) -> list[tuple[str, str]]:
     if f.added.recommendation:
         rows.append(("Recommendation", f.added.recommendation))
     rows += [("Signed off", f"{s.name}, {s.role}, {s.date}") for s in f.signatures]
-    return [*rows, ("Entered", f"{f.at}, {f.by}")]
+    return [*rows, ("Entered", f"{when(f.at)}, {f.by}")]
 
 
 def _check(ctx: Context, f: ledger.Finding) -> None:
