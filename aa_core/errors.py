@@ -125,3 +125,9 @@ class MissingExtraError(AuditError):
 
 class Cancelled(AuditError):
     """The caller asked to stop; nothing was changed."""
+
+
+def is_memory(error: Exception) -> bool:
+    """Was there not enough memory? Python says so with a type, torch with words that depend on the device."""
+    words = ("out of memory", "not enough memory", "allocate memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from aa_core.errors import is_memory
 from aa_core.files import write_atomic
 from aa_core.plain import to_json
 
@@ -88,7 +89,7 @@ def unforeseen(error: Exception) -> str:
             return (
                 f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its permissions and the disk"
             )
-        case MemoryError():
+        case _ if is_memory(error):
             return "out of memory; close other programs, or use a machine with more of it"
         case _:
             said = (str(error).strip() or "no message").splitlines()[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from aa_core.counterfactuals.kept import KeptState
-from aa_core.errors import AuditError, Cancelled
+from aa_core.errors import AuditError, Cancelled, is_memory
 from aa_core.files import sealed, write_atomic
 from aa_core.jobs.kinds import Outcome, perform
 from aa_core.jobs.lock import acquire
@@ -85,7 +85,7 @@ def answer(job: Callable[[], Outcome]) -> dict[str, bytes]:
         return _failed("failed", str(error))
     except Exception as error:
         traceback.print_exc()
-        if _is_memory(error):
+        if is_memory(error):
             error = MemoryError("out of memory; close other programs, or ask on a machine with more of it")
         said = (str(error).strip() or "no message").splitlines()[0]
         return _failed("failed", f"{type(error).__name__}: {said} (more in the log)")
@@ -93,11 +93,6 @@ def answer(job: Callable[[], Outcome]) -> dict[str, bytes]:
 
 def _failed(status: Literal["failed", "cancelled"], why: str) -> dict[str, bytes]:
     return {FAILURE: Failure(status=status, error=why).to_bytes()}
-
-
-def _is_memory(error: Exception) -> bool:
-    """Python says it with a type, torch with words."""
-    return isinstance(error, MemoryError) or "not enough memory" in str(error) or "allocate memory" in str(error)
 
 
 @contextmanager
