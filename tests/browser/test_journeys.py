@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from aa_core.reporting import verify_file
 from tests.browser.conftest import click_bar, window
-from tests.browser.server import dashboard
+from tests.browser.server import dashboard, running
 from tests.dashboard.conftest import record
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -241,13 +243,14 @@ def test_two_runs_and_two_stages_are_compared(visit: Visit) -> None:
     expect(page.locator(".js-plotly-plot")).to_have_count(3)
 
 
-def test_a_job_survives_the_server(browser: Browser, tmp_path: Path) -> None:
+def test_a_job_survives_the_server_killed(browser: Browser, tmp_path: Path) -> None:
     workspace, path = tmp_path / "workspace", "what-if?run=digits-mislabelled&skip=round+1"
-    with dashboard(workspace, tmp_path / "log") as address:
+    with running(workspace, tmp_path / "log") as server:
         page = window(browser).new_page()
-        page.goto(f"{address}/{path}")
+        page.goto(f"{server.address}/{path}")
         page.get_by_role("button", name="Retrain to verify").click()
         expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        os.kill(server.pid, signal.SIGKILL)
         page.context.close()
     with dashboard(workspace, tmp_path / "log") as address:
         page = window(browser).new_page()

@@ -17,6 +17,7 @@ STAGES = ("first", "=1+1", "last")
 STEPS = 8
 PROBLEM = """
 import time
+import torch
 from torch import nn
 from aa_core.problem import Problem
 
@@ -45,6 +46,12 @@ def other_loss(config):
 
 def broken(config):
     raise KeyError("no such setting")
+
+def starved(config):
+    raise MemoryError
+
+def crowded(config):
+    torch.empty(1 << 60, dtype=torch.uint8)
 """
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ import pandas as pd
 import pytest
 
 from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.kept import KeptState
 from aa_core.counterfactuals.whatif import what_if
 from aa_core.errors import EmptyStageError, IntegrityError, RequestError, UnknownStageError
 from aa_core.jobs import (
@@ -34,12 +36,15 @@ from aa_core.jobs import (
 )
 from aa_core.jobs.job import DIED
 from aa_core.jobs.lock import acquire, is_held
+from aa_core.jobs.spec import FAILURE, RESULT, STATE
+from aa_core.jobs.worker import INTERVAL, answer
 from aa_core.processes import child_environment
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
 from aa_core.runs.trajectory import Trajectory
 from aa_core.stages import Stage
 from tests.core.job_run import STAGES, STEPS, make, wait
+from tests.faults.oracle import aa, contents
 
 ROOT = Path(__file__).resolve().parents[2]
 Ask = Callable[..., JobSpec]
@@ -103,6 +108,9 @@ def test_twenty_clicks_are_one_job_with_the_answer_of_a_direct_call(ask: Ask) ->
     assert (job.status, job.error, len(workers(job))) == ("done", None, 1)
     assert submit(ask()).status == "done" and len(workers(job)) == 1
     assert find(job.id) == job
+    answered = contents(job.folder)
+    job.cancel()
+    assert job.status == "done" and contents(job.folder) == answered, "what is over is not cancelled"
 
     direct = perform(ask())
     same = set(direct.result) - {"seconds"}
@@ -225,14 +233,28 @@ def test_other_errors_are_one_line_and_a_traceback_in_the_log(ask: Ask, run: Tra
     assert [(c["counterfactual"], c["status"][:16]) for c in retrainings(run)] == [("skip first", "failed: KeyError")]
 
 
+@pytest.mark.parametrize("function", ["starved", "crowded"])
+def test_out_of_memory_is_said_in_words(ask: Ask, recorded: tuple[Trajectory, Path], function: str) -> None:
+    """Python says it with a type, torch with words of its own: what it says of an exbibyte."""
+    failure = json.loads(answer(lambda: perform(ask(function=function)))[FAILURE])
+    assert failure["status"] == "failed" and failure["error"].startswith("MemoryError: out of memory; close other")
+    run, file = recorded
+    ended = aa("whatif", run.path, "--skip", "first", "--problem", f"{file}:{function}", folder=file.parent)
+    assert (ended.code, ended.said.strip()) == (
+        1,
+        "error: out of memory; close other programs, or use a machine with more of it",
+    )
+
+
 def test_a_killed_worker_is_followed_by_another_three_times_at_most(ask: Ask) -> None:
     job = submit(ask(function="slow"))
-    for number in range(3):
+    for number, by in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)):
         wait(lambda number=number: len(workers(job)) > number)
-        os.kill(workers(job)[number], signal.SIGKILL)
+        os.kill(workers(job)[number], by)
     assert finished(job).status == "failed" and len(workers(job)) == 3
     assert job.error == (
-        "the worker died each time (killed by SIGKILL: out of memory, or by hand); it is not tried more than 3 times"
+        "the worker died each time (killed by SIGKILL: out of memory, or by hand; killed by SIGTERM); it is not tried "
+        "more than 3 times"
     )
     assert submit(job.spec).status == "failed" and len(workers(job)) == 3
     assert job.retry().living
@@ -247,6 +269,43 @@ def test_a_job_all_of_whose_processes_died_goes_on_when_it_is_asked_again(ask: A
     assert [j.id for j in resume_dead()] == [job.id]
     assert job.living and resume_dead() == ()
     assert finished(job).status == "done" and len(workers(job)) == 2
+
+
+COUNTED = """
+import os, time
+from pathlib import Path
+from torch import nn
+from aa_core.problem import Problem
+
+def cross_entropy(outputs, targets):
+    with Path(__file__).with_name("calls").open("a") as calls:
+        calls.write(f"{os.getpid()}\\n")
+    time.sleep(float(Path(__file__).with_name("pace").read_text()))
+    return nn.functional.cross_entropy(outputs, targets)
+
+def problem(config):
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return Problem(net, cross_entropy, device="cpu")
+"""
+
+
+def test_another_worker_goes_on_from_the_kept_state_to_the_same_end(ask: Ask, run: Trajectory, tmp_path: Path) -> None:
+    (tmp_path / "counted.py").write_text(COUNTED)
+    (tmp_path / "pace").write_text("0.1")
+    job = submit(whatif_spec(run, Counterfactual(("first",), 0.5), problem=str(tmp_path / "counted.py")))
+    wait((job.folder / STATE).exists)
+    os.kill(workers(job)[0], signal.SIGKILL)
+    at = KeptState(job.folder / STATE).read()
+    (tmp_path / "pace").write_text("0")
+    assert finished(job).status == "done" and not (job.folder / STATE).exists()
+    resumed = {**job.result(), "seconds": 0}, job.table("examples")
+    (job.folder / RESULT).unlink()
+    assert finished(submit(job.spec)).status == "done"
+    assert resumed[0] == {**job.result(), "seconds": 0}
+    pd.testing.assert_frame_equal(resumed[1], job.table("examples"), check_exact=True)
+    calls = Counter(map(int, (tmp_path / "calls").read_text().split()))
+    _, second, unbroken = workers(job)
+    assert at is not None and 0 < at.step == calls[unbroken] - calls[second]
 
 
 @pytest.mark.parametrize(("first", "back"), [("", 10), ("1", 0)])
@@ -266,6 +325,19 @@ def test_a_suspended_worker_is_cancelled_within_a_second(ask: Ask) -> None:
     job.cancel()
     assert wait(lambda: not job.living) < 1
     assert (job.status, job.error) == ("cancelled", "cancelled; nothing was changed")
+
+
+def test_a_suspended_job_is_still_running_and_goes_on(ask: Ask) -> None:
+    """However long: whether it lives is told by the lock that it holds, and by no clock."""
+    job = running(submit(ask(function="slow")))
+    group = os.getpgid(workers(job)[0])
+    os.killpg(group, signal.SIGSTOP)  # the worker and what watches over it
+    assert submit(job.spec) == job == job.retry() and resume_dead() == ()
+    at = job.progress
+    time.sleep(2 * INTERVAL)
+    assert (job.status, job.progress) == ("running", at)
+    os.killpg(group, signal.SIGCONT)
+    assert finished(job).status == "done" and len(workers(job)) == 1
 
 
 def test_cancel_takes_effect_at_once_and_retry_starts_anew(ask: Ask) -> None:

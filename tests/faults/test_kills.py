@@ -1,10 +1,11 @@
-"""kill -9 at random times: nothing acknowledged is lost, nothing wrong is left, and what goes on ends the same."""
+"""SIGKILL and SIGTERM at random: nothing acknowledged is lost, nothing wrong is left, what goes on ends the same."""
 
 from __future__ import annotations
 
 import random
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,16 +14,38 @@ import pytest
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.registry import load_problem
 from aa_core.reporting import build_report, verify_file
+from aa_core.runs.archive import import_run
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.trajectory import Trajectory, open_run
 from tests.core.job_run import make
-from tests.faults.victims import REPORTS, attribute, export, kill, kill_often, left_alone, record, retrain, start
+from tests.faults.oracle import contents
+from tests.faults.victims import (
+    REPORTS,
+    SIGNALS,
+    attribute,
+    export,
+    kill,
+    kill_often,
+    left_alone,
+    pack,
+    record,
+    retrain,
+    start,
+)
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trajectory, str]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trajectory, str]:
     run, file = make(tmp_path_factory.mktemp("kills"))
     return run, f"{file}:problem"
+
+
+@pytest.fixture
+def recorded(made: tuple[Trajectory, str]) -> Iterator[tuple[Trajectory, str]]:
+    """(run, problem); whatever is killed beside it, the run is byte by byte as it was."""
+    before = contents(made[0].path)
+    yield made
+    assert contents(made[0].path) == before
 
 
 @pytest.mark.slow
@@ -31,7 +54,7 @@ def test_no_acknowledged_step_is_lost_in_two_hundred_kills_of_a_recorder(tmp_pat
     until_told = [first_told(tmp_path / f"first{number}") for number in range(2)][1]
     for number in range(200):
         path, told = tmp_path / str(number), tmp_path / f"{number}.told"
-        assert kill(start(record, path, told), rng.uniform(0.8, 3.0) * until_told)
+        assert kill(start(record, path, told), rng.uniform(0.8, 3.0) * until_told, rng.choice(SIGNALS))
         acknowledged = told.stat().st_size if told.exists() else 0
         if not (path / "run.json").exists():
             assert acknowledged == 0
@@ -111,6 +134,24 @@ def test_export_killed_fifty_times_leaves_a_whole_report_or_none(
                 path.unlink()
 
     kill_often(50, random.Random(3), check, export, report, tmp_path)
+
+
+@pytest.mark.slow
+def test_packing_and_unpacking_killed_twenty_times_leave_a_whole_run_or_none(
+    recorded: tuple[Trajectory, str], tmp_path: Path
+) -> None:
+    digest, file, folder = recorded[0].digest, tmp_path / "run.zip", tmp_path / "again"
+
+    def check() -> None:
+        if folder.exists():
+            assert open_run(folder).digest == digest and check_integrity(open_run(folder)) == ()
+            shutil.rmtree(folder)
+        if file.exists():
+            assert import_run(file, folder).digest == digest
+            shutil.rmtree(folder)
+            file.unlink()
+
+    kill_often(20, random.Random(4), check, pack, recorded[0].path, tmp_path)
 
 
 def test_a_retraining_goes_on_from_the_state_that_it_kept(recorded: tuple[Trajectory, str], tmp_path: Path) -> None:

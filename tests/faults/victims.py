@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -25,6 +26,7 @@ from aa_core.recording.recorder import Recorder
 from aa_core.registry import load_problem
 from aa_core.reporting import Report, write_report
 from aa_core.run_performance import run_performance
+from aa_core.runs.archive import export_run, import_run
 from aa_core.runs.trajectory import open_run
 from tests.core.resume_case import KINDS, Training
 from tests.recorded import LOSS, make, train
@@ -32,7 +34,8 @@ from tests.recorded import LOSS, make, train
 ROOT = str(Path(__file__).resolve().parents[2])
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
-REPORTS = ("html", "json")
+REPORTS = ("html", "json", "zip", "pdf")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 for late in ("numpy.ctypeslib", "pyarrow.pandas_compat", "torch._decomp", "torch._dynamo"):
     import_module(late)  # what is imported only when first needed: once here, not in each victim
@@ -46,12 +49,13 @@ def start(victim: Callable[..., object], *arguments: Any) -> Any:
     return process
 
 
-def kill(process: Any, delay: float) -> bool:
-    """SIGKILL after so many seconds; whether that was before the end. To fail by itself it must not."""
+def kill(process: Any, delay: float, by: int = signal.SIGKILL) -> bool:
+    """A signal after so many seconds; whether that was before the end. To fail by itself it must not."""
     process.join(delay)
-    process.kill()
+    if process.is_alive():
+        os.kill(process.pid, by)
     process.join()
-    assert process.exitcode in (0, -9), f"the process failed by itself: exit code {process.exitcode}"
+    assert process.exitcode in (0, -by), f"the process failed by itself: exit code {process.exitcode}"
     return process.exitcode != 0
 
 
@@ -73,7 +77,7 @@ def kill_often(
     lasts, killed = left_alone(victim, *arguments), 0
     check()
     while killed < times:
-        killed += kill(start(victim, *arguments), rng.uniform(0, lasts))
+        killed += kill(start(victim, *arguments), rng.uniform(0, lasts), rng.choice(SIGNALS))
         check()
 
 
@@ -120,6 +124,11 @@ def attribute(run: Path, problem: str, folder: Path) -> None:
 
 
 def export(report: Report, folder: Path) -> None:
-    """A report in two formats that can be verified."""
+    """A report in the formats that can be verified by themselves."""
     for kind in REPORTS:
         write_report(report, folder / f"report.{kind}")
+
+
+def pack(run: Path, folder: Path) -> None:
+    """A run as a zip file, and that unpacked."""
+    import_run(export_run(open_run(run), folder / "run.zip"), folder / "again")
