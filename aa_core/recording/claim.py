@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,8 @@ from aa_core.errors import RunBusyError, RunExistsError
 from aa_core.files import MODE, sync_folder
 
 LOCK = ".lock"
+PATIENCE = 0.2
+"""Seconds."""
 FOLDERS = ("log", "steps", "states", "data", "journal")
 
 
@@ -52,13 +55,18 @@ def _is_locked(path: Path) -> bool:
 
 
 def lock(path: Path) -> int:
+    """Tried for a while: another recorder that asks whether the run is locked holds the lock for microseconds."""
     descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunBusyError(f"{path}: another recorder is writing this run; record to another path") from None
-    return descriptor
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise RunBusyError(f"{path}: another recorder is writing this run; record to another path") from None
+            time.sleep(0.01)
 
 
 def create(path: Path) -> BinaryIO:

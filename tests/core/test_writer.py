@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 import aa_core as aa
 from aa_core.recording import contents, writer
 from aa_core.runs.archive import export_run, import_run
+from aa_core.runs.chain import read_chain
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.store import encode
 from tests.core.resume_case import Kind, Training
@@ -58,6 +61,41 @@ def test_training_goes_on_while_a_commit_is_written_and_closing_waits_for_it(
         assert (now.steps, now.checkpoints) == (5, (0,)) and check_integrity(now) == ()
         gate.set()
     assert (aa.open_run(tmp_path / "r").checkpoints, check_integrity(aa.open_run(tmp_path / "r"))) == ((0, 3, 5), ())
+
+
+def test_what_is_written_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every file and folder that appears: written, synced, named, and the folder that names it synced."""
+    log: list[tuple[str, str]] = []
+
+    def logged(act: str, place: Callable[..., str]) -> None:
+        call = getattr(os, act)
+        monkeypatch.setattr(os, act, lambda *args, **kw: (log.append((act, place(*args))), call(*args, **kw))[1])
+
+    logged("fsync", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    for act in ("replace", "link", "rename"):
+        logged(act, lambda old, new: f"{old}\n{new}")
+    Training(Kind(), 0).run(tmp_path / "r")
+    export_run(aa.open_run(tmp_path / "r"), tmp_path / "r.zip")
+    import_run(tmp_path / "r.zip", tmp_path / "again")
+    named = [(i, act, *map(Path, place.split("\n"))) for i, (act, place) in enumerate(log) if act != "fsync"]
+    for i, _, old, new in named:
+        for part in (old, *(old / p.relative_to(new) for p in new.rglob("*"))):
+            assert ("fsync", str(part)) in log[:i], f"{new} was named before {part} was on the disk"
+        assert ("fsync", str(new.parent)) in log[i:], f"the name of {new} was not forced to the disk"
+    at = {new: i for i, _, _, new in named}
+    run = tmp_path / "r"
+    chain = read_chain(run)
+    assert {tmp_path / "r.zip", tmp_path / "again", run / "run.json"} <= at.keys()
+    for commit in chain.commits:
+        committed = at[run / "log" / f"{commit.number:010d}.json"]
+        journal = ("fsync", str(run / "journal" / f"{commit.number:010d}.jsonl"))
+        assert commit.start == commit.stop or journal in log[:committed], "steps are on the disk before their commit"
+        for file in commit.files:
+            folder = str((run / file.name).parent)
+            assert ("fsync", folder) in log[at[run / file.name] : committed], "and so is every file that it names"
+    assert at[run / "run.json"] < min(i for path, i in at.items() if path.parent == run / "log")
 
 
 def test_what_the_thread_fails_at_is_raised_in_the_loop_and_the_recording_can_go_on(

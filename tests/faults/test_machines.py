@@ -7,17 +7,22 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from aa_core.counterfactuals.counterfactual import Counterfactual
-from aa_core.errors import RunBusyError
+from aa_core.errors import RunBusyError, RunExistsError
 from aa_core.jobs import all_jobs, submit, whatif_spec
+from aa_core.recording import claim
 from aa_core.recording.recorder import Recorder
+from aa_core.recording.writer import IfExists
 from aa_core.runs.archive import export_run
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.trajectory import open_run
@@ -25,7 +30,7 @@ from tests.core.job_run import make as make_for_jobs
 from tests.core.job_run import wait
 from tests.core.resume_case import KINDS, Training
 from tests.faults.oracle import aa
-from tests.faults.victims import kill, record, start
+from tests.faults.victims import PROCESSES, kill, record, start
 from tests.recorded import LOSS, make, train
 from tests.recorded import record as record_small
 
@@ -119,6 +124,60 @@ def test_a_stopped_recorder_is_read_keeps_its_run_and_goes_on(tmp_path: Path) ->
     wait(lambda: told.stat().st_size > stopped + 3)
     kill(process, 0.0)
     assert open_run(path).steps >= told.stat().st_size
+
+
+def test_a_terminated_recorder_leaves_what_it_acknowledged_and_another_goes_on(tmp_path: Path) -> None:
+    path, told = tmp_path / "r", tmp_path / "told"
+    process = start(record, path, told)
+    wait(lambda: told.exists() and told.stat().st_size > 12)
+    assert kill(process, 0.0, signal.SIGTERM)
+    run, acknowledged = open_run(path), told.stat().st_size
+    assert acknowledged <= run.steps <= acknowledged + 1 and not run.sealed
+    assert check_integrity(run) == run.warnings and all("torn" in w for w in run.warnings)
+    model, optimizer = make()
+    again = Recorder(path, model, optimizer, LOSS, if_exists="resume")
+    with warnings.catch_warnings(action="ignore"), again, again.stage("at last"):
+        train(again, model, optimizer, 2)
+    assert (open_run(path).steps, open_run(path).sealed) == (run.steps + 2, True)
+    assert check_integrity(open_run(path)) == ()
+
+
+def compete(path: Path, told: Path, if_exists: IfExists, ready: Any) -> None:
+    """Record as soon as all are ready, and tell how that ended."""
+    model, optimizer = make()
+    ready.wait()
+    try:
+        with Recorder(path, model, optimizer, LOSS, if_exists=if_exists) as recorder, recorder.stage("a"):
+            train(recorder, model, optimizer, 3)
+            how = "won"
+    except (RunBusyError, RunExistsError) as error:
+        how = str(error)
+    told.write_text(how)
+
+
+@pytest.mark.parametrize("modes", [("refuse", "refuse"), ("resume", "resume"), ("refuse", "resume")])
+def test_of_recorders_started_at_once_one_records_and_the_others_are_refused(
+    tmp_path: Path, modes: tuple[IfExists, ...]
+) -> None:
+    for number in range(5):
+        path, ready = tmp_path / str(number), PROCESSES.Barrier(4)
+        told = [tmp_path / f"{number}.{i}" for i in range(4)]
+        started = [start(compete, path, t, mode, ready) for t, mode in zip(told, modes * 2, strict=True)]
+        for process in started:
+            process.join()
+        said = sorted(t.read_text() for t in told)
+        assert said.count("won") == 1, said
+        assert all("another recorder" in s or "exists already" in s or "sealed" in s for s in said if s != "won"), said
+        run = open_run(path)
+        assert (run.steps, run.sealed, check_integrity(run)) == (3, True, ())
+
+
+def test_a_recorder_that_asks_for_the_lock_does_not_keep_another_from_it(tmp_path: Path) -> None:
+    probing = claim.lock(tmp_path)
+    over = threading.Timer(claim.PATIENCE / 4, os.close, [probing])
+    over.start()
+    os.close(claim.lock(tmp_path))
+    over.join()
 
 
 def ask(run: Path, problem: str, workspace: Path, told: Path) -> None:
