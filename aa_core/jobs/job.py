@@ -38,7 +38,9 @@ from aa_core.runs.header import parse
 from aa_core.workspace import workspace
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
-DIED = "all its processes died (killed, or the machine was switched off); asked again, it goes on where it was"
+DIED = (
+    "all its processes died (killed, the machine switched off, or its disk full); asked again, it goes on where it was"
+)
 DAMAGED = "its {} is not as it was written (a damaged disk, or somebody changed it); begun again, it is computed anew"
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 LOG_BYTES = 1 << 16

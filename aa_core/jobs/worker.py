@@ -67,10 +67,18 @@ def work(folder: Path) -> None:
             return perform(parse(JobSpec, (folder / SPEC).read_bytes(), SPEC), report, kept)
 
     files = answer(take_turn)
+    try:
+        _leave(folder, files)
+    except OSError as error:
+        (folder / PROGRESS).unlink(missing_ok=True)  # on a full disk, room for the word why
+        _leave(folder, files if FAILURE in files else _failure_of(error))
+    if (folder / RESULT).exists():
+        kept.forget()
+
+
+def _leave(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         write_atomic(folder / name, content)
-    if RESULT in files:
-        kept.forget()
 
 
 def answer(job: Callable[[], Outcome]) -> dict[str, bytes]:
@@ -84,11 +92,16 @@ def answer(job: Callable[[], Outcome]) -> dict[str, bytes]:
     except AuditError as error:
         return _failed("failed", str(error))
     except Exception as error:
-        traceback.print_exc()
-        if is_memory(error):
-            error = MemoryError("out of memory; close other programs, or ask on a machine with more of it")
-        said = (str(error).strip() or "no message").splitlines()[0]
-        return _failed("failed", f"{type(error).__name__}: {said} (more in the log)")
+        return _failure_of(error)
+
+
+def _failure_of(error: Exception) -> dict[str, bytes]:
+    """Of an error that is none of ours: a line, and the traceback in the log."""
+    traceback.print_exception(error)
+    if is_memory(error):
+        error = MemoryError("out of memory; close other programs, or ask on a machine with more of it")
+    said = (str(error).strip() or "no message").splitlines()[0]
+    return _failed("failed", f"{type(error).__name__}: {said} (more in the log)")
 
 
 def _failed(status: Literal["failed", "cancelled"], why: str) -> dict[str, bytes]:

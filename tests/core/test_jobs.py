@@ -33,6 +33,7 @@ from aa_core.jobs import (
     retrainings,
     submit,
     whatif_spec,
+    worker,
 )
 from aa_core.jobs.job import DIED
 from aa_core.jobs.lock import acquire, is_held
@@ -244,6 +245,22 @@ def test_out_of_memory_is_said_in_words(ask: Ask, recorded: tuple[Trajectory, Pa
         1,
         "error: out of memory; close other programs, or use a machine with more of it",
     )
+
+
+def test_a_result_that_cannot_be_written_is_a_failure_that_says_why(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, write = Job.of(ask()), worker.write_atomic
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == RESULT or (path.name == FAILURE and job.progress is not None):
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    lock = job.reopen()
+    monkeypatch.setattr(worker, "write_atomic", full)
+    worker.work(job.folder)
+    assert lock is not None and job.progress is None, "which made room"
+    os.close(lock)
+    assert (job.status, job.error) == ("failed", "OSError: [Errno 28] No space left on device (more in the log)")
 
 
 def test_a_killed_worker_is_followed_by_another_three_times_at_most(ask: Ask) -> None:

@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 import torch
 
+from aa_core.access import Person
+from aa_core.access_log import append as log_append
+from aa_core.access_log import read_log
 from aa_core.counterfactuals.counterfactual import Counterfactual
-from aa_core.errors import RunBusyError, RunExistsError
+from aa_core.errors import RequestError, RunBusyError, RunExistsError
 from aa_core.jobs import all_jobs, submit, whatif_spec
 from aa_core.recording import claim
 from aa_core.recording.recorder import Recorder
@@ -29,7 +32,7 @@ from aa_core.runs.trajectory import open_run
 from tests.core.job_run import make as make_for_jobs
 from tests.core.job_run import wait
 from tests.core.resume_case import KINDS, Training
-from tests.faults.oracle import aa
+from tests.faults.oracle import aa, contents
 from tests.faults.victims import PROCESSES, kill, record, start
 from tests.recorded import LOSS, make, train
 from tests.recorded import record as record_small
@@ -84,6 +87,80 @@ def test_on_a_disk_that_may_only_be_read_runs_are_read_and_nothing_is_begun(smal
         ended = aa(*command, folder=tmp_path)
         assert ended.code == 1 and "Read-only" in ended.said and "Traceback" not in ended.said, ended
     assert sorted(p.name for p in small.iterdir()) == ["r"]
+
+
+def fill(disk: Path) -> Path:
+    """Take all room that is left; the file that does."""
+    filler = disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return filler
+
+
+def files(folder: Path) -> dict[str, str]:
+    """What is written under a folder; empty folders and locks are not."""
+    found = contents(folder)
+    return {name: found[name] for name in found if (folder / name).is_file() and not name.endswith(".lock")}
+
+
+@pytest.mark.parametrize("why", ["No space left", "Read-only"])
+def test_where_the_workspace_cannot_be_written_commands_say_why_and_leave_nothing(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    remount(small, "size=8m")
+    run, file = make_for_jobs(tmp_path)
+    where = {"AA_WORKSPACE": str(small / "workspace")}
+    monkeypatch.setenv("AA_WORKSPACE", where["AA_WORKSPACE"])
+    problem = ("--problem", f"{file}:problem")
+    finding = ("findings", run.path, "add", "--stage", "first", "--claim", "It helped.", *problem)
+    log_append(Person("me", "analyst"), "opened run", run.digest)
+    filler = fill(small) if why == "No space left" else None
+    if filler is None:
+        remount(small, "ro")
+    before = files(small), contents(run.path)
+    for command in (
+        ("effects", run.path, *problem),
+        ("calibrate", run.path, *problem),
+        ("report", run.path, "-o", small / "report.html", *problem),
+        ("export", run.path, "-o", small / "r.zip"),
+        finding,
+    ):
+        ended = aa(*command, folder=tmp_path, environment=where)
+        assert ended.code == 1 and why in ended.said and "Traceback" not in ended.said, (command[0], ended)
+        assert (files(small), contents(run.path)) == before, command[0]
+    with pytest.raises(OSError, match=why):
+        submit(whatif_spec(run, Counterfactual.skip("first"), problem=problem[1]))
+    with pytest.raises(RequestError, match="cannot be written"):
+        for _ in range(100):  # on a full disk those before it find room in the last page
+            log_append(Person("me", "analyst"), "opened run", run.digest)
+    written = len(read_log().entries)
+    if filler is None:
+        remount(small, "rw")
+    else:
+        filler.unlink()
+    log_append(Person("me", "analyst"), "opened run", run.digest)
+    assert len(read_log().entries) == written + 1 and len(read_log().torn) <= 1
+    assert aa(*finding, folder=tmp_path, environment=where).code == 0
+
+
+def test_a_job_whose_disk_is_full_says_so_and_can_be_done_when_there_is_room(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remount(small, "size=8m")
+    run, file = make_for_jobs(tmp_path)
+    monkeypatch.setenv("AA_WORKSPACE", str(small))
+    before = contents(run.path)
+    job = submit(whatif_spec(run, Counterfactual.skip("first"), problem=f"{file}:slow"))
+    wait(lambda: job.progress is not None and job.progress.total > 0)
+    filler = fill(small)
+    wait(lambda: not job.living)
+    assert job.status == "failed" and "No space left" in str(job.error), (job.error, job.log)
+    assert job.log.count("started") == 1
+    filler.unlink()
+    job.retry()
+    wait(lambda: not job.living)
+    assert job.status == "done" and contents(run.path) == before, job.error
 
 
 def starve(path: Path) -> None:
