@@ -49,11 +49,10 @@ def start(victim: Callable[..., object], *arguments: Any) -> Any:
     return process
 
 
-def kill(process: Any, delay: float, by: int = signal.SIGKILL) -> bool:
-    """A signal after so many seconds; whether that was before the end. To fail by itself it must not."""
+def kill(process: Any, delay: float, by: signal.Signals = signal.SIGKILL) -> bool:
+    """One of SIGNALS after so many seconds; whether that was before the end. To fail by itself it must not."""
     process.join(delay)
-    if process.is_alive():
-        os.kill(process.pid, by)
+    (process.kill if by == signal.SIGKILL else process.terminate)()
     process.join()
     assert process.exitcode in (0, -by), f"the process failed by itself: exit code {process.exitcode}"
     return process.exitcode != 0
