@@ -100,6 +100,7 @@ def verify(what: str | Path, key: str | Path, signature: str | Path | None = Non
         verifier.set_hashing_config(_all_but(hashing, what, found)).verify(what, found)
     except Exception as error:
         raise _refusal(what, key, found, error) from None
+    _check_spelling(found)
     return sha256(key.read_bytes())
 
 
@@ -118,10 +119,23 @@ def _all_but(hashing: Any, what: Path, signature: Path) -> Any:
     return hashing.Config().set_ignored_paths(paths=[Path(IN_A_RUN), *inside], ignore_git_paths=False)
 
 
+def _check_spelling(signature: Path) -> None:
+    """IntegrityError for bits of the base64 text that its decoders overlook: a valid signature has one spelling."""
+    try:
+        envelope = read_json(signature.read_bytes(), str(signature))["dsseEnvelope"]
+        texts = [envelope["payload"], *(s["sig"] for s in envelope["signatures"])]
+        as_written = all(base64.b64encode(base64.b64decode(text)).decode() == text for text in texts)
+    except (KeyError, ValueError):  # a field by another name that the library knows, too
+        as_written = False
+    if not as_written:
+        raise IntegrityError(f"{signature}: not spelled as it was written, though valid; ask the signer for it again")
+
+
 def _refusal(what: Path, key: Path, signature: Path, error: Exception) -> Exception:
     """Our own words for what the library found."""
     said = str(error)
     if "Signature mismatch" in said:
+        _check_spelling(signature)
         return IntegrityError(f"{what}: not as it was signed: {_changed(what, signature)}")
     if "Key mismatch" in said:
         return IntegrityError(f"{what}: signed with another key than {key}; ask the signer for theirs")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from aa_core.errors import IntegrityError, RequestError, RunFormatError
+from aa_core.errors import IntegrityError, RequestError, RunError
 from aa_core.files import unsealed, write_atomic
 from aa_core.jobs.lock import ENDING, acquire, is_held
 from aa_core.jobs.spec import (
@@ -32,6 +32,7 @@ from aa_core.jobs.spec import (
     Failure,
     JobProgress,
     JobSpec,
+    read_spec,
 )
 from aa_core.processes import child_environment
 from aa_core.runs.header import parse
@@ -139,9 +140,15 @@ class Job:
         tables = (path.name for path in self.folder.glob(f"*{TABLE}"))
         for name in (RESULT, CANCEL, PROGRESS, FAILURE, ATTEMPTS, *tables):
             (self.folder / name).unlink(missing_ok=True)
-        if not (self.folder / SPEC).exists():
-            write_atomic(self.folder / SPEC, self.spec.to_bytes())
+        self.write_spec()
         return lock
+
+    def write_spec(self) -> None:
+        """Put down the question, unless it is there as it was written."""
+        with suppress(FileNotFoundError, RunError):
+            if read_spec(self.folder) == self.spec:
+                return
+        write_atomic(self.folder / SPEC, self.spec.to_bytes())
 
     @staticmethod
     def of(spec: JobSpec) -> Job:
@@ -192,8 +199,7 @@ def submit(spec: JobSpec) -> Job:
     lock = acquire(job.folder / LOCK)
     if lock is None:
         return job
-    if not (job.folder / SPEC).exists():
-        write_atomic(job.folder / SPEC, spec.to_bytes())
+    job.write_spec()
     if (job.folder / RESULT).exists() or (job.folder / FAILURE).exists():
         os.close(lock)
     else:
@@ -202,11 +208,11 @@ def submit(spec: JobSpec) -> Job:
 
 
 def find(job_id: str) -> Job:
-    """The job of that id; RequestError if there is none."""
+    """The job of that id; RequestError if there is none, RunError if its question is not as it was written."""
     if not re.fullmatch(r"[0-9a-f]{16}", job_id):
         raise RequestError(f"{job_id[:40]!r} is not a job's id: expected 16 hexadecimal digits")
     try:
-        return Job(_folder() / job_id, parse(JobSpec, (_folder() / job_id / SPEC).read_bytes(), SPEC))
+        return Job(_folder() / job_id, read_spec(_folder() / job_id))
     except FileNotFoundError:
         raise RequestError(f"there is no job {job_id} in {_folder()}") from None
 
@@ -215,7 +221,7 @@ def all_jobs() -> tuple[Job, ...]:
     """All jobs of this workspace, newest first; folders that hold none (or one of another version) are left out."""
     found = []
     for path in _folder().glob(f"*/{SPEC}"):
-        with suppress(RequestError, RunFormatError):
+        with suppress(RequestError, RunError):
             found.append(find(path.parent.name))
     return tuple(sorted(found, key=lambda job: job.created, reverse=True))
 

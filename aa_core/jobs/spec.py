@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from aa_core.runs.header import Model
+from aa_core.errors import IntegrityError
+from aa_core.runs.header import Model, parse
 from aa_core.version import __version__
 
 SPEC, PROGRESS, RESULT, FAILURE, CANCEL = "spec.json", "progress.json", "result.json", "failure.json", "cancel"
@@ -39,6 +40,20 @@ class JobSpec(Model):
     def id(self) -> str:
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def read_spec(folder: Path) -> JobSpec:
+    """What the job of this folder is asked, which its name pins.
+
+    Raises FileNotFoundError if there is none, RunFormatError or IntegrityError if it is not as it was written.
+    """
+    found = parse(JobSpec, (folder / SPEC).read_bytes(), f"{folder.name}/{SPEC}")
+    if found.id != folder.name:
+        raise IntegrityError(
+            f"{folder.name}/{SPEC}: asks another question, that of job {found.id} (a damaged disk, or somebody changed "
+            "it); ask again, and it is written anew"
+        )
+    return found
 
 
 class JobProgress(Model):

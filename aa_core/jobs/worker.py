@@ -16,9 +16,8 @@ from aa_core.errors import AuditError, Cancelled, is_memory
 from aa_core.files import sealed, write_atomic
 from aa_core.jobs.kinds import Outcome, perform
 from aa_core.jobs.lock import acquire
-from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, SPEC, STATE, TABLE, Failure, JobProgress, JobSpec
+from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, STATE, TABLE, Failure, JobProgress, read_spec
 from aa_core.plain import to_json
-from aa_core.runs.header import parse
 
 INTERVAL = 0.5
 """Seconds between two writes of the progress."""
@@ -64,7 +63,7 @@ def work(folder: Path) -> None:
 
     def take_turn() -> Outcome:
         with _turn(folder.parent / TURN, report):
-            return perform(parse(JobSpec, (folder / SPEC).read_bytes(), SPEC), report, kept)
+            return perform(read_spec(folder), report, kept)
 
     files = answer(take_turn)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from aa_core.errors import RequestError
+from aa_core.errors import RequestError, RunError
 from aa_core.jobs import Job, JobSpec, find, resume_dead, submit
 from dashboard.service import people
 from dashboard.service.log import append
@@ -14,7 +14,7 @@ def job_of(spec: JobSpec) -> Job | None:
     """The job of this question, if it was ever asked."""
     try:
         return find(spec.id)
-    except RequestError:
+    except (RequestError, RunError):  # whose question is damaged is asked again
         return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aa_core.files import write_atomic
+from aa_core.files import unsealed, write_sealed
 from aa_core.workspace import workspace
 from dashboard.selection import FILTERS, NOTHING, Selection, from_query, to_query
 from dashboard.service import people
@@ -24,7 +24,7 @@ def save(evaluation: str, s: Selection, name: str) -> str:
     append(person, "saved subgroup", None, digest)
     _folder().mkdir(parents=True, exist_ok=True)
     text = json.dumps({"name": name, **content}, indent=1, ensure_ascii=False)
-    write_atomic(_folder() / f"{digest}.json", text.encode())
+    write_sealed(_folder() / f"{digest}.json", text.encode())
     return digest
 
 
@@ -55,9 +55,10 @@ def picks_of(s: Selection) -> Selection:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A saved subgroup; None unless it is what its name says."""
+    """A saved subgroup; None unless it is as it was written, and what its name says."""
     try:
-        content = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        content = json.loads(unsealed(data) or data)  # once they had no seal; what has a broken one is no JSON
         defining = {"evaluation": content["evaluation"], "query": content["query"]}
         return content if _digest(defining) == path.stem and isinstance(content["name"], str) else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aa_core.files import SEAL, sealed
 from dashboard.selection import NOTHING, Selection
 from dashboard.service import Desk, compare, estimates, groups, list_runs, slices
 from dashboard.service.groups import Group
 from tests.dashboard.conftest import Open, checked, said
+from tests.faults.test_flips import flips
 
 
 def silent(done: int, total: int) -> None: ...
@@ -43,12 +45,26 @@ def test_a_subgroup_is_named_by_what_defines_it_not_by_its_name() -> None:
 def test_a_subgroup_that_was_tampered_with_is_not_read(tmp_path: Path) -> None:
     digest = slices.save("e", replace(NOTHING, labels=(3,)), "threes")
     path = tmp_path / "subgroups" / f"{digest}.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "query": {"labels": ["4"]}}))
+    content = json.loads(path.read_bytes()[SEAL:])
+    path.write_bytes(sealed(json.dumps({**content, "query": {"labels": ["4"]}}).encode()))
     assert slices.saved("e") == {}
     assert slices.definition(digest) == NOTHING
     slices.forget("../../outside")
     slices.forget(digest)
     assert not path.exists()
+
+
+def test_every_flipped_bit_of_a_saved_subgroup_is_detected(tmp_path: Path) -> None:
+    digest = slices.save("e", replace(NOTHING, labels=(3,)), "threes")
+    for bit in flips(tmp_path / "subgroups" / f"{digest}.json"):
+        assert slices.saved("e") == {} and slices.definition(digest) == NOTHING, f"bit {bit}"
+
+
+def test_a_subgroup_that_was_saved_without_a_seal_is_read(tmp_path: Path) -> None:
+    digest = slices.save("e", replace(NOTHING, labels=(3,)), "threes")
+    path = tmp_path / "subgroups" / f"{digest}.json"
+    path.write_bytes(path.read_bytes()[SEAL:])
+    assert slices.saved("e") == {digest: "threes"}
 
 
 def test_members_are_who_passes_the_filters_and_who_was_picked(desk: Desk) -> None:
