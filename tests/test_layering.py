@@ -106,7 +106,8 @@ UNSAFE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve"
 UNSAFE_NAMES = {"eval", "exec", "builtins.eval", "builtins.exec"} | {
     f"torch.{name}" for name in ("load", "jit.load", "hub.load", "export.load", "distributed.checkpoint")
 }
-UNSAFE_METHODS = {"read_pickle", "to_pickle"}
+UNSAFE_METHODS = {"read_pickle", "to_pickle", "read_parquet"}
+UNSAFE_ARGUMENTS = {"allow_pickle", "unsafe_allow_html"}
 
 
 # ---- reading the code ------------------------------------------------------------------------------------------------
@@ -298,9 +299,9 @@ def unsafe_loading(modules: Modules) -> list[str]:
             if within(used, *UNSAFE_NAMES) or used.rpartition(".")[2] in UNSAFE_METHODS
         ]
         found += [
-            f"{name}, line {node.value.lineno}: allow_pickle"
+            f"{name}, line {node.value.lineno}: {node.arg}"
             for node in ast.walk(module.tree)
-            if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False"
+            if isinstance(node, ast.keyword) and node.arg in UNSAFE_ARGUMENTS and ast.unparse(node.value) != "False"
         ]
     return found
 
@@ -405,6 +406,8 @@ BROKEN = [
     (unsafe_loading, {"dashboard.service": "eval('1')"}),
     (unsafe_loading, {"dashboard.tables": "import numpy as np\nnp.load('a.npy', allow_pickle=True)"}),
     (unsafe_loading, {"dashboard.tables": "import pandas as pd\npd.read_pickle('a')"}),
+    (unsafe_loading, {"dashboard.tables": "import pandas as pd\npd.read_parquet('a')"}),
+    (unsafe_loading, {"dashboard.views.jobs": "import streamlit as st\nst.markdown(name, unsafe_allow_html=True)"}),
 ]
 ALLOWED = [
     (downward_imports, {"aa_core.records": "from aa_core.state import State", "aa_core.state": ""}),

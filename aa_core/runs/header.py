@@ -26,7 +26,7 @@ _MAX_EXPLAINED = 10_000
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("must consist of printable characters on one line")
+        raise ValueError(f"must consist of printable characters on one line, found {_shorten(repr(text))}")
     return text
 
 

@@ -229,16 +229,21 @@ def _hyper_columns(table: StepTable) -> dict[str, Any]:
 
 
 def _read_steps(root: Path, chain: Chain) -> tuple[StepTable, ...]:
-    """The steps of each phase."""
-    phases = chain.phases
+    """The steps of each phase; RunFormatError lists what is wrong in any of their files."""
+    phases, problems = chain.phases, list[str]()
     parts: list[list[Columns]] = [[] for _ in phases]
     at = 0
     for commit in chain.commits:
         groups = phases[at][1].groups
         for file in (f for f in commit.files if f.role == "steps"):
             data = read_verified(root, file)
-            parts[at].append(decode_columns(data, commit.start, commit.stop, groups, file.name))
+            try:
+                parts[at].append(decode_columns(data, commit.start, commit.stop, groups, file.name))
+            except RunFormatError as error:
+                problems.append(str(error))
         at += commit.phase is not None
+    if problems:
+        raise RunFormatError(listed(problems))
     if chain.journal.steps:
         parts[at].append(_journal_columns(chain, phases[at][1].groups))
     return tuple(

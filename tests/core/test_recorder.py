@@ -12,6 +12,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from aa_core.check import check_files, check_run
+from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.counterfactuals.retrain import retrain
+from aa_core.counterfactuals.whatif import estimate
+from aa_core.effects.attribution import stage_effects, step_effects
+from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import (
     EmptyStageError,
     MissingDataError,
@@ -20,6 +26,8 @@ from aa_core.errors import (
     RunExistsError,
     UnsupportedError,
 )
+from aa_core.performance import log_likelihood
+from aa_core.problem import Problem
 from aa_core.recording.recorder import Recorder
 from aa_core.rules import rule_named
 from aa_core.runs.evaluation import Evaluation
@@ -27,7 +35,7 @@ from aa_core.runs.examples import DatasetReference, ExampleLog
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.store import layout
 from aa_core.runs.trajectory import open_run
-from tests.recorded import LOSS, batches, data, make, record, train
+from tests.recorded import LOSS, Net, batches, data, make, record, train
 
 CPU = torch.device("cpu")
 
@@ -532,6 +540,24 @@ def test_referenced_examples_are_fetched_and_verified(tmp_path: Path) -> None:
         open_run(tmp_path / "r", datasets={"pairs": Pairs(1e-3)}).step_input(0, CPU)
     with pytest.raises(MissingDataError, match="does not give"):
         open_run(tmp_path / "r", datasets={"pairs": {}}).step_input(0, CPU)
+
+
+def test_a_reordered_dataset_is_refused_by_whatever_computes(tmp_path: Path) -> None:
+    record(tmp_path / "r", dataset=DatasetReference("pairs", Pairs()))
+    swapped, order = Pairs(), [0, 1, 2, 3, 5, 4, *range(6, 32)]
+    swapped.x, swapped.y = swapped.x[order], swapped.y[order]
+    run, problem = open_run(tmp_path / "r", datasets={"pairs": swapped}), Problem(Net(), LOSS, device="cpu")
+    assert len(run.log_frame()) == 12 and run.evaluation is not None and check_files(run).findings == ()
+    gamma, skipped = log_likelihood(run.evaluation.x, run.evaluation.y), Counterfactual.skip("first")
+    for compute in (
+        lambda: check_run(run, problem),
+        lambda: stage_effects(run, problem, gamma, cache=EmbeddingCache(None)),
+        lambda: step_effects(run, problem, gamma.mean()),
+        lambda: estimate(run, problem, skipped, gamma),
+        lambda: retrain(run, problem, skipped),
+    ):
+        with pytest.raises(MissingDataError, match="example 4 is not the one that was trained on"):
+            compute()
 
 
 def test_a_reference_to_another_dataset_is_refused_while_recording(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_strings_of_a_run_are_never_markup(screen: Open, view: str) -> None:
         words = str(getattr(element, "value", "")) + str(getattr(element, "label", ""))
         assert HOSTILE[:20] not in words
         assert "**bold**" not in words
+        assert "\u202e" not in words, "it would turn what follows"
     for element in app.get("html"):
         assert "<img" not in element.proto.body
 

@@ -44,6 +44,15 @@ def truth() -> list[dict[str, torch.Tensor]]:
     return found
 
 
+def commits(path: Path) -> list[Path]:
+    return sorted((path / "log").iterdir())
+
+
+def is_sound(warning: str) -> bool:
+    """Whether it tells of what a killed recorder leaves, and of no damage."""
+    return "torn" in warning or "nothing is committed" in warning
+
+
 class LifeOfARun(RuleBasedStateMachine):
     """What was acknowledged is there and is what plain torch trains; a check finds what was changed, nothing else."""
 
@@ -144,7 +153,7 @@ class LifeOfARun(RuleBasedStateMachine):
         run = open_run(self.path)
         assert (run.steps, run.sealed) == (self.acknowledged, self.sealed)
         found = check_integrity(run)
-        assert all("torn" in f or "nothing is committed" in f for f in found), found
+        assert all(map(is_sound, found)), found
         assert sum(map(len, run.stages)) == run.steps
         for step in run.checkpoints:
             at, expected = run.load(step), truth()[step]
@@ -166,13 +175,57 @@ class LifeOfARun(RuleBasedStateMachine):
             file.write_bytes(intact)
         assert open_run(self.path).digest == run.digest
 
+    @precondition(lambda self: self.path.exists() and not self.recorder)
+    @rule(place=st.floats(0, 1, exclude_max=True), kept=st.none() | st.floats(0, 1, exclude_max=True))
+    def a_removed_or_cut_file_is_found(self, place: float, kept: float | None) -> None:
+        run, files = open_run(self.path), named_files(self.path)
+        file = files[int(place * len(files))]
+        intact = file.read_bytes()
+        if kept is None:
+            file.unlink()
+        else:
+            file.write_bytes(intact[: int(kept * len(intact))])
+        try:
+            assert self._tells(run), f"{file.name}, of which {kept} is left"
+        finally:
+            file.write_bytes(intact)
+
+    @precondition(lambda self: self.path.exists() and not self.recorder and len(commits(self.path)) > 1)
+    @rule(first=st.floats(0, 1, exclude_max=True))
+    def swapped_commits_are_found(self, first: float) -> None:
+        run, names = open_run(self.path), commits(self.path)
+        at = int(first * (len(names) - 1))
+        one, two = (name.read_bytes() for name in names[at : at + 2])
+        names[at].write_bytes(two)
+        names[at + 1].write_bytes(one)
+        try:
+            assert self._tells(run), f"{names[at].name} and the next"
+        finally:
+            names[at].write_bytes(one)
+            names[at + 1].write_bytes(two)
+
+    @precondition(lambda self: self.path.exists() and not self.recorder)
+    @rule(folder=st.sampled_from(["log", "states", "data", "steps", "journal"]), content=st.binary(max_size=40))
+    def a_commit_that_was_added_is_found_and_other_files_count_for_nothing(self, folder: str, content: bytes) -> None:
+        run, more = open_run(self.path), len(commits(self.path))
+        added = self.path / folder / (f"{more:010d}.json" if folder == "log" else "999.safetensors")
+        there = added.parent.exists()
+        added.parent.mkdir(exist_ok=True)
+        added.write_bytes(content)
+        try:
+            assert self._tells(run) == (folder == "log"), added
+        finally:
+            added.unlink()
+            if not there:
+                added.parent.rmdir()
+
     def _tells(self, run: Trajectory) -> bool:
         """Whether somebody who knows the digest is told that something changed."""
         try:
             changed = open_run(self.path)
         except RunError:
             return True
-        return changed.digest != run.digest or any("torn" not in f for f in check_integrity(changed))
+        return changed.digest != run.digest or not all(map(is_sound, check_integrity(changed)))
 
     # ---- the script's end ----
 

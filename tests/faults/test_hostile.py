@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +18,16 @@ import pytest
 import safetensors.torch
 import torch
 
+from aa_core.runs.examples import DatasetReference
 from tests.core.job_run import make
+from tests.core.test_recorder import Pairs
 from tests.faults.forge import entry, file_with, replace_file, reseal
 from tests.faults.oracle import aa, refused
+from tests.recorded import record
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures memory through /proc")
 ROOT = Path(__file__).resolve().parents[2]
-STATE, STEPS = "states/0.safetensors", "steps/0-8.safetensors"
+STATE, STEPS, LATER = "states/0.safetensors", "steps/0-8.safetensors", "steps/8-16.safetensors"
 Damage = Callable[[Path], object]
 
 
@@ -77,6 +84,10 @@ def commit(change: Callable[[dict], object], number: int = 1) -> Damage:
     return lambda path: reseal(path, change, number)
 
 
+def together(*damages: Damage) -> Damage:
+    return lambda path: [damage(path) for damage in damages]
+
+
 def text(name: str, data: bytes) -> Damage:
     return lambda path: (path / name).write_bytes(data)
 
@@ -106,6 +117,14 @@ def socket_at(path: Path) -> None:
 
     with socket.socket(socket.AF_UNIX) as endpoint:
         endpoint.bind(os.path.relpath(path))
+
+
+def device(path: Path) -> None:
+    """Zeros without end."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("making a device is not allowed here")
 
 
 def huge(path: Path) -> None:
@@ -170,6 +189,18 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
         changed(STATE, lambda t: t.update(more=t.pop("params/0.bias"))),
         r"(?s)2 problems.*'params/0\.bias' is missing.*'more' is not expected",
     ),
+    "a tensor's name with NUL": (
+        replaced(STATE, file_with({"params/0.weight\0": entry([1], 0, 4)}, bytes(4))),
+        r"'params/0\.weight\\x00': the name is not printable",
+    ),
+    "a tensor's name that leads out of the run": (
+        changed(STATE, lambda t: t.update({"../../secret": torch.ones(1)})),
+        r"'\.\./\.\./secret' is not expected",
+    ),
+    "a stage's name with NUL, a line break and an escape": (
+        commit(lambda c: c["stages"][0].update(name="a\0b\n\x1b[31m")),
+        r"stages\.0\.name: .*printable .*, found 'a\\x00b\\n\\x1b\[31m'",
+    ),
     "names with markup and line breaks": (
         replaced(STATE, file_with({"<script>alert(1)</script>\n\u202e": entry([1], 0, 4)}, bytes(4))),
         r"'<script>alert\(1\)</script>\\n\\u202e': the name is not printable",
@@ -226,7 +257,18 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "an empty stage block": (commit(lambda c: c["stages"][0].update(blocks=[[0, 8], [8, 8]])), r"empty block \[8, 8\)"),
     "a negative lr and an infinite weight": (
         changed(STEPS, lambda t: (fill(t["hyper.0.lr"], -1), fill(t["micro.weight"], float("inf")))),
-        r"(?s)2 problems.*hyper\.0\.lr is negative at step 0.*|micro\.weight is not finite",
+        r"(?s)2 problems.*hyper\.0\.lr is negative at step 0.*micro\.weight is not finite",
+    ),
+    "two files of steps, each with two errors, and an unknown optimizer": (
+        together(
+            header(optimizer="Sophia"),
+            *(changed(s, lambda t: (fill(t["hyper.0.lr"], -1), fill(t["scale"], 0))) for s in (STEPS, LATER)),
+        ),
+        r"(?s)2 problems.*steps/0-8.*negative at step 0.*scale must be.*steps/8-16.*negative at step 8.*scale must be",
+    ),
+    "missing and overlapping steps, and an empty block": (
+        commit(lambda c: c["stages"][0].update(blocks=[[0, 4], [3, 5], [6, 6]])),
+        r"(?s)4 problems.*empty block \[6, 6\).*overlaps .* step 3.*5 to 5 belong to no stage.*step 6, the steps at 8",
     ),
     "a batch index out of range": (changed(STEPS, lambda t: fill(t["rows"], 10**9)), r"rows .* of \d+ stored examples"),
     # paths
@@ -239,8 +281,19 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
     "a pipe": (instead(STATE, os.mkfifo), r"states/0\.safetensors: not a regular file"),
     "a pipe as header": (instead("run.json", os.mkfifo), r"run\.json: not a regular file"),
     "a pipe in the log": (instead("log/0000000001.json", os.mkfifo), r"log/0000000001\.json: not a regular file"),
+    "a device": (instead(STATE, device), r"states/0\.safetensors: not a regular file"),
+    "a device as header": (instead("run.json", device), r"run\.json: not a regular file"),
     "a socket": (instead(STATE, socket_at), r"states/0\.safetensors: not a regular file"),
     "a folder as header": (instead("run.json", Path.mkdir), r"run\.json: not a regular file"),
+    # 100 MB of values that are sound in themselves
+    "a state with 100 MB too many": (
+        large(lambda: changed(STATE, lambda t: t.update(more=torch.ones(25_000_000)))),
+        "'more' is not expected",
+    ),
+    "steps with 100 MB too many": (
+        large(lambda: changed(STEPS, lambda t: t.update(rows=torch.zeros(12_500_000, dtype=torch.int64)))),
+        "micro.size does not divide rows",
+    ),
     "a terabyte of holes": (instead(STATE, huge), r"states/0\.safetensors: 1099511627776 bytes"),
     "a terabyte of holes as header": (instead("run.json", huge), r"run\.json: 1099511627776 bytes"),
 }
@@ -297,6 +350,27 @@ def test_what_cannot_be_attributed_can_still_be_viewed(path: Path, case: str) ->
     refused("whatif", path, "--skip", "last", *ask, folder=path.parent, because=because)
     refused("report", path, "-o", path.parent / "report.html", *ask, folder=path.parent, because=because)
     refused("check", path, *ask, folder=path.parent, because=because)
+
+
+REFERENCING = """
+from aa_core.problem import Problem
+from tests.recorded import LOSS, Net
+
+def problem(config):
+    return Problem(Net(), LOSS, device="cpu")
+"""
+
+
+def test_a_run_whose_dataset_is_absent_can_still_be_viewed(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    path, ask = folder / "run", ("--problem", folder / "problem.py")
+    folder.mkdir()
+    record(path, dataset=DatasetReference("pairs", Pairs()))
+    (folder / "problem.py").write_text(REFERENCING)
+    assert aa("info", path, folder=folder).code == 0
+    assert aa("check", path, "--no-replay", folder=folder).code == 0
+    for command in (("check",), ("effects", "--by", "stage"), ("whatif", "--skip", "second")):
+        refused(command[0], path, *command[1:], *ask, folder=folder, because="references the dataset 'pairs'")
 
 
 def test_a_run_that_may_only_be_read_is_read(path: Path) -> None:
@@ -365,3 +439,115 @@ def test_code_in_and_beside_a_run_is_never_executed(path: Path, tmp_path: Path) 
     replace_file(path, STATE, pickled(canary))
     refused("check", path, "--no-replay", folder=path.parent, because="not a safetensors file")
     assert not canary.exists()
+
+
+class Canary:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.file}",)
+
+
+def saved(canary: Path) -> bytes:
+    """What torch.save makes."""
+    file = io.BytesIO()
+    torch.save({"params/0.weight": torch.ones(5, 4), "more": Canary(canary)}, file)
+    return file.getvalue()
+
+
+def exported(canary: Path) -> bytes:
+    """What torch.export.save makes, with a pickle where older ones had their constants."""
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 5), (torch.ones(2, 4),)), file)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("archive/data/constants/model.pt", saved(canary))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("made", [saved, exported])
+def test_what_torch_saved_is_never_unpickled(path: Path, tmp_path: Path, made: Callable[[Path], bytes]) -> None:
+    canary, ask = tmp_path / "canary", ("--problem", path.parent / "problem.py")
+    data, names = made(canary), [f"states/{p.name}" for p in (path / "states").iterdir()]
+    for name in names:
+        replace_file(path, name, data)
+    for command in (("check",), ("effects", "--by", "step", "--mean"), ("report", "-o", "report.html")):
+        refused(command[0], path, *command[1:], *ask, folder=path.parent, because="not a safetensors file")
+    reseal(path, lambda c: c["files"].append(c["files"][0] | {"name": "states/0.pt", "role": "state"}), 0)
+    (path / "states" / "0.pt").write_bytes(data)
+    refused("check", path, *ask, folder=path.parent, because=r"files\.\d+\.name: .*found 'states/0\.pt'")
+    assert not canary.exists()
+
+
+WORDS = "a\0b\n\x1b[31mred <script>alert(1)</script> \u202eback"
+LITERAL = "<script>alert(1)</script>"
+
+
+def test_words_of_a_run_reach_neither_terminal_nor_page_as_code(path: Path) -> None:
+    name = "data/evaluation.json"
+    described = {"class_names": [f"{WORDS}{i}" for i in range(3)], "metadata": {f"column {WORDS}": [WORDS, "b"] * 6}}
+    replace_file(path, name, json.dumps(described).encode())
+    header(title=WORDS)(path)
+    reseal(path, lambda c: [s.update(note=WORDS) for s in c["stages"]], -1)
+    ask = ("--problem", path.parent / "problem.py")
+    said = aa("info", path, folder=path.parent).said
+    assert LITERAL in said and "\\u0000" in said
+    made = aa("report", path, *ask, "-o", "report.html", folder=path.parent)
+    assert made.code == 0, made.said
+    page = (path.parent / "report.html").read_text()
+    assert LITERAL not in page and LITERAL.replace("<", "&lt;").replace(">", "&gt;") in page
+    for shown in (said, made.said, page):
+        assert not re.search("[\0\x1b\u202e]", shown)
+
+
+# ---- reports from strangers ------------------------------------------------------------------------------------------
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return made.getvalue()
+
+
+def understated(data: bytes) -> bytes:
+    """The archive, its directory saying that each file has a hundred bytes."""
+    at = data.rindex(b"PK\x01\x02")
+    return data[: at + 24] + (100).to_bytes(4, "little") + data[at + 28 :]
+
+
+PAGE = b'<meta name="aa-html-sha256" content="%s"><script type="application/json" id="report">%%s</script>' % (
+    b"0" * 64
+)
+REPORTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a zip bomb": ("zip", lambda p: p.write_bytes(zip_of({"report.json": bytes(200 * MIB)})), "holds more than"),
+    "a zip bomb that lies": (
+        "zip",
+        lambda p: p.write_bytes(understated(zip_of({"report.json": bytes(200 * MIB)}))),
+        "not a readable zip|missing",
+    ),
+    "a page of 65 MiB": ("html", lambda p: p.write_bytes(bytes(65 * MIB)), "a report has at most"),
+    "a page of 64 MiB": ("html", lambda p: p.write_bytes(PAGE % (b" " * (63 * MIB))), "report.html"),
+    "a page without a report": ("html", lambda p: p.write_bytes(b"<" * (64 * MIB)), "not a report of this package"),
+    "deep JSON": ("json", lambda p: p.write_bytes(b'{"a":' * 100_000 + b"1" + b"}" * 100_000), "nested too deeply"),
+    "deep JSON in a page": ("html", lambda p: p.write_bytes(PAGE % (b"[" * 10**6)), "nested too deeply"),
+    "a PDF of zeros": ("pdf", lambda p: p.write_bytes(b"%PDF-1.7" + bytes(50 * MIB)), "report.pdf"),
+    "a pipe": ("json", os.mkfifo, "no such file|not a regular file"),
+    "a table beside a pipe": (
+        "csv",
+        lambda p: (p.write_bytes(b"a,b"), os.mkfifo(p.with_suffix(".json"))),
+        "keep report.json beside it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REPORTS)
+def test_a_hostile_report_is_refused_in_words(tmp_path: Path, case: str) -> None:
+    suffix, make_it, because = REPORTS[case]
+    folder = tmp_path / "here"
+    folder.mkdir()
+    make_it(folder / f"report.{suffix}")
+    refused("report", "verify", folder / f"report.{suffix}", folder=folder, because=because)
