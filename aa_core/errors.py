@@ -29,6 +29,7 @@ Messages say what was found, what was expected and what to do.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from errno import ENOMEM
 
 
 class AuditError(Exception):
@@ -128,6 +129,11 @@ class Cancelled(AuditError):
 
 
 def is_memory(error: Exception) -> bool:
-    """Was there not enough memory? Python says so with a type, torch with words that depend on the device."""
-    words = ("out of memory", "not enough memory", "allocate memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
+    """Was there not enough memory? Python says so with a type, the system with a number, torch with words."""
+    match error:
+        case OSError():
+            return error.errno == ENOMEM
+        case RuntimeError():
+            return any(words in str(error) for words in ("out of memory", "not enough memory", "allocate memory"))
+        case _:
+            return isinstance(error, MemoryError)

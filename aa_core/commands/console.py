@@ -85,12 +85,12 @@ def note(text: str) -> None:
 def unforeseen(error: Exception) -> str:
     """What to tell a user of an error that is none of ours."""
     match error:
+        case _ if is_memory(error):
+            return "out of memory; close other programs, or use a machine with more of it"
         case OSError():
             return (
                 f"{error.filename or 'a file'}: {error.strerror or error}; check the path, its permissions and the disk"
             )
-        case _ if is_memory(error):
-            return "out of memory; close other programs, or use a machine with more of it"
         case _:
             said = (str(error).strip() or "no message").splitlines()[0]
             return f"{type(error).__name__}: {said} (not foreseen; AA_DEBUG=1 shows where it comes from)"

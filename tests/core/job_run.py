@@ -50,6 +50,9 @@ def broken(config):
 def starved(config):
     raise MemoryError
 
+def unmapped(config):
+    raise OSError(12, "Cannot allocate memory")
+
 def crowded(config):
     torch.empty(1 << 60, dtype=torch.uint8)
 """

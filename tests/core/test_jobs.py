@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.counterfactuals.whatif import what_if
-from aa_core.errors import EmptyStageError, IntegrityError, RequestError, UnknownStageError
+from aa_core.errors import EmptyStageError, IntegrityError, RequestError, UnknownStageError, is_memory
 from aa_core.jobs import (
     Job,
     JobSpec,
@@ -239,9 +240,9 @@ def test_other_errors_are_one_line_and_a_traceback_in_the_log(ask: Ask, run: Tra
     assert [(c["counterfactual"], c["status"][:16]) for c in retrainings(run)] == [("skip first", "failed: KeyError")]
 
 
-@pytest.mark.parametrize("function", ["starved", "crowded"])
+@pytest.mark.parametrize("function", ["starved", "unmapped", "crowded"])
 def test_out_of_memory_is_said_in_words(ask: Ask, recorded: tuple[Trajectory, Path], function: str) -> None:
-    """Python says it with a type, torch with words of its own: what it says of an exbibyte."""
+    """Python says it with a type, the system with a number, torch with words: what it says of an exbibyte."""
     failure = json.loads(answer(lambda: perform(ask(function=function)))[FAILURE])
     assert failure["status"] == "failed" and failure["error"].startswith("MemoryError: out of memory; close other")
     run, file = recorded
@@ -250,6 +251,11 @@ def test_out_of_memory_is_said_in_words(ask: Ask, recorded: tuple[Trajectory, Pa
         1,
         "error: out of memory; close other programs, or use a machine with more of it",
     )
+
+
+def test_what_torch_says_of_a_full_gpu_is_out_of_memory() -> None:
+    assert is_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert not is_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_a_result_that_cannot_be_written_is_a_failure_that_says_why(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
