@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 SCREENS = ("", "explore", "subgroups", "what-if", "compare", "reliability", "findings", "report", "jobs")
 WORDS = (
     '=HYPERLINK("http://evil.example")<img src=x onerror=alert(1)><script>alert(2)</script>'
-    "![p](http://evil.example/p.png) [a](javascript:alert(3)) </title>"
+    "![p](http://evil.example/p.png) [a](javascript:alert(3)) </title> \u202eback"
 )
 LITERAL = "<img src=x onerror=alert(1)><script>alert(2)</script>![p](http://evil.example/p.png)"
 OBEYED = "img[src='x'], img[src*=evil], a[href^='http://evil'], a[href^='javascript']"
@@ -94,7 +94,8 @@ def test_strings_are_shown_and_nothing_happens(visit: Visit, screen: str) -> Non
     page = visit(f"{screen}?run=hostile&examples=1,2")
     if screen in ("", "subgroups", "what-if", "report"):
         expect(page.get_by_text("<img src=x onerror=alert(1)><script>alert(2)</script>").first).to_be_visible()
-    assert "Traceback" not in settled(page)
+    words = settled(page)
+    assert "Traceback" not in words and "\u202e" not in words, "it would turn what follows"
     assert page.locator(OBEYED).count() == 0
     assert page.title().count("alert") == 0
     scripts = page.evaluate("[...document.scripts].filter(s => s.textContent.includes('alert(2)')).length")
@@ -116,7 +117,8 @@ def test_an_exported_report_is_harmless_in_browser_and_spreadsheet(
     shown = watched(context, "file://", events)
     shown.goto(opened.as_uri())
     shown.locator(".js-plotly-plot .bars .point path").first.wait_for()
-    assert LITERAL in shown.locator("main").inner_text() and shown.locator(OBEYED).count() == 0
+    words = shown.locator("main").inner_text()
+    assert LITERAL in words and "\u202e" not in words and shown.locator(OBEYED).count() == 0
     context.close()
     assert events == []
     with zipfile.ZipFile(tmp_path / "Everything as ZIP") as files:
