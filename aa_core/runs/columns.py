@@ -113,14 +113,18 @@ def column_problems(columns: Columns, start: int, stop: int, groups: Groups) -> 
         problems.append(f"the hyperparameters are not the same ones for each of {len(groups)} parameter groups")
     for name in (n for n in columns if n.startswith("hyper.") or n == "micro.weight"):
         if not bool(torch.isfinite(columns[name]).all()):
-            problems.append(f"{name} is not finite everywhere")
+            problems.append(f"{name} is not finite everywhere, expected finite numbers")
         elif name.endswith(".lr") and bool((columns[name] < 0).any()):
-            problems.append(f"{name} is negative at step {start + int((columns[name] < 0).nonzero()[0])}")
+            problems.append(
+                f"{name} is negative at step {start + int((columns[name] < 0).nonzero()[0])}, expected 0 or more"
+            )
     steps = columns["micro.step"]
     if not torch.equal(torch.unique_consecutive(steps), torch.arange(start, stop)):
         problems.append(f"micro.step does not go through the steps {start} to {stop - 1}, each once")
     if bool((columns["micro.size"] < 1).any()) or int(columns["micro.size"].sum()) != len(columns["rows"]):
-        problems.append("micro.size does not divide rows into non-empty micro-batches")
+        problems.append(
+            "micro.size does not divide rows into non-empty micro-batches, expected sizes that add up to their number"
+        )
     if bool((columns["micro.rng"] < 0).any()) or int(columns["micro.rng"].sum()) != len(columns["rng"]):
         problems.append("micro.rng does not divide rng")
     limits = torch.stack([columns["clip.norm"], columns["clip.value"]])

@@ -145,7 +145,7 @@ def _check_names(
     parameters: Sequence[TensorSpec], buffers: Sequence[TensorSpec], groups: Sequence[Sequence[str]]
 ) -> None:
     if twice := repeated(t.name for t in (*parameters, *buffers)):
-        raise ValueError(listed(f"the tensor name {name!r} is repeated" for name in twice))
+        raise ValueError(listed(f"the tensor name {name!r} is repeated, expected each once" for name in twice))
     trained = [n for group in groups for n in group]
     if trained != [t.name for t in parameters][: len(trained)]:
         raise ValueError("groups must list the names of the parameters in their order")
@@ -199,16 +199,18 @@ def partition_errors(stages: Sequence[Stage], steps: int) -> list[str]:
     """Why the blocks of the stages are not a partition of [0, steps) into non-empty ranges; empty if they are."""
     problems = [f"stage {name!r} is listed twice" for name in repeated(s.name for s in stages)]
     blocks = sorted((start, stop, s.name) for s in stages for start, stop in s.blocks)
-    problems += [f"stage {name!r} has the empty block [{a}, {b})" for a, b, name in blocks if b <= a]
+    problems += [
+        f"stage {name!r} has the empty block [{a}, {b}), expected a step at least" for a, b, name in blocks if b <= a
+    ]
     at = 0
     for start, stop, name in blocks:
         if start > at:
-            problems.append(f"steps {at} to {start - 1} belong to no stage")
+            problems.append(f"steps {at} to {start - 1} belong to no stage, expected each in one")
         elif start < at:
-            problems.append(f"stage {name!r} overlaps its predecessor at step {start}")
+            problems.append(f"stage {name!r} overlaps its predecessor at step {start}, expected each step in one stage")
         at = max(at, stop)
     if at != steps:
-        problems.append(f"the stages end at step {at}, the steps at {steps}")
+        problems.append(f"the stages end at step {at}, the steps at {steps}; expected the same")
     return problems
 
 

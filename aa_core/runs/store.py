@@ -87,12 +87,12 @@ def read_file(root: Path, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
 def _read_regular(path: Path, name: str, limit: int) -> bytes:
     """Looked at before it is opened, since opening a device can already act, and again after it."""
     if not stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode):
-        raise RunFormatError(f"{name}: not a regular file")
+        raise RunFormatError(f"{name}: not a regular file, expected one")
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise RunFormatError(f"{name}: not a regular file")
+            raise RunFormatError(f"{name}: not a regular file, expected one")
         if status.st_size > limit:
             raise RunFormatError(f"{name}: {status.st_size} bytes, expected at most {limit}")
         return file.read()
@@ -199,7 +199,7 @@ def _is_count(value: object) -> bool:
 def _entry_problem(name: str, entry: object) -> str | None:
     shown = repr(name[:100])
     if not name.isprintable():
-        return f"tensor {shown}: the name is not printable"
+        return f"tensor {shown}: the name is not printable, expected printable characters on one line"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return f"tensor {shown}: expected dtype, shape and data_offsets"
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in _CODES:
@@ -224,7 +224,7 @@ def _cover_problems(table: dict[str, dict[str, Any]], size: int) -> list[str]:
             problems.append(f"tensor {name[:100]!r}: bytes {begin} to {end}, expected {at} to {at + needed}")
         at = end
     if at != size:
-        problems.append(f"{size} bytes of data, the tensors announce {at}")
+        problems.append(f"{size} bytes of data, the tensors announce {at}; expected as many")
     return problems
 
 

@@ -178,7 +178,8 @@ class Trajectory:
         """The rows themselves; RunFormatError if there are no such examples."""
         count = len(self.stored_examples.digests)
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
-            raise RunFormatError(f"{self.path}: rows {int(rows.min())} to {int(rows.max())} of {count} stored examples")
+            found = f"rows {int(rows.min())} to {int(rows.max())} of {count} stored examples"
+            raise RunFormatError(f"{self.path}: {found}, expected 0 to {count - 1}")
         return rows
 
     def _batch(self, rows: Tensor, device: torch.device) -> Batch:

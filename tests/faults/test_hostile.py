@@ -142,6 +142,8 @@ def fill(tensor: torch.Tensor, value: float) -> None:
 
 
 MIB = 2**20
+EXPECTED = "expected|at most|[Ss]hould|must|(the JSON that|what) a recorder writes|install|get a"
+"""A refusal says what was expected, or what to do."""
 HOSTILE: dict[str, tuple[Damage, str]] = {
     # files
     "an empty header": (text("run.json", b""), r"run\.json: not the JSON"),
@@ -304,7 +306,8 @@ def test_a_hostile_run_is_refused_in_words(path: Path, case: str, monkeypatch: p
     damage, because = HOSTILE[case]
     monkeypatch.chdir(path)
     damage(path)
-    refused("check", path, "--no-replay", folder=path.parent, because=because)
+    said = refused("check", path, "--no-replay", folder=path.parent, because=because)
+    assert re.search(EXPECTED, said), said
 
 
 # ---- what may be looked at, and goes no further ----------------------------------------------------------------------
