@@ -462,7 +462,7 @@ def saved(canary: Path) -> bytes:
 
 
 def exported(canary: Path) -> bytes:
-    """What torch.export.save makes, with a pickle where older ones had their constants."""
+    """What torch.export.save makes, with one more pickle beside its own."""
     file = io.BytesIO()
     torch.export.save(torch.export.export(torch.nn.Linear(4, 5), (torch.ones(2, 4),)), file)
     with zipfile.ZipFile(file, "a") as archive:
