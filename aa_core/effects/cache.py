@@ -78,10 +78,14 @@ class EmbeddingCache:
         return None if self.folder is None else self.folder / f"{key}.embedding"
 
 
-@lru_cache(maxsize=1)
 def default_cache() -> EmbeddingCache:
-    """The process-wide cache, in the workspace."""
-    return EmbeddingCache(workspace() / "embeddings")
+    """The process-wide cache, in the workspace that is in force."""
+    return _shared(workspace() / "embeddings")
+
+
+@lru_cache(maxsize=1)
+def _shared(folder: Path) -> EmbeddingCache:
+    return EmbeddingCache(folder)
 
 
 def _place(key: str, device: torch.device) -> Place:

@@ -325,7 +325,8 @@ def test_another_worker_goes_on_from_the_kept_state_to_the_same_end(ask: Ask, ru
     os.kill(workers(job)[0], signal.SIGKILL)
     at = KeptState(job.folder / STATE).read()
     (tmp_path / "pace").write_text("0")
-    assert finished(job).status == "done" and not (job.folder / STATE).exists()
+    assert finished(job).status == "done"
+    wait(lambda: not (job.folder / STATE).exists())
     resumed = {**job.result(), "seconds": 0}, job.table("examples")
     (job.folder / RESULT).unlink()
     assert finished(submit(job.spec)).status == "done"
