@@ -11,6 +11,6 @@ from tests.faults.life import LifeOfARun
 def test_the_life_of_a_run() -> None:
     explore(
         lambda chosen: run_state_machine_as_test(LifeOfARun, settings=chosen),  # type: ignore[no-untyped-call]
-        examples=20,
+        examples=12,
         stateful_step_count=20,
     )

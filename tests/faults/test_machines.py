@@ -212,9 +212,10 @@ def test_a_terminated_recorder_leaves_what_it_acknowledged_and_another_goes_on(t
     assert acknowledged <= run.steps <= acknowledged + 1 and not run.sealed
     assert check_integrity(run) == run.warnings and all("torn" in w for w in run.warnings)
     model, optimizer = make()
-    again, here = Recorder(path, model, optimizer, LOSS, if_exists="resume"), torch.get_num_threads()
+    here = torch.get_num_threads()
     torch.set_num_threads(run.environment.threads)  # its own process has as many as there are cores
     try:
+        again = Recorder(path, model, optimizer, LOSS, if_exists="resume")
         with warnings.catch_warnings(action="ignore"), again, again.stage("at last"):
             train(again, model, optimizer, 2)
     finally:

@@ -34,7 +34,7 @@ from tests.recorded import LOSS, make, train
 ROOT = str(Path(__file__).resolve().parents[2])
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
-REPORTS = ("html", "json", "zip")
+REPORTS = ("html", "json")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 for late in ("numpy.ctypeslib", "pyarrow.pandas_compat", "torch._decomp", "torch._dynamo"):
