@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import statistics
 import sys
@@ -16,13 +15,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from torch import nn
 
 import aa_core as aa
+from sample_runs.machine import machine
 from sample_runs.problems import DigitsMLP
 from tests.browser.find_chromium import NONE_FOUND, find_chromium
 from tests.browser.server import dashboard
@@ -62,7 +62,8 @@ def main() -> None:
         browser.close()
     before = json.loads(BEFORE.read_text()) if BEFORE.exists() else {}
     PAGE.write_text(_page(rows, before, load))
-    BEFORE.write_text(json.dumps({row.what: round(min(row.seconds), 3) for row in rows}, indent=1) + "\n")
+    figures = {"machine": machine(), **{row.what: round(min(row.seconds), 3) for row in rows}}
+    BEFORE.write_text(json.dumps(figures, indent=1) + "\n")
     print(PAGE.read_text())
 
 
@@ -218,16 +219,19 @@ def _tick(page: Page, i: int) -> float:
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
-def _page(rows: list[Row], before: dict[str, float], load: float) -> str:
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+def _page(rows: list[Row], before: dict[str, Any], load: float) -> str:
+    then = before.get("machine", "a machine that was not named")
+    elsewhere = "" if then == machine() else f", on {then}: times of two machines do not compare"
+    here = f"{os.cpu_count()} cores; {machine()}"
     return "\n".join(
         [
             "# How long the dashboard keeps one waiting",
             "",
-            f"Measured by `make bench-ui` in a real Chromium on {datetime.now(UTC):%d %B %Y} ({machine}),",
+            f"Measured by `make bench-ui` in a real Chromium on {datetime.now(UTC):%d %B %Y} ({here}),",
             f"from a click until its answer is on the page: {CLICKS} clicks and {STARTS} starts each. Browser, server",
             f"and jobs share the machine with whatever else runs on it (its load was {load:.1f} at the start), so the",
-            "fastest is nearest to what a machine of one's own gives. *Before*: the fastest of the last measurement.",
+            "fastest is nearest to what a machine of one's own gives. *Before*: the fastest of the last",
+            f"measurement{elsewhere}.",
             *sys.argv[1:],
             "",
             "| what | fastest | median | before | wanted |",
