@@ -19,8 +19,8 @@ from pydantic import Field
 from aa_core.access import Person, Role
 from aa_core.errors import IntegrityError, RequestError, RunFormatError
 from aa_core.files import MODE, sync_folder
-from aa_core.jobs.lock import acquire
 from aa_core.lines import Line
+from aa_core.lock import acquire
 from aa_core.runs.header import Digest, parse
 from aa_core.runs.store import sha256
 from aa_core.workspace import workspace

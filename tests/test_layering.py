@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("errors", "version"),
     ("runs", "recording", "checkpoints_only", "confidence", "counterfactuals", "effects"),  # rooms, by what they hold
-    ("workspace", "files", "processes"),
+    ("workspace", "files", "lock", "processes"),
     ("state", "stages", "records", "checkpoints_only.lanczos"),
     ("counterfactuals.reordered",),
     ("rules.numerics", "rules.*", "rules"),

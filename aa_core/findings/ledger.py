@@ -17,7 +17,7 @@ from typing import NamedTuple
 from aa_core.errors import IntegrityError, RunBusyError, RunFormatError
 from aa_core.files import write_atomic
 from aa_core.findings.entries import Act, Entry
-from aa_core.jobs.lock import acquire
+from aa_core.lock import acquire
 from aa_core.runs.header import parse
 from aa_core.runs.store import sha256
 from aa_core.runs.trajectory import Trajectory

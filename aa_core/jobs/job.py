@@ -18,7 +18,6 @@ import pandas as pd
 
 from aa_core.errors import IntegrityError, RequestError, RunError
 from aa_core.files import unsealed, write_atomic
-from aa_core.jobs.lock import ENDING, acquire, is_held
 from aa_core.jobs.spec import (
     ATTEMPTS,
     CANCEL,
@@ -34,6 +33,7 @@ from aa_core.jobs.spec import (
     JobSpec,
     read_spec,
 )
+from aa_core.lock import ENDING, acquire, is_held
 from aa_core.processes import child_environment
 from aa_core.runs.header import parse
 from aa_core.workspace import workspace

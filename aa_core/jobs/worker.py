@@ -15,8 +15,8 @@ from aa_core.counterfactuals.kept import KeptState
 from aa_core.errors import AuditError, Cancelled, is_memory
 from aa_core.files import sealed, write_atomic
 from aa_core.jobs.kinds import Outcome, perform
-from aa_core.jobs.lock import acquire
 from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, STATE, TABLE, Failure, JobProgress, read_spec
+from aa_core.lock import acquire
 from aa_core.plain import to_json
 
 INTERVAL = 0.5

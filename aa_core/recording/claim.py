@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from pathlib import Path
 from typing import BinaryIO
 
 from aa_core.errors import RunBusyError, RunExistsError
 from aa_core.files import MODE, sync_folder
+from aa_core.lock import acquire
 
 LOCK = ".lock"
-PATIENCE = 0.2
-"""Seconds."""
 FOLDERS = ("log", "steps", "states", "data", "journal")
 
 
@@ -28,6 +26,7 @@ def enter(path: Path) -> None:
 
 
 def claim(path: Path) -> None:
+    """The folder of a new run; RunBusyError or RunExistsError if the path is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir()
@@ -55,21 +54,15 @@ def _is_locked(path: Path) -> bool:
 
 
 def lock(path: Path) -> int:
-    """Tried for a while: another recorder that asks whether the run is locked holds the lock for microseconds."""
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise RunBusyError(f"{path}: another recorder is writing this run; record to another path") from None
-            time.sleep(0.01)
+    """A descriptor that holds the run; RunBusyError if another recorder does."""
+    descriptor = acquire(path / LOCK, mode=MODE)
+    if descriptor is None:
+        raise RunBusyError(f"{path}: another recorder is writing this run; record to another path")
+    return descriptor
 
 
 def create(path: Path) -> BinaryIO:
+    """A file to write from its beginning, through no link."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, MODE)
     os.fchmod(descriptor, MODE)
     return open(descriptor, "wb")

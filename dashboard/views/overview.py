@@ -32,10 +32,11 @@ def render(ctx: Context) -> None:
     if run.evaluation is None:
         feedback.no_evaluation("its stages cannot be judged.")
         return
+    if run.first_nonfinite is not None:
+        return  # `_problems` said so
     with feedback.refusals():
         facts.html(tables.facts([*ctx.desk.summary(), ("Accuracy", ctx.desk.accuracy())]))
-        if run.first_nonfinite is None:
-            _stages(ctx)
+        _stages(ctx)
 
 
 def _problems(ctx: Context) -> None:
@@ -45,7 +46,7 @@ def _problems(ctx: Context) -> None:
     if run.first_nonfinite is not None:
         feedback.refusal(
             f"Loss or gradient are not finite from step {run.first_nonfinite} on: nothing can be attributed across it.",
-            "The training exploded",
+            "The training did not stay finite",
         )
 
 

@@ -29,9 +29,9 @@ from aa_core.findings import (
     sign,
 )
 from aa_core.jobs import Job, JobSpec, whatif_spec
-from aa_core.jobs.lock import acquire
 from aa_core.jobs.spec import SPEC
 from aa_core.jobs.worker import work
+from aa_core.lock import acquire
 from aa_core.registry import load_problem
 from aa_core.reporting import Context, build_report, to_html
 from aa_core.reporting.ledger import ledger_events, ledger_section

@@ -37,9 +37,9 @@ from aa_core.jobs import (
     worker,
 )
 from aa_core.jobs.job import DIED
-from aa_core.jobs.lock import acquire, is_held
 from aa_core.jobs.spec import FAILURE, RESULT, STATE
 from aa_core.jobs.worker import INTERVAL, answer
+from aa_core.lock import acquire, is_held
 from aa_core.processes import child_environment
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance

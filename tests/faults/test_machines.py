@@ -23,6 +23,7 @@ from aa_core.access_log import read_log
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.errors import RequestError, RunBusyError, RunExistsError
 from aa_core.jobs import all_jobs, submit, whatif_spec
+from aa_core.lock import PATIENCE
 from aa_core.recording import claim
 from aa_core.recording.recorder import Recorder
 from aa_core.recording.writer import IfExists
@@ -256,7 +257,7 @@ def test_of_recorders_started_at_once_one_records_and_the_others_are_refused(
 
 def test_a_recorder_that_asks_for_the_lock_does_not_keep_another_from_it(tmp_path: Path) -> None:
     probing = claim.lock(tmp_path)
-    over = threading.Timer(claim.PATIENCE / 4, os.close, [probing])
+    over = threading.Timer(PATIENCE / 4, os.close, [probing])
     over.start()
     os.close(claim.lock(tmp_path))
     over.join()

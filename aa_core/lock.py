@@ -12,9 +12,9 @@ PATIENCE, PAUSE, ENDING = 0.2, 0.01, 5.0
 have said their last word and are about to go."""
 
 
-def acquire(path: Path, patience: float = PATIENCE) -> int | None:
+def acquire(path: Path, patience: float = PATIENCE, mode: int = 0o600) -> int | None:
     """A descriptor that holds the lock until its last copy is closed; None if somebody else keeps holding it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     deadline = time.monotonic() + patience
     while True:
         try:
