@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from aa_core.reporting.bins import binned
+from aa_core.reporting.bins import binned, spans_decades
 from aa_core.reporting.escape import chart_text
-from aa_core.reporting.glossary import axis_title, fmt_count, fmt_effect, scale_of, sign
+from aa_core.reporting.glossary import CURVES, axis_title, fmt_count, fmt_effect, listed, scale_of, sign
 from aa_core.reporting.marks import (
     CONFIG,
     HELPED,
@@ -49,6 +49,8 @@ __all__ = [
 
 ROW, PAIR = 34, 54
 """Height of a bar, and of a pair of bars, pixels."""
+STRIP, CURVE = 34, {"loss": 191, "lr": 111, "grad_norm": 111}
+"""Height of the stages, and of each curve below them, pixels."""
 
 
 def stage_bars(
@@ -107,11 +109,14 @@ def step_bars(
 
 
 def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figure:
-    """The training: stages as coloured blocks over loss and learning rate. log_frame: step, stage, loss, lr."""
-    columns = [c for c in ("loss", "lr") if c in log_frame]
+    """The training: stages as coloured blocks over what was recorded of each step.
+
+    log_frame: step, stage, and any of loss, lr, grad_norm; a gradient norm that spans decades has a logarithmic axis.
+    """
+    columns = [c for c in CURVES if c in log_frame]
     shown, width = binned(log_frame[["step", "stage", *columns]], "mean")
-    heights = [0.1, *({"loss": 0.57, "lr": 0.33}[c] for c in columns)]
-    figure = Sketch(heights, 0.05)
+    heights = [STRIP, *(CURVE[c] for c in columns)]
+    figure = Sketch([h / sum(heights) for h in heights], 0.05)
     blocks = [(s.name, a, b) for s in stages for a, b in s.blocks]
     stage_strip(figure, blocks, row=1)
     for row, column in enumerate(columns, 2):
@@ -127,8 +132,9 @@ def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figur
             customdata=plain_list(shown["step"]),
             hovertemplate=f"step %{{x}}<br>{column} %{{y:.4g}}<extra></extra>",
         )
-        words = {"loss": "training loss", "lr": "learning rate"}[column]
-        figure.yaxis(row, title={"text": words}, nticks=5, rangemode="tozero")
+        wide = column == "grad_norm" and spans_decades(shown[column])
+        scale = {"type": "log", "tickformat": "~g"} if wide else {"rangemode": "tozero"}
+        figure.yaxis(row, title={"text": CURVES[column]}, nticks=4 if wide else 5, **scale)
     colours = stage_colours(blocks)
     figure.set(
         shapes=[
@@ -139,7 +145,8 @@ def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figur
     )
     figure.xaxis(len(heights), title={"text": "step"})
     note = f", means of {width} neighbouring steps" if width > 1 else ""
-    return figure.done("The training", [f"stages over loss and learning rate{note}"], 336, "timeline")
+    words = f"stages over {listed(CURVES[c] for c in columns)}{note}"
+    return figure.done("The training", [words], sum(heights), "timeline")
 
 
 def agreement_scatter(frame: pd.DataFrame, unit: str = "nats", *, performance: str = "performance") -> go.Figure:

@@ -15,6 +15,8 @@ INTERVAL = (
 )
 READOUT_RANGE = "Range of readouts: the smallest and the largest of three first-order readings of the same effect."
 
+CURVES = {"loss": "training loss", "lr": "learning rate", "grad_norm": "gradient norm"}
+"""What is recorded of every step."""
 UNITS = {"nats": "nats per example", "probability": "on a scale of 0 to 1"}
 PERFORMANCES = {
     "log-likelihood": "the log-probability that the model gives to the correct label",

@@ -17,17 +17,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from aa_core.reporting import figures, tables
+from aa_core.reporting import figures, glossary, tables
 from aa_core.reporting.blocks import Figure, Heading, numbered
 from aa_core.reporting.escape import visible
 from aa_core.reporting.heat import heat_map
 from aa_core.reporting.model import Report, to_json
 from aa_core.reporting.pages import pages
-from aa_core.reporting.seal import canonical
+from aa_core.reporting.seal import SCHEMA, canonical
 from aa_core.stages import Stage
 from aa_core.version import __version__
 
-GENERATOR = f"accountability-audit {__version__}, plotly {plotly.__version__}"
+GENERATOR = f"accountability-audit {__version__}, {SCHEMA}, plotly {plotly.__version__}"
 BLANK = "0" * 64
 DRAW = """
 for (const source of document.querySelectorAll('script.chart')) {
@@ -82,8 +82,9 @@ def _timeline(data: Mapping[str, Any], title: str) -> go.Figure:
     blocks: dict[str, tuple[tuple[int, int], ...]] = {}
     for name, start, stop in data["blocks"]:
         blocks[name] = (*blocks.get(name, ()), (start, stop))
-    columns = pd.DataFrame({c: data[c] for c in ("step", "stage", "loss", "lr")}).astype({"loss": float, "lr": float})
-    return figures.stage_timeline([Stage(n, b) for n, b in blocks.items()], columns)
+    curves = {c: pd.Series(data[c], dtype=float) for c in glossary.CURVES if data[c]}
+    frame = pd.DataFrame({"step": data["step"], "stage": data["stage"], **curves})
+    return figures.stage_timeline([Stage(n, b) for n, b in blocks.items()], frame)
 
 
 def _stages(data: Mapping[str, Any], title: str) -> go.Figure:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from aa_core.errors import RunFormatError
 from aa_core.reporting.about import About, Section, Signature
+from aa_core.reporting.recorded import DataSection, Number, RunSection
 from aa_core.reporting.seal import SCHEMA, canonical, sealed, verified
 from aa_core.runs.header import listed
 
-DIGITS = 10
-"""Significant digits of a number in a report: more than any estimate deserves, fewer than rounding spoils."""
-
-
-def _tidy(value: Any) -> Any:
-    if value is None or isinstance(value, bool | str):
-        return value
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-
-
-Number = Annotated[float | None, BeforeValidator(_tidy)]
-"""A finite number, or None where there is none: JSON knows neither NaN nor infinity."""
 Status = Literal["estimate", "confirmed", "partly", "refuted"]
 
 
@@ -34,71 +22,6 @@ class Answer(Section):
     lines: tuple[str, str, str]
     status: Status
     confidence: str
-
-
-class RunStage(Section):
-    """A stage of the training, as it was recorded."""
-
-    name: str
-    blocks: tuple[tuple[int, int], ...]
-    note: str
-    metadata: dict[str, JsonValue]
-    examples: int
-    """Distinct training examples that its steps used."""
-    uses: int
-    """How often it used one."""
-
-
-class Log(Section):
-    """The training's own curves; above 2,000 steps the means of neighbouring ones."""
-
-    step: tuple[int, ...]
-    stage: tuple[str, ...]
-    loss: tuple[Number, ...]
-    lr: tuple[Number, ...]
-    steps_per_row: int
-
-
-class StoredFile(Section):
-    """A file of the run as the run's own log names it."""
-
-    name: str
-    sha256: str
-    size: int
-
-
-class RunSection(Section):
-    """Which recorded run this is about."""
-
-    digest: str
-    title: str
-    created: str
-    model: str
-    loss: str
-    parameters: int | None
-    optimizer: str
-    steps: int
-    sealed: bool
-    integrity: str
-    """What a check of the files said, in words."""
-    warnings: tuple[str, ...]
-    environment: dict[str, JsonValue]
-    stages: tuple[RunStage, ...]
-    checkpoints: tuple[StoredFile, ...]
-    log: Log | None = None
-
-
-class DataSection(Section):
-    """What the model learnt from, and what it is judged on."""
-
-    examples: int
-    """Distinct training examples over the whole run."""
-    uses: int
-    evaluation: int
-    classes: tuple[str, ...]
-    columns: tuple[str, ...]
-    """Metadata of the evaluation examples, from which subgroups are made."""
-    files: tuple[StoredFile, ...]
 
 
 class Selection(Section):
@@ -328,7 +251,10 @@ class Report(Section):
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
-    version: Literal["aa-report/1"] = Field(default=SCHEMA, validation_alias="schema", serialization_alias="schema")
+    version: Literal["aa-report/1", "aa-report/2"] = Field(
+        default=SCHEMA, validation_alias="schema", serialization_alias="schema"
+    )
+    """What the second added has a default: a report of the first is read as one that holds none of it."""
     title: str
     date: str | None
     dashboard: str
@@ -375,10 +301,10 @@ def read_report(data: bytes, where: str = "report.json") -> Report:
 
 
 def json_schema() -> str:
-    """The JSON Schema of report.json, as it is committed beside this file."""
+    """The JSON Schema of report.json as it is written today, committed beside this file."""
     schema = Report.model_json_schema(by_alias=True, mode="serialization")
     text = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     seals = {"digest": text, "digests": {"type": "object", "additionalProperties": text}}
-    schema["properties"] |= seals
+    schema["properties"] |= {**seals, "schema": {"const": SCHEMA, "type": "string"}}
     schema["required"] = sorted({*schema["required"], *seals})
     return canonical({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}) + "\n"

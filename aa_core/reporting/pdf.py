@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -15,14 +16,14 @@ import pandas as pd
 
 from aa_core.errors import IntegrityError, MissingExtraError, RunFormatError
 from aa_core.reporting import tables
-from aa_core.reporting.bins import binned
+from aa_core.reporting.bins import binned, spans_decades
 from aa_core.reporting.blocks import Block, Figure, Formula, Table, numbered
 from aa_core.reporting.escape import visible
-from aa_core.reporting.glossary import fmt_effect, fmt_number, scale_of
+from aa_core.reporting.glossary import CURVES, fmt_effect, fmt_number, scale_of
 from aa_core.reporting.html import subscripts
 from aa_core.reporting.model import Report, read_report, to_json
 from aa_core.reporting.pages import pages
-from aa_core.reporting.seal import first_difference
+from aa_core.reporting.seal import SCHEMA, first_difference
 from aa_core.version import __version__
 
 TEMPLATE = Path(__file__).with_name("report.typ")
@@ -30,6 +31,8 @@ STANDARDS: list[Any] = ["ua-1"]
 """For screen readers: tagged, with alternative text. (PDF/A would need a date, and a report reads no clock.)"""
 SEAL, BLANK = "aa-pdf-sha256:", "0" * 64
 MOST_BARS = 400
+TALL = {"loss": 30, "lr": 14, "grad_norm": 18}
+"""Height of each curve of the training, mm."""
 MOST_DATA = 64 * 2**20
 
 
@@ -80,7 +83,7 @@ def _difference(data: bytes, report: Report) -> int | None:
 
 
 def _maker() -> str:
-    return f"accountability-audit {__version__}, typst {metadata.version('typst')}"
+    return f"accountability-audit {__version__}, {SCHEMA}, typst {metadata.version('typst')}"
 
 
 def _seal(digest: str) -> bytes:
@@ -178,10 +181,21 @@ def _ends(values: Any) -> dict[str, str]:
 
 
 def _timeline(data: Mapping[str, Any]) -> dict[str, Any]:
-    shown, _ = binned(pd.DataFrame({c: data[c] for c in ("step", "stage", "loss", "lr")}), "mean", MOST_BARS)
-    columns = {c: _numbers(shown[c]) for c in ("step", "loss", "lr")}
-    top = {c: fmt_number(scale_of(columns[c])) for c in ("loss", "lr")}
-    return {"blocks": data["blocks"], **columns, "top": top}
+    known = [c for c in CURVES if data[c]]
+    shown, _ = binned(pd.DataFrame({c: data[c] for c in ("step", "stage", *known)}), "mean", MOST_BARS)
+    rows = [_curve(c, _numbers(shown[c])) for c in known]
+    return {"blocks": data["blocks"], "step": shown["step"].tolist(), "rows": rows}
+
+
+def _curve(name: str, values: list[float | None]) -> dict[str, Any]:
+    """A curve by its heights, 0 at the bottom of its row and 1 at the top, and the ends of its axis."""
+    known, wide = [v for v in values if v is not None], name == "grad_norm" and spans_decades(values)
+    low, high = (min(known), max(known)) if wide else (min([0.0, *known]), max([0.0, *known]))
+    place: Callable[[float], float] = math.log if wide else float
+    room = place(high) - place(low) or 1.0
+    at = [None if v is None else (place(v) - place(low)) / room for v in values]
+    ends = {"low": fmt_number(low), "high": fmt_number(high)}
+    return {"words": CURVES[name] + (", logarithmic" if wide else ""), "tall": TALL[name], "at": at, "ends": ends}
 
 
 def _numbers(column: pd.Series) -> list[Any]:

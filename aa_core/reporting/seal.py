@@ -10,7 +10,10 @@ from typing import Any, Literal
 from aa_core.errors import IntegrityError, RunFormatError, RunVersionError
 from aa_core.runs.header import read_json
 
-SCHEMA: Literal["aa-report/1"] = "aa-report/1"
+SCHEMA: Literal["aa-report/2"] = "aa-report/2"
+"""What is written."""
+READ = ("aa-report/1", SCHEMA)
+"""What is read: a report of the first schema lacks what the second one added."""
 SEALS = ("digest", "digests")
 MOST_NAMED = 5
 
@@ -37,9 +40,9 @@ def verified(data: bytes, where: str = "report.json") -> dict[str, Any]:
     """
     found = read_json(data, where)
     schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
+    if schema not in READ:
         kind = RunVersionError if str(schema).startswith("aa-report/") else RunFormatError
-        raise kind(f"{where}: schema is {schema!r}, this package reads {SCHEMA!r}")
+        raise kind(f"{where}: schema is {schema!r}, this package reads {' and '.join(map(repr, READ))}")
     content = {k: v for k, v in found.items() if k not in SEALS}
     expected = sealed(content)
     stated = found.get("digests")

@@ -16,15 +16,8 @@ from aa_core.confidence.reliability import Reliability
 from aa_core.records import RunLike
 from aa_core.reporting import glossary
 from aa_core.reporting.bins import binned
-from aa_core.reporting.model import (
-    DataSection,
-    Log,
-    MethodSection,
-    ReliabilitySection,
-    RunSection,
-    RunStage,
-    StoredFile,
-)
+from aa_core.reporting.model import MethodSection, ReliabilitySection
+from aa_core.reporting.recorded import DataSection, Log, RunSection, RunStage, StoredFile
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.header import FileEntry
 from aa_core.runs.trajectory import Trajectory
@@ -131,8 +124,9 @@ def _files(entries: tuple[FileEntry, ...]) -> tuple[StoredFile, ...]:
 def _log(frame: pd.DataFrame) -> Log | None:
     if not {"step", "stage", "loss", "lr"} <= set(frame) or frame.empty:
         return None
-    rows, width = binned(frame[["step", "stage", "loss", "lr"]], "mean")
-    return Log(**{c: tuple(rows[c].tolist()) for c in ("step", "stage", "loss", "lr")}, steps_per_row=width)
+    known = [c for c in ("step", "stage", "loss", "lr", "grad_norm") if c in frame]
+    rows, width = binned(frame[known], "mean")
+    return Log(**{c: tuple(rows[c].tolist()) for c in known}, steps_per_row=width)
 
 
 def method_section(asked: Mapping[str, Any], reliability: Reliability) -> MethodSection:

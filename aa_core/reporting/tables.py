@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from aa_core.reporting.escape import safe_cell
+from aa_core.reporting.glossary import CURVES
 from aa_core.reporting.model import Report
 
 
@@ -103,10 +104,11 @@ def check_frame(report: Report) -> pd.DataFrame:
 
 
 def log_frame(report: Report) -> pd.DataFrame:
-    """step, stage, loss, lr, steps_per_row of the training itself."""
+    """step, stage, loss, lr, grad_norm (where it is known), steps_per_row of the training itself."""
     if report.run.log is None:
         return pd.DataFrame()
-    return pd.DataFrame(report.run.log.model_dump()).astype({"loss": float, "lr": float})
+    known = {c: values for c, values in report.run.log.model_dump().items() if values}
+    return pd.DataFrame(known).astype({c: float for c in CURVES if c in known})
 
 
 def _csv(frame: pd.DataFrame) -> str:

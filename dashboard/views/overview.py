@@ -25,10 +25,10 @@ def render(ctx: Context) -> None:
     facts.html(tables.facts(ctx.desk.summary()))
     _problems(ctx)
     st.subheader("The training", anchor=False)
-    figure = figures.stage_timeline(run.stages, ctx.desk.log())
-    charts.show(
-        figure, "timeline", "Training loss and learning rate over the steps, with the stages as coloured blocks"
-    )
+    log = ctx.desk.log()
+    words = glossary.listed(words for name, words in glossary.CURVES.items() if name in log)
+    alt = f"{words.capitalize()} over the steps, with the stages as coloured blocks"
+    charts.show(figures.stage_timeline(run.stages, log), "timeline", alt)
     if run.evaluation is None:
         feedback.no_evaluation("its stages cannot be judged.")
         return

@@ -35,7 +35,8 @@ class ToldRun(MemoryRun):
     def log_frame(self) -> pd.DataFrame:
         owner = stage_of_steps(self.stages, self.steps)
         loss = [float("nan"), *(1.0 / k for k in range(1, self.steps))]
-        return pd.DataFrame({"step": range(self.steps), "stage": owner, "loss": loss, "lr": 0.05})
+        norm = [10.0**-k for k in range(self.steps - 1)] + [float("inf")]
+        return pd.DataFrame({"step": range(self.steps), "stage": owner, "loss": loss, "lr": 0.05, "grad_norm": norm})
 
 
 def make(stages: tuple[str, ...] = HOSTILE, n: int = N) -> tuple[ToldRun, Problem]:

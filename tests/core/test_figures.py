@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from aa_core.reporting import agreement_scatter, compare_bars, stage_bars, stage_timeline, step_bars
-from aa_core.reporting.bins import BARS, binned
+from aa_core.reporting.bins import BARS, binned, spans_decades
 from aa_core.reporting.figures import HELPED, HURT, STAGES
 from aa_core.reporting.glossary import fmt_effect, fmt_interval, fmt_percent, fmt_seconds
 from aa_core.reporting.sketch import GRID, Sketch
@@ -43,10 +43,11 @@ FIGURES = {
     "many steps": step_bars(steps(9000), "nats"),
     "compare": compare_bars(pd.DataFrame({"stage": ["a"], "estimate": [0.2], "truth": [-0.1]}), "nats"),
     "timeline": stage_timeline([Stage("a", ((0, 5), (10, 15))), Stage("b", ((5, 10),))], log(15)),
+    "gradients": stage_timeline([Stage("a", ((0, 4),))], log(4).assign(grad_norm=[100.0, np.nan, np.inf, 0.01])),
     "scatter": agreement_scatter(pd.DataFrame({"estimate": [1.0, -1.0], "truth": [2.0, 0.5]})),
     "empty scatter": agreement_scatter(pd.DataFrame({"estimate": [], "truth": []}, dtype=float)),
 }
-EFFECTS = [n for n in FIGURES if n != "timeline"]
+EFFECTS = [n for n in FIGURES if n not in ("timeline", "gradients")]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -122,6 +123,25 @@ def test_many_steps_are_summed_and_the_chart_says_so() -> None:
     assert len(bars.y) <= BARS + 2
     assert sum(bars.y) == pytest.approx(frame["effect"].sum())
     assert "sum of 5 neighbouring steps" in figure.layout.title.text
+
+
+def test_the_gradient_norm_is_a_third_curve_logarithmic_where_it_spans_decades() -> None:
+    figure = FIGURES["gradients"]
+    assert [t.name for t in figure.data[1:]] == ["loss", "lr", "grad_norm"]
+    assert figure.layout.yaxis4.title.text == "gradient norm" and figure.layout.yaxis4.type == "log"
+    assert json.loads(figure.to_json())["data"][3]["y"] == [100.0, None, None, 0.01], "as where a loss is not finite"
+    assert "loss, learning rate and gradient norm" in figure.layout.title.text
+    flat = stage_timeline([Stage("a", ((0, 4),))], log(4).assign(grad_norm=[1.0, 2.0, 99.0, 1.0]))
+    assert flat.layout.yaxis4.type is None and flat.layout.yaxis4.rangemode == "tozero"
+
+
+@pytest.mark.parametrize(
+    ("values", "wide"),
+    [([1.0, 100.0], True), ([1.0, 99.0], False), ([0.0, 100.0], False), ([-1.0, 100.0], False), ([], False),
+     ([None, float("nan"), float("inf")], False), ([0.01, None, 1.0], True)],
+)  # fmt: skip
+def test_what_spans_decades(values: list[float | None], wide: bool) -> None:
+    assert spans_decades(values) == wide
 
 
 def test_a_bin_never_mixes_stages() -> None:

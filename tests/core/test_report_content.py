@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ import torch
 from aa_core.effects.attribution import Attribution, stage_effects, step_effects
 from aa_core.errors import RequestError
 from aa_core.performance import log_likelihood
-from aa_core.reporting import Context, Report, build_report, report_from, to_frames, to_html
+from aa_core.reporting import Context, Report, build_report, pdf, report_from, to_frames, to_html
+from aa_core.reporting.blocks import Figure
 from aa_core.reporting.bootstrap import FLOOR, bootstrap_interval
+from aa_core.reporting.pages import pages
 from tests.core.report_case import HOSTILE, SCRIPT, STEPS, N, ToldRun, make, whatif
 from tests.core.test_report_harmless import without_scripts
 
@@ -31,6 +35,21 @@ def test_the_table_holds_the_engines_effects(report: Report) -> None:
     assert report.steps.effect == pytest.approx(steps.effects[:, 0].tolist(), rel=1e-9)
     assert to_frames(report)["examples"].shape == (N, 1 + len(HOSTILE))
     assert [r.steps for r in report.stages] == [STEPS] * len(HOSTILE)
+
+
+def test_the_gradient_norm_of_every_step_is_in_record_table_and_pages(report: Report) -> None:
+    norm = [10.0**-k for k in range(STEPS * len(HOSTILE) - 1)]
+    assert report.run.log.grad_norm == pytest.approx((*norm, None)), "what is not finite is left out, as of the loss"
+    table = to_frames(report)["training"]
+    assert table["grad_norm"].tolist()[:-1] == pytest.approx(norm) and table["grad_norm"].isna().tolist()[-1]
+    assert "Stages, training loss, learning rate and gradient norm, 12 steps." in to_html(report)
+    (curve,) = [c for c in pdf.DRAWN["timeline"](timeline(report))["rows"] if c["words"].startswith("gradient norm")]
+    assert curve["words"] == "gradient norm, logarithmic" and curve["ends"] == {"low": "1e−10", "high": "1"}
+    assert curve["at"][:-1] == pytest.approx([1 - k / 10 for k in range(11)]) and curve["at"][-1] is None
+
+
+def timeline(report: Report) -> Mapping[str, Any]:
+    return next(b for b in pages(report, []) if isinstance(b, Figure) and b.kind == "timeline").data
 
 
 def test_every_table_of_effects_says_unit_and_n(report: Report) -> None:

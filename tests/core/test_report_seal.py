@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import jsonschema
+import plotly
 import pytest
 
 from aa_core.errors import IntegrityError, MissingExtraError, RequestError, RunFormatError, RunVersionError
@@ -33,10 +35,13 @@ from aa_core.reporting import (
 from aa_core.reporting import pdf as pdf_module
 from aa_core.reporting.html import BLANK, html_digest
 from aa_core.reporting.seal import canonical, sealed, verified
+from aa_core.version import __version__
 from tests.core.report_case import SCRIPT, make, whatif
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "aa_core" / "reporting" / "report.schema.json"
+FIRST = ROOT / "tests" / "golden" / "report-1"
+"""A report as it was written when the schema was aa-report/1."""
 FORMATS = {"json": to_json, "html": to_html, "pdf": to_pdf, "zip": to_zip}
 
 
@@ -87,7 +92,7 @@ def test_another_process_writes_the_same_bytes(report: Report) -> None:
 def test_json_reads_back_as_the_same_report(report: Report) -> None:
     data = to_json(report).encode()
     assert read_report(data) == report
-    assert json.loads(data)["schema"] == "aa-report/1"
+    assert json.loads(data)["schema"] == "aa-report/2"
     assert json.loads(data)["digest"] == report.digest
 
 
@@ -98,6 +103,35 @@ def test_the_committed_schema_is_current_and_the_report_follows_it(report: Repor
     jsonschema.validate(json.loads(to_json(report)), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**json.loads(to_json(report)), "extra": 1}, schema)
+
+
+# ---- reports of the first schema -------------------------------------------------------------------------------------
+
+
+def test_a_report_of_the_first_schema_verifies_with_its_tables(tmp_path: Path) -> None:
+    shutil.copytree(FIRST, tmp_path, dirs_exist_ok=True)
+    tables = sorted(tmp_path.glob("*.csv"))
+    assert len(tables) == 6
+    for file in (tmp_path / "report.json", *tables):
+        verify_file(file)
+    for file in tables:
+        data = file.read_bytes()
+        at = place_of(data, rb"\n[^\n]*\d")
+        with pytest.raises(IntegrityError, match="row 1"):
+            verify_file(changed(file, bumped(data, at), tmp_path))
+
+
+def test_a_page_of_the_first_schema_is_not_made_again(tmp_path: Path) -> None:
+    record = (FIRST / "report.json").read_text()
+    page = (
+        f'<meta name="generator" content="accountability-audit {__version__}, plotly {plotly.__version__}">'
+        f'<meta name="aa-html-sha256" content="{BLANK}"><script type="application/json" id="report">{record}</script>'
+    )
+    file = tmp_path / "report.html"
+    file.write_text(page.replace(BLANK, html_digest(page), 1))
+    verify_file(file)
+    with pytest.raises(IntegrityError, match="was changed after it was written"):
+        verify_file(changed(file, file.read_bytes() + b" ", tmp_path))
 
 
 # ---- one digit changed, noticed and named ----------------------------------------------------------------------------
@@ -152,10 +186,10 @@ def test_other_bytes_for_the_same_values_are_found(report: Report, edit) -> None
         (b"", RunFormatError),
         (b"[]", RunFormatError),
         (b"{}", RunFormatError),
-        (b'{"schema": "aa-report/2"}', RunVersionError),
-        (b'{"schema": "aa-report/1", "schema": "aa-report/1"}', RunFormatError),
-        (b'{"schema": "aa-report/1"}', IntegrityError),
-        ((canonical(sealed({"schema": "aa-report/1"})) + "\n").encode(), RunFormatError),
+        (b'{"schema": "aa-report/3"}', RunVersionError),
+        (b'{"schema": "aa-report/2", "schema": "aa-report/2"}', RunFormatError),
+        (b'{"schema": "aa-report/2"}', IntegrityError),
+        ((canonical(sealed({"schema": "aa-report/2"})) + "\n").encode(), RunFormatError),
     ],
 )
 def test_what_is_no_report_is_refused(data: bytes, error: type[Exception]) -> None:

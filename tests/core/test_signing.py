@@ -190,7 +190,7 @@ def test_the_command_line_from_keys_to_a_verified_report(run: Path, report: Path
     assert "as it was written, and signed by" in aa("report", "verify", report, "--key", public).stdout
     assert "another key" in aa("report", "verify", report, "--key", other.public, code=1).stderr
     assert "--key" in aa("report", "verify", report, "--signature", report, code=2).stderr
-    report.write_text(report.read_text().replace("aa-report/1", "aa-report/1 "))
+    report.write_text(report.read_text().replace("aa-report/2", "aa-report/2 "))
     assert "error" in aa("report", "sign", report, "--key", private, code=1).stderr, "what is not intact is not signed"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aa_core.reporting import glossary
 from aa_core.reporting.blocks import Cell
-from aa_core.reporting.model import Number, ReliabilitySection, Report
+from aa_core.reporting.model import ReliabilitySection, Report
+from aa_core.reporting.recorded import Number
 
 SHORT = 12
 NOISE = "within noise"

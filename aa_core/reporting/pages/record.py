@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from aa_core.reporting import glossary
 from aa_core.reporting.blocks import Block, Bullets, Cell, Facts, Figure, Formula, Heading, Paragraph, Table
 from aa_core.reporting.links import view
-from aa_core.reporting.model import Report, RunStage
+from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import SHORT, evidence
 from aa_core.reporting.pages.front import plural
+from aa_core.reporting.recorded import RunStage
 
 
 def training(report: Report) -> Iterator[Block]:
@@ -60,14 +61,15 @@ def _timeline(report: Report) -> Iterator[Block]:
     if run.log is None:
         return
     note = f" Means of {run.log.steps_per_row} neighbouring steps." if run.log.steps_per_row > 1 else ""
+    curves = glossary.listed(words for name, words in glossary.CURVES.items() if getattr(run.log, name))
     yield Figure(
         "timeline",
         "The training",
         {
             "blocks": [[s.name, a, b] for s in run.stages for a, b in s.blocks],
-            **run.log.model_dump(include={"step", "stage", "loss", "lr"}),
+            **run.log.model_dump(include={"step", "stage", *glossary.CURVES}),
         },
-        f"Stages, loss and learning rate, {plural(run.steps, 'step')}. As recorded, not estimated.{note}",
+        f"Stages, {curves}, {plural(run.steps, 'step')}. As recorded, not estimated.{note}",
         "The table below lists the stages, training.csv every value.",
         f"run {run.digest[:SHORT]}, as recorded",
         view(report, ""),
