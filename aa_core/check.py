@@ -39,7 +39,7 @@ class RunCheck:
     @property
     def words(self) -> str:
         """ "chain consistent; 6 of 6 segments replayed, max deviation 0, bit-exact"."""
-        return f"{self._integrity}; {self._replay}"
+        return f"{self.integrity}; {self.replay}"
 
     @property
     def meaning(self) -> tuple[str, str]:
@@ -63,13 +63,15 @@ class RunCheck:
         return f"the recorded steps lead from one checkpoint to the next {how}; what came before the first is not shown"
 
     @property
-    def _integrity(self) -> str:
+    def integrity(self) -> str:
+        """Of the files: "chain consistent"."""
         if self.findings:
             return f"NOT INTACT: {len(self.findings)} finding{'s' * (len(self.findings) > 1)}"
         return "chain consistent" if self.sealed else "chain consistent so far, not sealed"
 
     @property
-    def _replay(self) -> str:
+    def replay(self) -> str:
+        """Of the replay: "6 of 6 segments replayed, max deviation 0, bit-exact"."""
         if not self.drifts:
             return "not replayed"
         counted = f"{len(self.drifts)} of {self.segments} segments replayed"

@@ -18,13 +18,16 @@ def facts(pairs: Sequence[tuple[str, str]], kind: Literal["strip", "list"] = "st
 
 
 def stage_table(frame: pd.DataFrame, unit: str, caption: str) -> str:
-    """frame: stage, steps, note, effect [, low, high]. One row a stage, its effect as figure and bar."""
+    """frame: stage, steps, note, effect [, optimizer, examples, uses, low, high]. One row a stage, its effect as figure
+    and bar."""
     scale = glossary.scale_of(frame["effect"])
     intervals = "low" in frame
     head = [
         "<th>Stage</th>",
         "<th>What it was</th>",
+        *(["<th>Optimizer</th>"] if "optimizer" in frame else []),
         '<th class="n">Steps</th>',
+        *(['<th class="n">Examples</th>'] if "examples" in frame else []),
         f'<th class="n">Effect, {escaped(unit)}</th>',
         '<th class="b"></th>',
     ]
@@ -80,18 +83,25 @@ def _figures(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], cap
 
 def _stage_row(row: dict[str, object], scale: float) -> str:
     effect = float(row["effect"])  # type: ignore[arg-type]
+    unsure = "<span class='aa-unsure'>sign unsure</span>" if row.get("unsure") else ""
     cells = [
         f"<th scope='row'>{escaped(row['stage'])}</th>",
         f"<td class='muted'>{escaped(row['note'])}</td>",
+        *([f"<td class='muted'>{escaped(row['optimizer'])}</td>"] if "optimizer" in row else []),
         f"<td class='n'>{glossary.fmt_count(row['steps'])}</td>",  # type: ignore[arg-type]
-        f"<td class='n'>{glossary.fmt_effect(effect, scale)}</td>",
+        *([_examples(row)] if "examples" in row else []),
+        f"<td class='n'>{unsure}{glossary.fmt_effect(effect, scale)}</td>",
         f"<td class='b'>{bar(effect, scale)}</td>",
     ]
-    if row.get("unsure"):
-        cells[3] = cells[3].replace("<td class='n'>", "<td class='n'><span class='aa-unsure'>sign unsure</span>")
     if "low" in row:
         cells.append(f"<td class='n muted'>{glossary.fmt_interval(row['low'], row['high'], scale)}</td>")  # type: ignore[arg-type]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _examples(row: dict[str, object]) -> str:
+    """How many different ones, and how often one was used."""
+    distinct, uses = (glossary.fmt_count(row[name]) for name in ("examples", "uses"))  # type: ignore[arg-type]
+    return f"<td class='n'>{distinct} distinct<br>{uses} uses</td>"
 
 
 def bar(effect: float, scale: float) -> str:

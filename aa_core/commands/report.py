@@ -15,7 +15,7 @@ from aa_core.commands.options import ExamplesOption, PerformanceOption, Run, Sem
 from aa_core.commands.sign import PrivateKey, SignatureOption
 from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout
-from aa_core.jobs import retrainings
+from aa_core.jobs import replayed, retrainings
 from aa_core.reporting import About, Context, build_report, json_schema, read_about, verify_file, write_report
 from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.reporting.report import DASHBOARD
@@ -78,6 +78,7 @@ def build(
         whatifs=retrainings(opened),
         ledger=ledger_section(opened),
         events=ledger_events(opened),
+        replay=replayed(opened),
         about=About() if about is None else read_about(about),
         date=date,
         dashboard=dashboard,

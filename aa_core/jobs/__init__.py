@@ -1,6 +1,6 @@
 """Long work in processes of its own, which outlive whoever asked. A job is a folder, and the folder is the truth."""
 
-from aa_core.jobs.checks import CalibrationRequest
+from aa_core.jobs.checks import CalibrationRequest, replayed
 from aa_core.jobs.counterfactuals import counterfactual_runs, run_spec
 from aa_core.jobs.estimating import EffectsRequest, effects
 from aa_core.jobs.job import Job, all_jobs, find, resume_dead, submit
@@ -22,6 +22,7 @@ __all__ = [
     "effects",
     "find",
     "perform",
+    "replayed",
     "resume_dead",
     "retrainings",
     "run_spec",

@@ -11,6 +11,7 @@ from aa_core.check import check_run
 from aa_core.confidence.calibrate import calibrate
 from aa_core.counterfactuals.counterfactual import Semantics
 from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
+from aa_core.jobs.job import all_jobs
 from aa_core.jobs.outcome import Outcome, read_request
 from aa_core.jobs.spec import Report, in_part
 from aa_core.problem import Problem
@@ -45,3 +46,17 @@ def replay(
     drifts = pd.DataFrame(found.drifts, columns=["step", "absolute", "relative", "allowed"])
     result = {"words": found.words, "sound": found.sound, "findings": found.findings, "segments": found.segments}
     return Outcome(result, {"drifts": drifts})
+
+
+def replayed(run: Trajectory) -> dict[str, Any] | None:
+    """What the newest replay of this very run found in this workspace: words, sound, job.
+
+    None where none came to an end, or the files were damaged, so that nothing was replayed.
+    """
+    done = (j for j in all_jobs() if j.spec.kind == "replay" and j.spec.digest == run.digest and j.status == "done")
+    for job in done:
+        found = job.result()
+        if not found["findings"]:
+            words = found["words"].partition("; ")[2]  # before it: those about the files
+            return {"words": words, "sound": found["sound"], "job": job.id}
+    return None

@@ -34,6 +34,8 @@ class RunStage(Section):
     """Distinct training examples that its steps used."""
     uses: int
     """How often it used one."""
+    optimizer: str = ""
+    """The update rules of its steps, in their order."""
 
 
 class Log(Section):
@@ -56,6 +58,15 @@ class StoredFile(Section):
     size: int
 
 
+class Replay(Section):
+    """What taking every recorded step again found, in a job of this workspace."""
+
+    words: str
+    sound: bool
+    """Whether every checkpoint was met."""
+    job: str
+
+
 class RunSection(Section):
     """Which recorded run this is about."""
 
@@ -70,6 +81,8 @@ class RunSection(Section):
     sealed: bool
     integrity: str
     """What a check of the files said, in words."""
+    replay: Replay | None = None
+    """None: no replay of this run came to an end in this workspace."""
     warnings: tuple[str, ...]
     environment: dict[str, JsonValue]
     stages: tuple[RunStage, ...]

@@ -62,6 +62,8 @@ class Context:
     date: str | None = None
     """Printed as it is; a report reads no clock."""
     dashboard: str = DASHBOARD
+    replay: Mapping[str, Any] | None = None
+    """What the newest replay job found, as `aa_core.jobs.replayed` says it."""
 
 
 ALONE = Context()
@@ -158,7 +160,7 @@ def report_from(
         question=_question(run, rows, selection),
         answer=answer(rows, selection, truths, reliability.words),
         about=context.about,
-        run=run_section(run),
+        run=run_section(run, context.replay),
         data=data_section(run),
         selection=selection,
         method=method_section(asked, effects.reliability),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from aa_core.records import RunLike
 from aa_core.reporting import glossary
 from aa_core.reporting.bins import binned
 from aa_core.reporting.model import MethodSection, ReliabilitySection
-from aa_core.reporting.recorded import DataSection, Log, RunSection, RunStage, StoredFile
+from aa_core.reporting.recorded import DataSection, Log, Replay, RunSection, RunStage, StoredFile
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.header import FileEntry
 from aa_core.runs.trajectory import Trajectory
@@ -46,8 +46,11 @@ class ReportedRun(RunLike, Protocol):
     def log_frame(self) -> pd.DataFrame: ...
 
 
-def run_section(run: ReportedRun) -> RunSection:
-    """The training as it was recorded; of a run that was never written, as far as it is known."""
+def run_section(run: ReportedRun, replay: Mapping[str, Any] | None = None) -> RunSection:
+    """The training as it was recorded; of a run that was never written, as far as it is known.
+
+    replay: what a replay job found, as `aa_core.jobs.replayed` says it.
+    """
     environment = run.environment
     return RunSection(
         digest=run.digest,
@@ -57,8 +60,9 @@ def run_section(run: ReportedRun) -> RunSection:
         sealed=run.sealed,
         warnings=tuple(run.warnings),
         environment=environment.model_dump(mode="json") if hasattr(environment, "model_dump") else dict(environment),
-        stages=tuple(_stage(run, s) for s in run.stages),
+        stages=tuple(stage_section(run, s) for s in run.stages),
         log=_log(run.log_frame()),
+        replay=None if replay is None else Replay(**replay),
         **(_written(run) if isinstance(run, Trajectory) else _UNKNOWN),
     )
 
@@ -80,7 +84,7 @@ def _written(run: Trajectory) -> dict[str, Any]:
         "model": header.model_class,
         "loss": header.loss,
         "parameters": sum(math.prod(t.shape) for t in header.parameters),
-        "integrity": check_files(run).words,
+        "integrity": check_files(run).integrity,
         "checkpoints": _files(run.chain.files("state")),
     }
 
@@ -99,7 +103,8 @@ def data_section(run: ReportedRun) -> DataSection:
     )
 
 
-def _stage(run: RunLike, stage: Stage) -> RunStage:
+def stage_section(run: RunLike, stage: Stage) -> RunStage:
+    """One stage: what it was, what it was trained on, and by which optimizer."""
     rows = _rows(run, (stage,))
     return RunStage(
         name=stage.name,
@@ -108,7 +113,16 @@ def _stage(run: RunLike, stage: Stage) -> RunStage:
         metadata=dict(stage.metadata),
         examples=len(rows.unique()),
         uses=len(rows),
+        optimizer=", then ".join(_optimizers(run, stage)),
     )
+
+
+def _optimizers(run: RunLike, stage: Stage) -> Iterator[str]:
+    """The update rule of each phase that has steps of this stage."""
+    stops = [*(phase.start for phase in run.phases[1:]), run.steps]
+    for phase, stop in zip(run.phases, stops, strict=True):
+        if any(a < stop and phase.start < b for a, b in stage.blocks):
+            yield phase.optimizer
 
 
 def _rows(run: RunLike, stages: tuple[Stage, ...]) -> Tensor:

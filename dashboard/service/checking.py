@@ -6,7 +6,7 @@ import pandas as pd
 
 from aa_core.confidence.calibration import Calibration, Figures, find_calibration
 from aa_core.confidence.reliability import Reliability
-from aa_core.jobs import CalibrationRequest, Job, JobSpec, all_jobs, spec_of
+from aa_core.jobs import CalibrationRequest, Job, JobSpec, all_jobs, replayed, spec_of
 from aa_core.run_performance import run_performance
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
@@ -61,6 +61,12 @@ def calibration_job(desk: Desk, s: Selection) -> JobSpec:
 def replay_job(desk: Desk) -> JobSpec:
     """Replay every segment of the run and compare it with its checkpoint."""
     return spec_of("replay", desk.recorded, {}, CHOSEN)
+
+
+def replay_words(desk: Desk) -> str:
+    """What a finished replay of this run found; empty where there is none."""
+    found = replayed(desk.recorded)
+    return "" if found is None else found["words"]
 
 
 def jobs() -> list[Job]:

@@ -17,6 +17,7 @@ from aa_core.counterfactuals.retrain import final_model
 from aa_core.errors import RequestError
 from aa_core.problem import Problem
 from aa_core.reporting import glossary
+from aa_core.reporting.sections import stage_section
 from aa_core.run_performance import confounders, run_performance
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.integrity import check_integrity
@@ -127,8 +128,19 @@ class Desk:
         return hashlib.sha256(repr(files).encode()).hexdigest()
 
     def stage_notes(self) -> pd.DataFrame:
-        """One row a stage: stage, note, steps."""
-        return pd.DataFrame([{"stage": s.name, "note": s.note or "–", "steps": len(s)} for s in self.run.stages])
+        """One row a stage: stage, note, steps, optimizer; where its steps are known, also examples (distinct), uses."""
+        return self.remember("stages", self._stage_notes)
+
+    def _stage_notes(self) -> pd.DataFrame:
+        run = self.run
+        known: list[dict[str, Any]]
+        if isinstance(run, CheckpointRun):
+            known = [{"optimizer": entry.optimizer} for entry in run.header.stages]
+        else:
+            told = (stage_section(run, s) for s in run.stages)
+            known = [t.model_dump(include={"optimizer", "examples", "uses"}) for t in told]
+        notes = [{"stage": s.name, "note": s.note or "–", "steps": len(s)} for s in run.stages]
+        return pd.DataFrame([note | more for note, more in zip(notes, known, strict=True)])
 
     def summary(self) -> list[tuple[str, str]]:
         """The run in figures, as (label, value)."""

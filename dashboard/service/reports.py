@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from aa_core.jobs import retrainings
+from aa_core.jobs import replayed, retrainings
 from aa_core.reporting import About, Context, Report, build_report, to_html, to_json, to_pdf, to_zip
 from aa_core.reporting.ledger import ledger_events, ledger_section
 from dashboard.selection import Selection
@@ -37,7 +37,7 @@ def exporting(desk: Desk, report: Report, suffix: str) -> Callable[[], str | byt
 def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: str, progress: Progress) -> Report:
     """All of this selection as a report, with every retraining of the run and every finding."""
     rows, run = desk.rows(s), desk.recorded
-    context = Context(retrainings(run), about, ledger_section(run), ledger_events(run), date)
+    context = Context(retrainings(run), about, ledger_section(run), ledger_events(run), date, replay=replayed(run))
     key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, repr(context))
 
     def work() -> Report:

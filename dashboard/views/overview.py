@@ -8,9 +8,11 @@ import streamlit as st
 
 from dashboard import charts, feedback, shell, tables
 from dashboard.effects import within_noise
-from dashboard.service import estimates, figures, glossary, ledger
+from dashboard.service import checking, estimates, figures, glossary, ledger
 from dashboard.shell import Context
 from dashboard.words import literal, measure, plural
+
+NOT_REPLAYED = "not replayed"
 
 
 def render(ctx: Context) -> None:
@@ -21,9 +23,11 @@ def render(ctx: Context) -> None:
         f"{ctx.desk.what} in {plural(len(run.stages), 'stage')}. "
         "Which of them made the model better, and which made it worse?"
     )
-    facts = st.empty()
-    facts.html(tables.facts(ctx.desk.summary()))
+    facts, replay = st.empty(), _replay(ctx)
+    facts.html(tables.facts([*ctx.desk.summary(), *replay]))
     _problems(ctx)
+    if ("Replay", NOT_REPLAYED) in replay:
+        shell.link("Reliability", "Replay it: do the recorded steps lead to this model?", ctx.selection)
     st.subheader("The training", anchor=False)
     log = ctx.desk.log()
     words = glossary.listed(words for name, words in glossary.CURVES.items() if name in log)
@@ -35,8 +39,15 @@ def render(ctx: Context) -> None:
     if run.first_nonfinite is not None:
         return  # `_problems` said so
     with feedback.refusals():
-        facts.html(tables.facts([*ctx.desk.summary(), ("Accuracy", ctx.desk.accuracy())]))
+        facts.html(tables.facts([*ctx.desk.summary(), *replay, ("Accuracy", ctx.desk.accuracy())]))
         _stages(ctx)
+
+
+def _replay(ctx: Context) -> list[tuple[str, str]]:
+    """Whether the steps lead to the states that were recorded, as far as a job here has found out."""
+    if not ledger.possible(ctx.desk):
+        return []
+    return [("Replay", checking.replay_words(ctx.desk) or NOT_REPLAYED)]
 
 
 def _problems(ctx: Context) -> None:

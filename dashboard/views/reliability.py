@@ -25,13 +25,12 @@ def render(ctx: Context) -> None:
     st.title("Reliability", anchor=False)
     if ctx.desk.run.evaluation is None:
         feedback.no_evaluation("there are no effects to judge.")
-        return
-    if not len(ctx.desk.rows(ctx.selection)):
+    elif not len(ctx.desk.rows(ctx.selection)):
         feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
-        return
-    with feedback.refusals():
-        _verdict(ctx)
-        _calibration(ctx)
+    else:
+        with feedback.refusals():
+            _verdict(ctx)
+            _calibration(ctx)
     with feedback.refusals():
         _replay(ctx)
 

@@ -14,10 +14,12 @@ from aa_core.effects.attribution import Attribution, stage_effects
 from aa_core.errors import RequestError
 from aa_core.performance import log_likelihood
 from aa_core.problem import Problem
+from aa_core.records import Phase
 from aa_core.reporting import About, Context, build_report, read_about, report_from, to_frames, to_html
 from aa_core.reporting.blocks import Figure, Heading, Table
 from aa_core.reporting.pages import pages
-from tests.core.report_case import ToldRun, make
+from aa_core.reporting.sections import stage_section
+from tests.core.report_case import STEPS, ToldRun, make
 from tests.core.test_report_harmless import without_scripts
 
 STAGES = ("first", "middle", "last")
@@ -70,6 +72,32 @@ def test_subgroups_are_those_of_the_picked_examples() -> None:
     every = stage_effects(run, problem, log_likelihood(run.evaluation.x, run.evaluation.y)).effects
     place = [g.value for g in report.groups.groups].index("b")
     assert report.groups.effect[0][place] == pytest.approx(float(every[0, [1, 3, 5]].mean()), rel=1e-9)
+
+
+# ---- the training ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_replay_that_was_done_is_told(sound: bool) -> None:
+    run, _, effects = told()
+    replay = {"words": "2 of 3 segments replayed", "sound": sound, "job": "0123"}
+    page = without_scripts(to_html(report_from(run, effects, context=Context(replay=replay))))
+    assert "2 of 3 segments replayed (job 0123)" in page
+    assert ("The recorded training does not replay" in page) == (not sound)
+    assert "not replayed in this workspace" in without_scripts(to_html(report_from(run, effects)))
+
+
+def test_each_stage_says_by_which_optimizer_it_was_trained() -> None:
+    run, *_ = told()
+    changed = TwoOptimizers(**{f.name: getattr(run, f.name) for f in dataclasses.fields(run)})
+    found = [stage_section(changed, s).optimizer for s in changed.stages]
+    assert found == ["SGD", "SGD, then AdamW", "AdamW"]
+
+
+class TwoOptimizers(ToldRun):
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return Phase(0, "SGD", (), ()), Phase(STEPS + 1, "AdamW", (), ())
 
 
 # ---- calibration and noise -------------------------------------------------------------------------------------------

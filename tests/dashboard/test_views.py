@@ -9,6 +9,7 @@ import pytest
 
 import aa_core as aa
 from aa_core import jobs
+from aa_core.reporting.sections import run_section
 from dashboard.selection import NOTHING, OPTIONS
 from dashboard.service import retraining
 from tests.core.job_run import wait
@@ -34,7 +35,8 @@ def test_every_estimator_draws(screen: Open, name: str, option: str) -> None:
 
 def test_overview_says_what_the_run_is(screen: Open) -> None:
     words = said(screen("overview", run="good"))
-    assert "AdamW" in words
+    assert words.count("<td class='muted'>AdamW</td>") == 3, "each stage says by which optimizer"
+    assert "1,400 distinct<br>7,680 uses" in words and "1,400 distinct<br>3,840 uses" in words
     assert "1,191 examples" in words
     assert "files match their digests" in words
     assert "fine-tune 90°" in words
@@ -208,6 +210,20 @@ def test_all_stages_are_verified_as_a_job(screen: Open) -> None:
     checked(next(b for b in app.button if b.label == "Verify all stages").click().run())
     assert "Noise floor" in said(app)
     assert "Verify all stages by retraining" in said(screen("jobs", run="good"))
+
+
+@pytest.mark.usefixtures("jobs_at_once")
+@pytest.mark.parametrize("run", ["hostile", "unjudged"])
+def test_a_replay_that_is_done_is_told_on_the_first_page_and_in_reports(screen: Open, runs: Path, run: str) -> None:
+    assert "not replayed" in said(screen("overview", run=run))
+    app = screen("reliability", run=run)
+    checked(next(b for b in app.button if b.label == "Replay the whole run").click().run())
+    words = said(screen("overview", run=run))
+    assert "2 of 2 segments replayed, max deviation 0, bit-exact" in words and "not replayed" not in words
+    opened = aa.open_run(runs / run)
+    (job,) = jobs.all_jobs()
+    told = run_section(opened, jobs.replayed(opened)).replay
+    assert told is not None and (told.job, told.sound) == (job.id, True) and told.words in words
 
 
 @pytest.mark.usefixtures("jobs_at_once")

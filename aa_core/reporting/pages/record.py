@@ -10,7 +10,7 @@ from aa_core.reporting.links import view
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import SHORT, evidence
 from aa_core.reporting.pages.front import plural
-from aa_core.reporting.recorded import RunStage
+from aa_core.reporting.recorded import Replay, RunStage
 
 
 def training(report: Report) -> Iterator[Block]:
@@ -19,6 +19,8 @@ def training(report: Report) -> Iterator[Block]:
     yield Heading("The system and its training")
     for warning in run.warnings:
         yield Paragraph(warning, "warning")
+    if run.replay is not None and not run.replay.sound:
+        yield Paragraph(f"The recorded training does not replay: {run.replay.words}.", "warning")
     sealed = "sealed: nothing was added after its end"
     growing = "not sealed: it may still grow, and this report describes what it held"
     stages, steps = plural(len(run.stages), "stage"), plural(run.steps, "step")
@@ -36,6 +38,7 @@ def training(report: Report) -> Iterator[Block]:
                 ("Optimizer", run.optimizer),
                 ("Recorded", run.created),
                 ("Files", run.integrity),
+                ("Replay", _replay(run.replay)),
                 ("Run digest", run.digest),
             )
             if text
@@ -44,8 +47,9 @@ def training(report: Report) -> Iterator[Block]:
     yield from _timeline(report)
     yield Table(
         "The stages in the order of training.",
-        ("Stage", "Steps", "Number of steps", "Distinct examples", "Uses of an example"),
+        ("Stage", "Optimizer", "Steps", "Number of steps", "Distinct examples", "Uses of an example"),
         tuple(_stage(s) for s in run.stages),
+        texts=frozenset({1}),
     )
     if run.checkpoints:
         yield Table(
@@ -54,6 +58,12 @@ def training(report: Report) -> Iterator[Block]:
             tuple((Cell(f.name), Cell(f.sha256), Cell(f"{f.size:,}")) for f in run.checkpoints),
             texts=frozenset({1}),
         )
+
+
+def _replay(found: Replay | None) -> str:
+    if found is None:
+        return "not replayed in this workspace"
+    return f"{found.words} (job {found.job})"
 
 
 def _timeline(report: Report) -> Iterator[Block]:
@@ -81,7 +91,8 @@ def _stage(stage: RunStage) -> tuple[Cell, ...]:
     steps = ", ".join(f"{a:,}–{b - 1:,}" for a, b in stage.blocks)
     count = sum(b - a for a, b in stage.blocks)
     note = "; ".join([*([stage.note] if stage.note else []), *more])
-    return Cell(stage.name, note), Cell(steps), Cell(f"{count:,}"), Cell(f"{stage.examples:,}"), Cell(f"{stage.uses:,}")
+    counts = (Cell(f"{n:,}") for n in (count, stage.examples, stage.uses))
+    return Cell(stage.name, note), Cell(stage.optimizer or "–"), Cell(steps), *counts
 
 
 def data(report: Report) -> Iterator[Block]:
