@@ -36,7 +36,7 @@ def gradient(
     """
     wanted = at.state.params.keys() if names is None else names
     params = {n: p.detach().requires_grad_(n in wanted) for n, p in at.state.params.items()}
-    buffers, total = at.buffers, None
+    buffers, total = problem.passed(params, at.buffers, step), None
     for batch, weight in step.batches:
         loss, buffers = problem.batch_loss(params, buffers, batch, training=step.training)
         part = _grad([_weighted(loss, weight, step.scale)], [params[n] for n in wanted])
@@ -56,7 +56,7 @@ def gradient_and_curvature(
     if kind == "none":
         return *gradient(problem, at, step), lambda vectors: [torch.zeros_like(v) for v in vectors]
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
-    buffers, total, products = at.buffers, None, []
+    buffers, total, products = problem.passed(params, at.buffers, step), None, []
     with twice_differentiable_kernels():
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}
@@ -89,7 +89,7 @@ def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
     all examples and all R directions together.
     """
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
-    buffers, products = at.buffers, []
+    buffers, products = problem.passed(params, at.buffers, step), []
     with twice_differentiable_kernels():
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}

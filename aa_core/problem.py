@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aa_core.errors import ProblemError
-from aa_core.records import Batch, Inputs
+from aa_core.records import Batch, Inputs, StepInput
 from aa_core.state import Buffers, Params, Snapshot
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -170,6 +170,16 @@ class Problem:
         """(scalar loss, buffers after the forward pass); `buffers` itself stays as it is."""
         after = {name: buffer.clone() for name, buffer in buffers.items()}
         return self.loss_of(self.batch_outputs(params, after, batch, training=training), batch), after
+
+    def passed(self, params: Params, buffers: Buffers, step: StepInput) -> Buffers:
+        """The buffers after what went through the model before a step and had no say in it."""
+        if not step.passed:
+            return buffers
+        after = {name: buffer.clone() for name, buffer in buffers.items()}
+        with torch.no_grad():
+            for batch in step.passed:
+                self.batch_outputs(params, after, batch, training=step.training)
+        return after
 
     def check_fits(self, snapshot: Snapshot) -> None:
         """Raise ProblemError unless names, shapes and dtypes are those of the run; all differences at once."""

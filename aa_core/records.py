@@ -90,6 +90,13 @@ class StepRecord(NamedTuple):
     precision: Precision = FULL
     averaging: float | None = None
     """How far the averaged weights moved towards the parameters after the step; None if they did not."""
+    passed: tuple[MicroBatch, ...] = ()
+    """Batches before it that the loop took no step with: they went through the model and moved its buffers."""
+
+    @property
+    def stored(self) -> tuple[MicroBatch, ...]:
+        """All batches in their order, as a run keeps them: those of weight 0 had no say in the step."""
+        return (*self.passed, *self.micro_batches)
 
 
 class StepInput(NamedTuple):
@@ -105,6 +112,8 @@ class StepInput(NamedTuple):
     scale: float = 1.0
     """What the loss is multiplied with, and the gradient divided by, against underflow in half precision."""
     averaging: float | None = None
+    passed: tuple[Batch, ...] = ()
+    """What went through the model before, and only moved its buffers."""
 
 
 class Phase(NamedTuple):

@@ -44,7 +44,9 @@ something that retraining cannot answer, as the adjoint can (all steps, one quer
 
 {table(parts, KEPT)}
 
-`exact` and `ggn` are the boundary method with that curvature; `midpoint` is `method="midpoint"`. {verdict(parts)}
+Every readout that was tried on these sweeps is shown; the engine has `linear`, `displaced` and `link`. `blend` is displaced and
+link, weighted by the spread of the readouts; linear and displaced were not blended, since linear is the worse of the two on
+every line. `exact` and `ggn` are the boundary method with that curvature; `midpoint` is `method="midpoint"`. {verdict(parts)}
 
 The midpoint method linearises each step not at the recorded state, but half way to the mean of the states that the tangents predict
 for the run without a stage; a tangent that has grown counts as no longer than the change that its stage made. For one stage this is
@@ -69,7 +71,8 @@ Its verdicts have limits of their own, measured on the same grid.
 Not in the table: *Richardson extrapolation over the scale* of a treatment, without retraining: an embedding is linear in the scale, so
 there is nothing to extrapolate; and a *secant* along the true displaced path is retraining itself.
 
-One architecture, one data set, one seed a setting; differences of a few points are not resolved.
+One architecture, one data set, one seed a setting; differences of a few points are not resolved. What was dropped was not tried on
+other architectures; what was kept is measured on text, pictures and language in [results.md](results.md).
 """
 
 

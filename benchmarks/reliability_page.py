@@ -164,16 +164,19 @@ with the constant taken as 1, this is 10^{bound(runs, min):.0f} at least, 10^{bo
 
 ## What every result carries, and what has to be asked for
 
-Always there, since the computation of the effects yields it: growth, effective learning rate, how far the stages moved the model,
-the spread and signs of the three readouts, the share of stiff coordinates, the drift of the replay, the named assumptions, the verdict, and
-what a stored calibration says. On request, since each costs sweeps of its own: the agreement of all estimators
+Always there, since the computation of the effects yields it: growth, effective learning rate, the share of stiff coordinates (a
+second moment of exactly zero at the end, by the last optimizer), the drift of the replay, the named assumptions, the verdict, and
+what a stored calibration says; for effects of stages and what-ifs also the spread and signs of the three readouts and how far the
+model was moved (by boundary and midpoint), from end to end and not along the path. On request, since each costs sweeps of its own: the agreement of all estimators
 (`aa.with_disagreement`: one sweep for every method and curvature), the bound and its constants (`aa.with_remainders`, `aa effects --bounds`:
 power iterations on recorded steps), the noise floor and the calibration (`aa.noise_floor`, `aa.calibrate`, `aa calibrate`: retrainings).
 
 ## What this does not say
 
 One small architecture, one data set, six stages, float64, one performance (log-likelihood), `freeze`. Verdicts on other
-performances, on `zero_gradient` and on subgroups use the same limits without having been tried. A verdict is about all
+performances, on `zero_gradient` and on subgroups use the same limits without having been tried; so do those on training examples
+that are left out, which are judged by the limits of single steps. Rank stands for Pearson's r and the signs over all pairs;
+Spearman's coefficient is in every calibration, and decides nothing. A verdict is about all
 stages of a result together; one stage can be wrong where all together are right.
 """
 

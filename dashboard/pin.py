@@ -16,6 +16,7 @@ SEVERITIES: tuple[ledger.Severity, ...] = ("low", "medium", "high", "critical")
 EXTENTS: dict[ledger.Extent, str] = {"sign": "It helped or hurt", "size": "By how much"}
 NAME = "auditor:name"
 _ENTERED = "pin:entered"
+_OPEN = "pin:open"
 Effects = Mapping[tuple[str, ...], float]
 """{stages that are left out together: their mean effect}."""
 
@@ -27,9 +28,11 @@ def pin(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
     """
     if not effects or not ledger.possible(ctx.desk) or not people.may_work():
         return
-    with st.popover("Pin as finding", icon=":material/push_pin:"):
-        _form(ctx, effects, unit, reliability)
     if entered := st.session_state.pop(_ENTERED, None):
+        st.session_state[_OPEN] = False
+    with st.popover("Pin as finding", icon=":material/push_pin:", key=_OPEN, on_change="rerun"):
+        _form(ctx, effects, unit, reliability)
+    if entered:
         st.toast(f"{entered} is in the ledger; see Findings.", icon=":material/push_pin:")
 
 
@@ -53,6 +56,7 @@ def _form(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
                 st.session_state[_ENTERED] = ledger.enter(
                     ctx.desk, evidence, claim.strip(), severity, extent, advice.strip(), name.strip()
                 ).id
+                st.rerun()
 
 
 def your_name(label: str, **look: Any) -> str:

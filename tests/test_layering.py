@@ -48,6 +48,7 @@ LAYERS = (
         "recording.contents",
         "recording.writer",
         "recording.gradient_check",
+        "recording.announced",
         "runs.chain",
         "plain",
         "runs.phases",

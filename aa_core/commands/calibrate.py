@@ -35,6 +35,9 @@ def calibrate(
     progress = partial(Meter(), "retraining without each stage")
     found = measure(opened, problem_of(opened, problem), judged, semantics=semantics, progress=progress)
     write_rows(found.to_frame(), format, output, found.to_dict())
+    if found.below_noise:
+        most = f"{found.noise_of_value:.2g} {found.unit}"
+        note(f"{found.below_noise} of the effects are within noise (up to {most}) and in no figure")
     note(f"preferred on this run: {'none' if found.default is None else found.default.name}")
 
 

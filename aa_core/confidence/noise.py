@@ -47,7 +47,7 @@ class NoiseFloor:
     """Other orders of the batches within their stages, each trained with and without."""
     effects_by_order: Tensor | None = None
     """[values]: how far the effect is from that of the recorded order, largest over the orders; another question than
-    the noise: what another seed of the data loader would have found."""
+    the noise, and not all that another seed of the data loader changes, which also mixes the examples anew."""
     mean_effect_by_order: float | None = None
 
     @property

@@ -100,7 +100,8 @@ class Reliability:
     effective_lr: float
     """Largest lr / (1 - momentum) (SGD, RMSprop), or lr (the others), over all steps and groups."""
     stiff_share: float
-    """Share of coordinates with zero second moment at the end (Adam), which react to a gradient without bound."""
+    """Share of coordinates whose second moment is exactly zero at the end (last optimizer, if an Adam), which react to
+    a gradient without bound."""
     readout_spread: float | None
     """Stages: how far the three readouts lie apart, summed over stages, relative to their size. 0 = they agree."""
     signs_agree: float | None

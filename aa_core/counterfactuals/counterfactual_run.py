@@ -127,7 +127,7 @@ def _take(run: Trajectory, training: Training, at: Snapshot, record: StepRecord)
 
 def _loss(problem: Problem, at: Snapshot, data: StepInput) -> float:
     """The weighted sum over the micro-batches."""
-    total, buffers = 0.0, at.buffers
+    total, buffers = 0.0, problem.passed(at.state.params, at.buffers, data)
     with torch.no_grad():
         for batch, weight in data.batches:
             loss, buffers = problem.batch_loss(at.state.params, buffers, batch, training=data.training)

@@ -136,6 +136,13 @@ def step_together(training: Training, stacked: Stack, step: StepInput) -> Stack:
     params = {n: p.detach().requires_grad_(n in wanted) for n, p in at.state.params.items()}
     buffers, total = at.buffers, None
     with twice_differentiable_kernels():  # fused attention cannot be batched
+
+        def passed(params: Params, own: Buffers) -> Buffers:
+            after = problem.passed(params, {**own, **stacked.shared}, step)
+            return {n: after[n] for n in own}
+
+        if step.passed:
+            buffers = vmap(passed, randomness="same")(params, buffers)
         for batch, weight in step.batches:
 
             def loss(params: Params, own: Buffers, batch: Batch = batch) -> tuple[Tensor, Buffers]:

@@ -1,4 +1,4 @@
-"""A recorded run with its batches in another order: what another seed of the data loader would have done."""
+"""A recorded run with its batches in another order: as another shuffle of the same batches."""
 
 from __future__ import annotations
 

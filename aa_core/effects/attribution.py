@@ -30,7 +30,7 @@ from aa_core.stages import stage_of_steps
 from aa_core.state import Buffers, Params, Snapshot, as_rays, norm, pair
 from aa_core.version import __version__
 
-LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages, not on changes of this kind"
+LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages and steps, not on changes of this kind"
 SIGN = "positive = helped, negative = hurt"
 
 

@@ -60,6 +60,6 @@ def _after(run: RunLike, training: Training, at: Snapshot, moved: Params, statis
     params = {n: p - moved[n] if n in moved else p for n, p in at.state.params.items()}
     buffers = {n: statistics.get(n, b).clone() for n, b in at.buffers.items()}
     with torch.no_grad():
-        for batch, _ in step.batches:
+        for batch in (*step.passed, *(batch for batch, _ in step.batches)):
             problem.batch_outputs(params, buffers, batch, training=step.training)
     return {n: buffers[n] for n in statistics}

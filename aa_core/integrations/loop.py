@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,9 @@ Progress = TypeVar("Progress")
 """What the framework says about how far training is."""
 
 
+UNCLIPPED = {"clip_norm": math.inf}
+
+
 class LoopRecorder(ABC, Generic[Progress]):
     """Records what a framework's loop does into a new run at `path`; `callback` is what the framework calls.
 
@@ -34,7 +38,6 @@ class LoopRecorder(ABC, Generic[Progress]):
         self._path, self._settings = path, settings
         self._recorder: Recorder | None = None
         self._run, self._hooks, self._block = ExitStack(), ExitStack(), ExitStack()
-        self._clip: dict[str, Any] = {}
         self._trains: dict[str, Any] = {}
         self._details: dict[str, Any] = {}
         self._name_of: Callable[[Progress], str] | None = None
@@ -82,13 +85,13 @@ class LoopRecorder(ABC, Generic[Progress]):
         if self._name_of is None:
             raise RecordingError("training begins outside a stage; put it inside `with recorder.stage(name):`")
         if self._recorder is None:
-            self._clip = clip
-            recorder = Recorder(self._path, model, optimizer, loss_fn, **clip, **self._settings)
+            recorder = Recorder(self._path, model, optimizer, loss_fn, **self._settings)
             self._recorder = self._run.enter_context(recorder)
-        elif clip != self._clip:
-            raise RecordingError(f"the gradients are clipped by {clip}, in the stages before by {self._clip}")
         self._block.close()
-        self._name, self._trains = None, {"model": model, "optimizer": optimizer, "loss_fn": loss_fn}
+        self._name, self._trains = (
+            None,
+            {"model": model, "optimizer": optimizer, "loss_fn": loss_fn, **(clip or UNCLIPPED)},
+        )
 
     def _active(self) -> Recorder:
         assert self._recorder is not None, "the framework trains before it says that training begins"

@@ -25,6 +25,11 @@ class Averaging:
     every: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, AveragedModel):
+            raise UnsupportedError(
+                f"the averaged model is a {type(self.model).__name__}, expected a torch.optim.swa_utils.AveragedModel "
+                "of the recorded model, with multi_avg_fn=get_ema_multi_avg_fn(decay)"
+            )
         if self.every < 1 or not 0 <= self.decay < 1:
             raise RecordingError(f"decay={self.decay}, every={self.every}; expected 0 <= decay < 1, and every >= 1")
         if self.model.use_buffers:
@@ -56,12 +61,16 @@ class AverageWatch:
         self.averaging, self._expected = averaging, averaging.updates
         self._before: Params = {}
         self._weight = 0.0
+        self._seen = False
+        """Whether an update that averages, and does not copy, was checked."""
 
-    def before_step(self, live: Live, step: int, first: bool) -> float | None:
-        """The weight of the update that is to follow a step; that after the `first` step of a stage will be checked."""
+    def before_step(self, live: Live, step: int, checked: bool) -> float | None:
+        """The weight of the update that is to follow a step; after a `checked` step it is looked at, and so is the
+        first that averages."""
         weight = self.averaging.weight(step, self._expected)
         self._expected += weight is not None
-        if first and weight is not None:
+        if weight is not None and (checked or not self._seen):
+            self._seen = weight < 1
             self._before, self._weight = {n: p.detach().clone() for n, p in self.averaging.read(live).items()}, weight
         return weight
 

@@ -20,6 +20,10 @@ from aa_core.state import Buffers
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 COARSE = 2e-2
+AGAIN = (
+    "{} runs forward once more on the way back (gradient checkpointing, torch.utils.checkpoint), "
+    "with the model's parameters of that moment, not with those that a replay asks for: train without it"
+)
 
 
 class Evidence(NamedTuple):
@@ -30,6 +34,8 @@ class Evidence(NamedTuple):
     batches: Sequence[tuple[Batch, float]]
     clip: Clip | None = None
     scale: float = 1.0
+    passed: Sequence[Batch] = ()
+    """What went through the model before, and only moved its buffers."""
 
 
 def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, training: bool, step: int) -> None:
@@ -43,13 +49,20 @@ def check_gradient(live: Live, recorded: dict[str, Tensor], evidence: Evidence, 
     difference = _relative_difference(recorded, recomputed)
     tolerance = max(TOLERANCE.get(g.dtype, COARSE) for g in recorded.values())
     if difference > tolerance:
+        if other := [n for n, m in live.model.named_modules() if m.training != training]:
+            raise UnsupportedError(
+                f"step {step}: {other[0]} is in {'eval' if training else 'train'} mode and the model is not, which a "
+                "replay cannot know, and it makes a difference: override the model's train() so that this part "
+                "stays in its mode whatever the model is put in, or put all of it in one mode"
+            )
         raise RecordingError(
             f"step {step}: the recorded batch gives another gradient than the one about to be applied "
             f"(relative difference {difference:.1e}, at most {tolerance:.0e} expected). Likely causes: "
             "recorder.batch was called with other data than the forward pass; weight= is missing although the loss is "
             "divided for accumulation; the gradient was clipped (announce it: Recorder(clip_norm=...) or clip_value=) "
-            "or changed after backward; zero_grad is missing, or came after backward; the loss draws random numbers, "
-            "or the model does elsewhere than from torch's generator; a submodule is in another mode than the model; "
+            "or changed after backward; zero_grad is missing, or came after backward; no step was taken with an "
+            "earlier batch (pass scaler=, or call recorder.discard()); the loss draws random numbers, "
+            "or the model does elsewhere than from torch's generator; "
             "the loss has terms that loss_fn(model(x), y) does not, or is computed outside the autocast of the model"
         )
 
@@ -61,10 +74,18 @@ def _recompute(live: Live, names: Collection[str], evidence: Evidence, training:
     buffers = {n: b.clone() for n, b in evidence.buffers.items()}
     devices = [live.device] if live.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.enable_grad(), _Mode(live.model, training):
+        with torch.no_grad():
+            for batch in evidence.passed:
+                _loss(live, params | buffers, batch)
         loss = sum(weight * _loss(live, params | buffers, batch) for batch, weight in evidence.batches)
         assert isinstance(loss, Tensor)
         with _only_backward(live.model):
-            found = torch.autograd.grad(loss * evidence.scale, list(params.values()), materialize_grads=True)
+            try:
+                found = torch.autograd.grad(loss * evidence.scale, list(params.values()), materialize_grads=True)
+            except RuntimeError as error:
+                if "torch.utils.checkpoint" in str(error):
+                    raise UnsupportedError(AGAIN.format("A part of the model")) from None
+                raise
         return clip({n: g / evidence.scale for n, g in zip(params, found, strict=True)}, evidence.clip)
 
 
@@ -82,10 +103,7 @@ def _only_backward(model: nn.Module) -> Iterator[None]:
     finally:
         hook.remove()
         if again:
-            raise UnsupportedError(
-                f"{again[0]} runs forward once more on the way back (gradient checkpointing, torch.utils.checkpoint), "
-                "with the model's parameters of that moment, not with those that a replay asks for: train without it"
-            ) from None
+            raise UnsupportedError(AGAIN.format(again[0])) from None
 
 
 def _loss(live: Live, tensors: dict[str, Tensor], batch: Batch) -> Tensor:

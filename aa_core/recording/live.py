@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -75,8 +76,12 @@ def _check_model(model: nn.Module) -> None:
             "a compiled model is another module around the model: record the one inside, Recorder(path, "
             "model._orig_mod, ...), and train by the compiled one as before"
         )
-    if isinstance(model, nn.DataParallel):
-        raise UnsupportedError("DataParallel splits batches over devices; train on one device, without it, to record")
+    spread = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    if spread or (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        raise UnsupportedError(
+            f"the batches of a {type(model).__name__} are split over devices or processes, and a recorder sees those "
+            "of one: train in one process, on one device, without DataParallel, DistributedDataParallel and FSDP"
+        )
     unmade = [n for n, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)]
     if unmade:
         raise UnsupportedError(f"{unmade[0]} has no shape yet; call the model once on a batch before it is recorded")
@@ -91,10 +96,12 @@ def read_counts(live: Live) -> dict[str, float]:
     return {n: live.rule.read_count(live.optimizer.state.get(p, {})) for n, p in live.trained.items()}
 
 
-def read_buffers(live: Live) -> Buffers:
-    """Copies of the carried tensors, on their device. Looked up by name: a module may replace its buffers."""
+def read_buffers(live: Live, names: Collection[str] | None = None) -> Buffers:
+    """Copies of the carried tensors, or of these, on their device. By name, since a module may replace its buffers."""
+    if names is not None and not names:
+        return {}
     now = {**dict(live.model.named_buffers()), **dict(live.model.named_parameters())}
-    return {n: now[n].detach().clone() for n in live.carried}
+    return {n: now[n].detach().clone() for n in (live.carried if names is None else names)}
 
 
 def read_snapshot(live: Live, step: int, counts: Mapping[str, float], averaged: Params | None = None) -> Snapshot:

@@ -52,9 +52,14 @@ class ForwardObserver:
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         self._observed.append(Forward(loss, self._rng if drew else None, autocast))
 
+    def seen(self) -> list[Forward]:
+        """What was seen since the last call."""
+        observed, self._observed, self._expected = self._observed, [], None
+        return observed
+
     def take(self, expected: int) -> list[Forward] | None:
         """One a micro-batch; None unless all of them were seen."""
-        observed, self._observed, self._expected = self._observed, [], None
+        observed = self.seen()
         return observed if len(observed) == expected else None
 
     def _generator_state(self) -> Tensor:

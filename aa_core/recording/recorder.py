@@ -8,41 +8,26 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from aa_core.errors import EmptyStageError, RecordingError, UnsupportedError
+from aa_core.recording.announced import Announced
 from aa_core.recording.averaging import AverageWatch, Averaging
-from aa_core.recording.gradient_check import Evidence, check_gradient
-from aa_core.recording.live import (
-    LossFunction,
-    observe,
-    read_buffers,
-    read_counts,
-    read_gradients,
-    read_hyper,
-    read_snapshot,
-)
-from aa_core.recording.observer import ForwardObserver, announced_clip, check_clipped, check_hyper, read_precision
+from aa_core.recording.live import LossFunction, observe, read_counts, read_hyper, read_snapshot
+from aa_core.recording.observer import announced_clip, check_hyper
 from aa_core.recording.preamble import check_stage_name, json_object, preamble
 from aa_core.recording.resume import Loop, Resumed, read_generators, resume, set_generators
 from aa_core.recording.writer import IfExists, RunWriter
-from aa_core.records import Batch, Hyper, Inputs, MicroBatch, StepRecord
+from aa_core.records import Hyper, Inputs, MicroBatch, StepRecord
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.examples import DatasetReference, ExampleLog, check_ids, check_reference, to_batch, to_fields
 from aa_core.runs.header import PhaseEntry
 from aa_core.runs.remote import is_remote
 from aa_core.runs.succession import Left, check_untouched, leave, parameters, succeed
-from aa_core.state import Buffers, Params, Snapshot
-
-
-class _Pending(NamedTuple):
-    """A micro-batch that was announced and not yet stepped on."""
-
-    micro: MicroBatch
-    batch: Batch
+from aa_core.state import Params, Snapshot
 
 
 class Recorder:
@@ -85,17 +70,15 @@ class Recorder:
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
         self._header = preamble(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
-        self._observer = ForwardObserver(loss_fn, self._live.device)
-        self._clip = announced_clip(clip_norm, clip_value)
-        self._scaler, self._scale = scaler, 1.0
+        self._announced = Announced(loss_fn, self._live.device, scaler)
+        self._clip = self._clip_of_all = announced_clip(clip_norm, clip_value)
+        self._scaler = scaler
         self._averaging, self._if_exists = averaging, if_exists
         self._average = None if averaging is None else AverageWatch(averaging)
         self._writer: RunWriter | None = None
         self._hooks: list[Any] = []
         self._stage: str | None = None
         self._stage_start = 0
-        self._pending: list[_Pending] = []
-        self._buffers_before: Buffers | None = None
         self._in_flight: StepRecord | None = None
         self._measured: tuple[Tensor | None, Tensor] = (None, torch.zeros(()))
         """Loss, if it was seen, and gradient norm of the step in flight."""
@@ -160,8 +143,7 @@ class Recorder:
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
-            model.register_forward_pre_hook(self._observer.before),
-            model.register_forward_hook(self._observer.after),
+            *self._announced.watch(model),
         ]
 
     def _detach(self) -> None:
@@ -195,6 +177,8 @@ class Recorder:
         model: nn.Module | None = None,
         loss_fn: LossFunction | None = None,
         reset: Collection[str] = (),
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
     ) -> Iterator[None]:
         """A stage of the training: the steps made inside. A name that was used before continues that stage.
 
@@ -202,6 +186,7 @@ class Recorder:
             optimizer, model, loss_fn: what trains from this stage on, where it is not what trained before. A model may
                 also be changed in place (a head replaced, adapters added), parameters frozen or thawed at any time.
             reset: names of parameters that were initialised anew since the last step, under the names that they had.
+            clip_norm, clip_value: the limit inside this stage, if it is not the recorder's; math.inf for none.
         """
         check_stage_name(name)
         if self._stage is not None:
@@ -209,13 +194,16 @@ class Recorder:
                 f"stage {name!r} opens inside stage {self._stage!r}; stages cannot be nested, close that one first"
             )
         writer = self._active()
+        self._clip = None if math.inf in (clip_norm, clip_value) else announced_clip(clip_norm, clip_value)
+        if clip_norm is None and clip_value is None:
+            self._clip = self._clip_of_all
         writer.declare(name, str(note), json_object(metadata or {}, f"metadata of stage {name!r}"))
         goes_on = self._resumed if self._resumed and self._resumed.stage == name else None
         self._stage, self._stage_start = name, goes_on.start if goes_on else writer.steps
         now = self._now
         self._now, self._reset = (model or now[0], optimizer or now[1], loss_fn or now[2]), tuple(reset)
         if any(a is not b for a, b in zip(self._now, now, strict=True)):
-            self._observer = ForwardObserver(self._now[2], self._live.device)
+            self._announced = Announced(self._now[2], self._live.device, self._scaler)
             self._attach()
         try:
             yield
@@ -227,7 +215,7 @@ class Recorder:
             self._left = leave(self._live)
         finally:
             self._stage, self._untouched = None, {}
-            self._drop_pending()
+            self._announced.drop()
 
     def batch(self, x: Inputs, y: Tensor, *, ids: Any = None, weight: float = 1.0) -> None:
         """Announce the batch of the next forward pass; several before one step are gradient accumulation.
@@ -244,20 +232,26 @@ class Recorder:
             raise RecordingError(
                 f"optimizer.step() of step {self._in_flight.step} did not complete; the run cannot be continued"
             )
-        if not math.isfinite(weight):
-            raise RecordingError(f"weight is {weight}, expected a finite number")
-        if self._pending and self._was_skipped():
-            self._drop_pending()
+        if not math.isfinite(weight) or weight == 0:
+            raise RecordingError(f"weight is {weight}, expected a finite number other than 0")
+        if self._announced.was_skipped:
+            self._announced.pass_over(self._live)
         fields = to_fields(x, y)
         plain_ids = check_ids(ids, len(y))
-        if not self._pending:
+        if not self._announced:
             self._begin_step(writer)
         if self._is_checked and self._dataset is not None:
             check_reference(self._dataset, fields, plain_ids)
         rows = self._examples.add(fields, plain_ids)
-        kept = {n: t.detach().clone() for n, t in fields.items()} if self._is_checked else fields
-        self._pending.append(_Pending(MicroBatch(rows, float(weight)), to_batch(kept)))
-        self._observer.expect(y, weight)
+        kept = {n: t.detach().clone() for n, t in fields.items()}
+        self._announced.add(MicroBatch(rows, float(weight)), to_batch(kept))
+
+    def discard(self) -> None:
+        """The loop takes no step with what was announced since the last one (a loss that is not finite).
+
+        Where it went through the model and moves buffers, that is recorded with the next step of this stage."""
+        self._active()
+        self._announced.pass_over(self._live)
 
     @property
     def _is_first(self) -> bool:
@@ -286,12 +280,7 @@ class Recorder:
         if self._is_first or step - known[-1] >= self._every:
             wanted = step not in known or phase is not None
             writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), phase=phase)
-        self._buffers_before = read_buffers(self._live) if self._is_checked else None
-        self._scale = 1.0 if self._scaler is None else float(self._scaler.get_scale())
-
-    def _was_skipped(self) -> bool:
-        """Whether the scaler found infinite gradients in the announced batches, and let no step be taken."""
-        return self._scaler is not None and float(self._scaler.get_scale()) < self._scale
+        self._announced.begin(self._live, self._is_checked)
 
     def _begin_phase(self, step: int) -> PhaseEntry | None:
         """Look at what trains from this step on; None if it is what trained before."""
@@ -318,38 +307,32 @@ class Recorder:
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         step = self._active().steps
         self._require_stage("optimizer.step()")
-        pending, seen = self._pending, self._observer.take(len(self._pending))
-        self._pending = []
         if any(a is not None for a in (*args[1:], *kwargs.values())):
             raise UnsupportedError(
                 "optimizer.step(closure) cannot be replayed; call backward() yourself and then step()"
             )
-        if not pending:
+        if not self._announced:
             raise RecordingError(
                 f"step {step}: optimizer.step() without a batch; call recorder.batch(x, y) before the forward pass"
             )
-        rngs = [f.rng for f in seen] if seen else [None] * len(pending)
-        hyper, gradients = read_hyper(self._live), read_gradients(self._live)
-        check_clipped(gradients, self._clip, step)
-        training = self._live.model.training
-        precision = read_precision(seen or (), self._scaler, step)
-        if self._buffers_before is not None:
-            dtype = precision.dtype
-            batches = [
-                (p.batch._replace(rng=r, autocast=dtype), p.micro.weight) for p, r in zip(pending, rngs, strict=True)
-            ]
-            evidence = Evidence(self._buffers_before, batches, self._clip, precision.scale)
-            check_gradient(self._live, gradients, evidence, training, step)
-            self._buffers_before = None
-        norm = torch.nn.utils.get_total_norm(list(gradients.values()))
-        self._measured = (torch.as_tensor(sum(f.loss for f in seen)) if seen else None, norm)
-        micro = tuple(p.micro._replace(rng=r) for p, r in zip(pending, rngs, strict=True))
+        hyper = read_hyper(self._live)
+        made = self._announced.make(self._live, self._clip, self._is_checked, step)
         check_hyper(hyper, self._hyper, step)
-        self._hyper = hyper
-        idle = tuple(n for n in self._live.trained if n not in gradients)
-        weight = None if self._average is None else self._average.before_step(self._live, step, self._is_first)
+        self._hyper, self._measured = hyper, (made.loss, made.grad_norm)
+        weight = None if self._average is None else self._average.before_step(self._live, step, self._is_checked)
         self._in_flight = StepRecord(
-            step, self._stage or "", hyper, micro, training, math.nan, math.nan, self._clip, idle, precision, weight
+            step,
+            self._stage or "",
+            hyper,
+            made.micro_batches,
+            made.training,
+            math.nan,
+            math.nan,
+            self._clip,
+            made.idle,
+            made.precision,
+            weight,
+            made.passed,
         )
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -371,7 +354,7 @@ class Recorder:
         writer.wait()
         if self._average is not None and clean:
             self._average.check(self._live, writer.steps)
-        half_done = self._in_flight is not None or bool(self._pending)
+        half_done = self._in_flight is not None or bool(self._announced)
         wanted = writer.steps not in writer.checkpoints and (clean or not half_done)
         writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), sealed=clean)
         writer.wait()
@@ -393,10 +376,6 @@ class Recorder:
     def _require_stage(self, what: str) -> None:
         if self._stage is None:
             raise RecordingError(f"{what} outside a stage; put the loop inside `with recorder.stage(name):`")
-
-    def _drop_pending(self) -> None:
-        self._pending, self._buffers_before = [], None
-        self._observer.take(0)
 
     def _warn_if_not_finite(self, step: int, loss: float | None, grad_norm: float) -> None:
         if self._warned or (math.isfinite(grad_norm) and (loss is None or math.isfinite(loss))):

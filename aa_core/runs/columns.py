@@ -36,17 +36,17 @@ _PER_MICRO: dict[str, torch.dtype] = {
 
 def encode_columns(records: Sequence[StepRecord], groups: Groups) -> Columns:
     """The columns of consecutive steps of one phase; at least one step."""
-    micro = [m for r in records for m in r.micro_batches]
+    micro = [m for r in records for m in r.stored]
     place = {name: i for i, name in enumerate(n for names in groups for n in names)}
     columns = {
         "loss": _f64([r.loss for r in records]),
         "grad_norm": _f64([r.grad_norm for r in records]),
         "training": torch.tensor([r.training for r in records], dtype=torch.uint8),
-        "micro.step": torch.tensor([r.step for r in records for _ in r.micro_batches], dtype=torch.int64),
-        "micro.weight": _f64([m.weight for r in records for m in r.micro_batches]),
-        "micro.size": torch.tensor([len(m.rows) for r in records for m in r.micro_batches], dtype=torch.int64),
-        "rows": torch.cat([m.rows for r in records for m in r.micro_batches]),
-        "micro.rng": torch.tensor([_size(m.rng) for r in records for m in r.micro_batches], dtype=torch.int64),
+        "micro.step": torch.tensor([r.step for r in records for _ in r.stored], dtype=torch.int64),
+        "micro.weight": _f64([m.weight for m in micro]),
+        "micro.size": torch.tensor([len(m.rows) for m in micro], dtype=torch.int64),
+        "rows": torch.cat([m.rows for m in micro]),
+        "micro.rng": torch.tensor([_size(m.rng) for m in micro], dtype=torch.int64),
         "rng": torch.cat([torch.zeros(0, dtype=torch.uint8), *(m.rng for m in micro if m.rng is not None)]),
         "clip.norm": _f64([_limit(r.clip, "norm") for r in records]),
         "clip.value": _f64([_limit(r.clip, "value") for r in records]),
@@ -121,6 +121,8 @@ def column_problems(columns: Columns, start: int, stop: int, groups: Groups) -> 
     steps = columns["micro.step"]
     if not torch.equal(torch.unique_consecutive(steps), torch.arange(start, stop)):
         problems.append(f"micro.step does not go through the steps {start} to {stop - 1}, each once")
+    elif not torch.equal(torch.unique_consecutive(steps[columns["micro.weight"] != 0]), torch.arange(start, stop)):
+        problems.append("micro.weight is 0 for all micro-batches of a step, expected one that has a say in it")
     if bool((columns["micro.size"] < 1).any()) or int(columns["micro.size"].sum()) != len(columns["rows"]):
         problems.append(
             "micro.size does not divide rows into non-empty micro-batches, expected sizes that add up to their number"
@@ -203,14 +205,14 @@ class StepTable:
             {n: float(self.columns[f"hyper.{g}.{n}"][index]) for n in self.hyper_names} for g in range(len(self.groups))
         )
         micro = range(self._micro_of_step[index], self._micro_of_step[index + 1])
-        batches = tuple(self._micro_batch(m) for m in micro)
+        stored = tuple(self._micro_batch(m) for m in micro)
+        batches, passed = tuple(m for m in stored if m.weight), tuple(m for m in stored if not m.weight)
         loss, training, norm = get["loss"], bool(get["training"]), get["grad_norm"]
         weight = float(self.columns["averaging"][index])
         averaging = None if math.isnan(weight) else weight
         precision = Precision(AUTOCASTS[int(self.columns["autocast"][index])], float(self.columns["scale"][index]))
-        return StepRecord(
-            step, stage, hyper, batches, training, loss, norm, self._clip(index), self.idle(index), precision, averaging
-        )
+        clip, idle = self._clip(index), self.idle(index)
+        return StepRecord(step, stage, hyper, batches, training, loss, norm, clip, idle, precision, averaging, passed)
 
     def idle(self, index: int) -> tuple[str, ...]:
         """The parameters that the optimizer passed over."""

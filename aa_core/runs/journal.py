@@ -114,7 +114,7 @@ def encode_line(record: StepRecord, new: Examples | None, generators: Generators
         "hyper": record.hyper,
         "micro": [
             {"rows": m.rows.tolist(), "weight": m.weight, "rng": None if m.rng is None else _text(m.rng)}
-            for m in record.micro_batches
+            for m in record.stored
         ],
         "clip": None if record.clip is None else record.clip._asdict(),
         "idle": record.idle,
@@ -166,7 +166,9 @@ def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
         raise RunFormatError(f"{where}: step {line.step}, expected step {expected_step}")
     if not line.micro or not all(m.rows for m in line.micro):
         raise RunFormatError(f"{where}: a step needs micro-batches, and each of them examples")
-    micro = tuple(_micro_batch(m, where) for m in line.micro)
+    micro = tuple(_micro_batch(m, where) for m in line.micro if m.weight)
+    if not micro:
+        raise RunFormatError(f"{where}: all micro-batches have weight 0, expected one that has a say in the step")
     clip = None if line.clip is None else Clip(line.clip.kind, line.clip.limit)
     precision = Precision(line.autocast, line.scale)
     loss, grad_norm = (math.nan if v is None else float(v) for v in (line.loss, line.grad_norm))
@@ -182,6 +184,7 @@ def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
         line.idle,
         precision,
         line.averaging,
+        tuple(_micro_batch(m, where) for m in line.micro if not m.weight),
     )
     new = None if line.examples is None else _decode_new(line.examples, where)
     return JournalStep(record, new, tuple(_bytes(g, where) for g in line.generators))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aa_core.errors import RequestError, RunFormatError
-from aa_core.records import Batch, Groups, Phase, StepInput, StepRecord
+from aa_core.records import Batch, Groups, MicroBatch, Phase, StepInput, StepRecord
 from aa_core.runs.chain import Chain, number_of, read_chain
 from aa_core.runs.columns import Columns, StepTable, column_problems, concat_columns, decode_columns, encode_columns
 from aa_core.runs.evaluation import Evaluation, decode_evaluation
@@ -100,11 +100,20 @@ class Trajectory:
         """The recorded examples of `step` on a device; MissingDataError if they are only referenced and not at hand."""
         record = self.record(step)
         dtype, scale = record.precision.dtype, record.precision.scale
-        batches = tuple(
-            (self._batch(m.rows, device)._replace(rng=m.rng, autocast=dtype), m.weight) for m in record.micro_batches
-        )
+
+        def batch(micro: MicroBatch) -> Batch:
+            return self._batch(micro.rows, device)._replace(rng=micro.rng, autocast=dtype)
+
         return StepInput(
-            step, record.hyper, batches, record.training, record.clip, record.idle, scale, record.averaging
+            step,
+            record.hyper,
+            tuple((batch(m), m.weight) for m in record.micro_batches),
+            record.training,
+            record.clip,
+            record.idle,
+            scale,
+            record.averaging,
+            tuple(map(batch, record.passed)),
         )
 
     def load(self, step: int) -> Snapshot:

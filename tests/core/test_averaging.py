@@ -162,6 +162,21 @@ def test_another_decay_than_announced_is_noticed(tmp_path: Path) -> None:
         train(tmp_path / "run", 0.9, said=0.5)
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_another_decay_is_noticed_in_a_single_stage(
+    tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the second stage; the update after the first step only copies."""
+    monkeypatch.setattr("tests.core.test_averaging.STAGES", {"a": range(9)})
+    with pytest.raises(RecordingError, match=r"not what decay=0\.5 gives"):
+        train(tmp_path / "run", 0.9, every, said=0.5)
+
+
+def test_another_kind_of_average_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"averaged model is a Sequential, expected .*AveragedModel"):
+        aa.Averaging(nn.Sequential(), 0.9)  # type: ignore[arg-type]
+
+
 def test_averaged_buffers_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="use_buffers"):
         aa.Averaging(AveragedModel(model(), use_buffers=True), 0.9)

@@ -20,6 +20,7 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.errors import RequestError
 from aa_core.jobs import Job, JobSpec, perform, submit, whatif_spec
 from aa_core.jobs.cluster import run_fleet
+from aa_core.jobs.spec import RESULT
 from aa_core.jobs.worker import answer
 from aa_core.runs.trajectory import Trajectory
 from tests.core.job_run import STAGES, make
@@ -48,29 +49,21 @@ def specs(run: Trajectory, problem: str) -> list[JobSpec]:
     return [whatif_spec(run, Counterfactual.skip(name), problem=problem) for name in STAGES]
 
 
-def test_it_finds_what_one_machine_finds_to_the_bit(asked: tuple[Trajectory, str]) -> None:
-    questions = specs(*asked)
-    jobs = run_fleet(questions, threads=1)
-    for spec, job in zip(questions, jobs, strict=True):
-        here = perform(spec)
-        assert job.status == "done" and job.result()["mean_truth"] == here.result["mean_truth"]
-        assert job.table("examples").equals(here.tables["examples"])
-    again = run_fleet(questions, threads=1)
-    assert [job.result() for job in again] == [job.result() for job in jobs], "what is done is not done again"
-
-
-def test_a_killed_worker_costs_only_its_own_job_which_is_begun_again(
-    asked: tuple[Trajectory, str], tmp_path: Path
-) -> None:
+def test_it_finds_what_one_machine_finds_to_the_bit_and_does_nothing_twice(asked: tuple[Trajectory, str]) -> None:
     run, problem = asked
-    file = Path(problem.partition(":")[0])
-    file.write_text(file.read_text() + DIES_ONCE.format(mark=str(tmp_path / "died")))
-    jobs = run_fleet(
-        [whatif_spec(run, Counterfactual.skip("first"), problem=f"{file}:{n}") for n in ("mortal", "problem")],
-        threads=1,
-    )
-    assert (tmp_path / "died").exists() and [job.status for job in jobs] == ["done", "done"]
-    assert jobs[0].result()["mean_truth"] == jobs[1].result()["mean_truth"]
+    line = ["whatif", str(run.path), "--each", "--problem", problem, "--format", "json"]
+    there, here = (CliRunner().invoke(app, [*line, "--executor", executor]) for executor in ("ray", "here"))
+    assert here.exit_code == there.exit_code == 0, (here.output, there.output)
+    rows = [json.loads(result.stdout)["rows"] for result in (here, there)]
+    assert rows[0] == rows[1] and len(rows[0]) == len(STAGES)
+
+    questions = specs(*asked)
+    written = [(Job.of(spec).folder / RESULT).stat().st_mtime_ns for spec in questions]
+    for spec, job in zip(questions, run_fleet(questions, threads=1), strict=True):
+        again = perform(spec)
+        assert job.status == "done" and job.result()["mean_truth"] == again.result["mean_truth"]
+        assert job.table("examples").equals(again.tables["examples"])
+    assert [(Job.of(spec).folder / RESULT).stat().st_mtime_ns for spec in questions] == written
 
 
 DIES_ONCE = """
@@ -85,39 +78,36 @@ def mortal(config):
 """
 
 
-def test_one_is_cancelled_one_fails_and_the_third_is_done(asked: tuple[Trajectory, str]) -> None:
+def test_one_is_killed_one_cancelled_one_fails_and_an_interrupt_stops_the_rest(
+    asked: tuple[Trajectory, str], tmp_path: Path
+) -> None:
     run, problem = asked
-    file = problem.partition(":")[0]
-    names = ("very_slow", "broken", "problem")
-    questions = [whatif_spec(run, Counterfactual.skip("first"), problem=f"{file}:{name}") for name in names]
-
-    def cancel_the_first(jobs: Sequence[Job]) -> None:
-        if jobs[0].progress is not None:
-            jobs[0].cancel()
-
-    slow, broken, done = run_fleet(questions, threads=1, watch=cancel_the_first)
-    assert slow.status == "cancelled" and broken.status == "failed" and done.status == "done"
-    assert broken.error is not None and "no such setting" in broken.error
-    assert submit(questions[1]).status == "failed", "a fleet's job is a job like any other"
-
-
-def test_an_interrupt_stops_all_and_leaves_no_job_alive(asked: tuple[Trajectory, str]) -> None:
-    run, problem = asked
+    file = Path(problem.partition(":")[0])
+    file.write_text(file.read_text() + DIES_ONCE.format(mark=str(tmp_path / "died")))
+    names = ("mortal", "very_slow", "broken", "problem", "very_slow")
     questions = [
-        whatif_spec(run, Counterfactual.skip(n), problem=problem.replace(":problem", ":very_slow")) for n in STAGES
+        whatif_spec(run, Counterfactual.skip(stage), problem=f"{file}:{name}")
+        for name, stage in zip(names, ("first", "first", "first", "first", "last"), strict=True)
     ]
 
-    def interrupt(jobs: Sequence[Job]) -> None:
-        if any(job.progress is not None for job in jobs):
+    def cancel_one_and_interrupt_the_last(jobs: Sequence[Job]) -> None:
+        if jobs[1].progress is not None:
+            jobs[1].cancel()
+        if not any(job.living for job in jobs[:4]) and jobs[4].progress is not None:
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_fleet(questions, threads=1, watch=interrupt)
+            run_fleet(questions, threads=1, watch=cancel_one_and_interrupt_the_last)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert {Job.of(spec).status for spec in questions} == {"cancelled"}
+    killed, slow, broken, done, interrupted = (Job.of(spec) for spec in questions)
+    assert (tmp_path / "died").exists() and killed.status == done.status == "done", "a killed one is begun again"
+    assert killed.result()["mean_truth"] == done.result()["mean_truth"]
+    assert slow.status == interrupted.status == "cancelled" and broken.status == "failed"
+    assert broken.error is not None and "no such setting" in broken.error
+    assert submit(questions[2]).status == "failed", "a fleet's job is a job like any other"
 
 
 def test_a_cluster_that_asks_no_token_is_refused(
@@ -150,15 +140,6 @@ def test_a_cluster_of_our_own_tells_nobody_and_listens_to_nobody_else(
     settings, usage, token = ast.literal_eval(str(told.value).replace("<", "'<").replace(">", ">'"))
     assert settings["include_dashboard"] is False and settings["_node_ip_address"] == "127.0.0.1"
     assert usage == "0" and token >= 32
-
-
-def test_the_command_line_asks_every_stage_here_and_on_a_cluster(asked: tuple[Trajectory, str]) -> None:
-    run, problem = asked
-    line = ["whatif", str(run.path), "--each", "--problem", problem, "--format", "json"]
-    here, there = (CliRunner().invoke(app, [*line, "--executor", executor]) for executor in ("here", "ray"))
-    assert here.exit_code == there.exit_code == 0, (here.output, there.output)
-    rows = [json.loads(result.stdout)["rows"] for result in (here, there)]
-    assert rows[0] == rows[1] and len(rows[0]) == len(STAGES)
 
 
 def test_a_fleet_of_which_one_fails_gives_the_others_and_exit_code_1(

@@ -228,7 +228,7 @@ def test_an_estimate_says_what_it_answers_and_how_far_to_believe_it() -> None:
     assert found.provenance["semantics"] == "change"
     assert found.reliability.assumptions[0].startswith("change: the changed steps were taken with other")
     assert not any("freeze" in a for a in found.reliability.assumptions)
-    assert any("measured on skipped stages" in a for a in found.reliability.assumptions)
+    assert any("measured on skipped stages and steps" in a for a in found.reliability.assumptions)
     assert found.reliability.words and found.reliability.calibration is None
     assert set(found.readings) == {"linear", "displaced", "link"}
     end, start = case.run.states[9].state.params, case.run.states[4].state

@@ -42,24 +42,28 @@ def train(
     clip_value: float | None = None,
     obey: bool = True,
     micro_batches: int = 1,
+    second: dict[str, float] | None = None,
 ) -> tuple[Trajectory, nn.Module]:
+    """Two stages; `second` is the clipping of the second one, where it is another."""
     torch.manual_seed(3)
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
     announced = {"clip_norm": clip_norm, "clip_value": clip_value}
     with aa.Recorder(path, model, optimizer, zoo.cross_entropy, checkpoint_every=5, **announced) as recorder:
         for name in ("a", "b"):
-            with recorder.stage(name):
+            other = second or {} if name == "b" else {}
+            norm, value = (other or announced).get("clip_norm"), (other or announced).get("clip_value")
+            with recorder.stage(name, **other):
                 for k in range(6):
                     optimizer.zero_grad()
                     for j in range(micro_batches):
                         x, y = zoo.examples(8 + j, seed=10 * k + j)
                         recorder.batch(x, y, weight=1 / (j + 1))
                         (zoo.cross_entropy(model(x), y) * (1 / (j + 1))).backward()
-                    if clip_norm and obey:
-                        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-                    if clip_value and obey:
-                        nn.utils.clip_grad_value_(model.parameters(), clip_value)
+                    if norm and obey:
+                        nn.utils.clip_grad_norm_(model.parameters(), norm)
+                    if value and obey:
+                        nn.utils.clip_grad_value_(model.parameters(), value)
                     optimizer.step()
     return aa.open_run(path), model
 
@@ -69,6 +73,8 @@ CASES = {
     "dropout, three micro-batches": functools.partial(train, make=dropout, micro_batches=3),
     "clipped by norm": functools.partial(train, make=plain, clip_norm=0.2),
     "clipped by value": functools.partial(train, make=plain, clip_value=0.05),
+    "clipped otherwise in a stage": functools.partial(train, make=plain, clip_norm=0.2, second={"clip_value": 0.05}),
+    "not clipped in a stage": functools.partial(train, make=plain, clip_norm=0.2, second={"clip_norm": torch.inf}),
     "dropout and clipping": functools.partial(train, make=dropout, clip_norm=0.2),
     "batch norm": functools.partial(train, make=normalised),
 }
@@ -117,10 +123,12 @@ def test_effects_are_those_of_really_scaling_the_stage_a_little(recorded: tuple[
     if any(True for _ in model.buffers()):
         pytest.skip("batch statistics are held at their recorded values: a named assumption")
     slope = aa.stage_effects(run, problem, gamma, method="additive", cache=EmbeddingCache(None)).effects[:, 0]
-    recorded_value = float(aa.final_model(run, problem).performance(gamma))
     for stage, expected in zip(("a", "b"), slope, strict=True):
-        nearly = aa.retrain(run, problem, aa.Counterfactual((stage,), scale=1 - 1e-5)).performance(gamma)
-        assert (recorded_value - float(nearly)) / 1e-5 == pytest.approx(float(expected), rel=1e-3)
+        less, more = (
+            float(aa.retrain(run, problem, aa.Counterfactual((stage,), scale=1 + h)).performance(gamma))
+            for h in (-1e-5, 1e-5)
+        )
+        assert (more - less) / 2e-5 == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_only_what_was_drawn_is_stored(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,14 +35,15 @@ def train(
     announce: bool = True,
     loss_inside: bool = True,
     micro_batches: int = 1,
+    clip_norm: float | None = None,
+    make: Callable[[], nn.Module] = model,
 ) -> tuple[Trajectory, nn.Module]:
     """Ten steps; those of `spoil` overflow, so that the scaler skips them."""
-    trained = model()
+    trained = make()
     optimizer = torch.optim.AdamW(trained.parameters(), lr=0.02)
     scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=4)
-    with aa.Recorder(
-        path, trained, optimizer, zoo.cross_entropy, checkpoint_every=3, scaler=scaler if announce else None
-    ) as recorder:
+    announced: dict[str, Any] = {"scaler": scaler if announce else None, "clip_norm": clip_norm}
+    with aa.Recorder(path, trained, optimizer, zoo.cross_entropy, checkpoint_every=3, **announced) as recorder:
         for name, first in (("a", 0), ("b", 5)):
             with recorder.stage(name):
                 for k in range(first, first + 5):
@@ -55,6 +58,9 @@ def train(
                         (scaler.scale(loss) if scaler else loss).backward()
                     if k in spoil:
                         next(trained.parameters()).grad.fill_(torch.inf)
+                    if clip_norm:
+                        scaler.unscale_(optimizer)
+                        nn.utils.clip_grad_norm_(trained.parameters(), clip_norm)
                     if scaler:
                         scaler.step(optimizer)
                         scaler.update()
@@ -68,6 +74,7 @@ CASES = {
     "bfloat16, accumulated": {"dtype": BF16, "micro_batches": 3},
     "float16, scaled": {"dtype": FP16, "scale": 2.0**12},
     "float16, scaled, accumulated": {"dtype": FP16, "scale": 2.0**8, "micro_batches": 2},
+    "float16, scaled, clipped": {"dtype": FP16, "scale": 2.0**8, "clip_norm": 0.3},
     "scaled alone": {"dtype": None, "scale": 2.0**10},
 }
 
@@ -114,6 +121,45 @@ def test_the_last_stage_is_exact_by_the_displaced_readout(case: tuple[Trajectory
     assert ("autocast" in words) == (run.record(0).precision.autocast is not None)
 
 
+@pytest.mark.parametrize("scale", [None, 2.0**10])
+def test_the_effect_of_a_stage_is_that_of_training_without_it(tmp_path: Path, scale: float | None) -> None:
+    dtype = BF16 if scale is None else FP16
+    run, _ = train(tmp_path / "run", dtype, scale=scale)
+    problem = aa.Problem(model(), zoo.cross_entropy, device="cpu")
+    without = plain_torch(range(5, 10), dtype, scale)
+    found = aa.retrain(run, problem, aa.Counterfactual.skip("a"))
+    assert all(torch.equal(found.params[n], p) for n, p in without.named_parameters())
+
+    x, y = zoo.examples(40, 99, torch.float32)
+    gamma = aa.log_likelihood(x, y)
+    truth = aa.final_model(run, problem).performance(gamma) - found.performance(gamma)
+    effects = aa.stage_effects(run, problem, gamma, cache=EmbeddingCache(None)).effects[0]
+    both = torch.stack([effects, truth.double()])
+    assert torch.corrcoef(both)[0, 1] > 0.95 and both.sign().prod(0).mean() > 0.8
+
+
+def plain_torch(steps: range, dtype: torch.dtype, scale: float | None) -> nn.Module:
+    """These steps of `train`, in torch alone."""
+    trained = model()
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=0.02)
+    scaler = torch.amp.GradScaler("cpu", enabled=scale is not None, init_scale=scale or 1.0)
+    for k in steps:
+        x, y = zoo.examples(8, seed=10 * k, dtype=torch.float32)
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype):
+            loss = zoo.cross_entropy(trained(x), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return trained
+
+
+def test_a_scaler_that_skips_and_was_not_announced_is_noticed(tmp_path: Path) -> None:
+    """Step 2 is skipped; no checkpoint falls on what follows it."""
+    with pytest.raises(RecordingError, match="pass scaler="):
+        train(tmp_path / "run", FP16, scale=2.0**12, spoil=frozenset({1}), announce=False)
+
+
 def test_skipped_steps_never_were(tmp_path: Path) -> None:
     """The first step of a stage, one in its middle, and the last."""
     run, trained = train(tmp_path / "run", FP16, scale=2.0**12, spoil=frozenset({0, 2, 6, 9}))
@@ -123,6 +169,28 @@ def test_skipped_steps_never_were(tmp_path: Path) -> None:
     assert all(d.absolute == 0.0 for d in aa.replay_drift(run, aa.Problem(model(), zoo.cross_entropy, device="cpu")))
     final = run.load(run.steps).state.params
     assert all(torch.equal(final[n], p) for n, p in trained.named_parameters())
+
+
+def normalised() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(zoo.FEATURES, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, zoo.CLASSES))
+
+
+def test_batches_of_skipped_steps_move_running_statistics(tmp_path: Path) -> None:
+    run, trained = train(
+        tmp_path / "run", FP16, scale=2.0**6, spoil=frozenset({0, 2, 3}), micro_batches=2, make=normalised
+    )
+    assert [len(run.record(k).passed) for k in range(run.steps)] == [2, 4, 0, 0, 0, 0, 0]
+    problem = aa.Problem(normalised(), zoo.cross_entropy, device="cpu")
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, problem))
+    final = run.load(run.steps)
+    assert all(torch.equal(final.buffers[n], b) for n, b in trained.named_buffers())
+
+    without = aa.Counterfactual.skip("b")
+    one, together = aa.retrain(run, problem, without), aa.retrain_all(run, problem, [without])[0]
+    torch.testing.assert_close(one.params, together.params)
+    parts = aa.example_effects(run, problem, aa.log_likelihood(*zoo.examples(6, 99, torch.float32)).mean(), steps=[1])
+    assert len(parts.units) == 2 * 8, "those of the batches that had a say in the step"
 
 
 def test_precision_is_journaled(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,6 +31,7 @@ from aa_core.errors import (
 from aa_core.performance import log_likelihood
 from aa_core.problem import Problem
 from aa_core.recording.recorder import Recorder
+from aa_core.replay import replay_drift
 from aa_core.rules import rule_named
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.examples import DatasetReference, ExampleLog
@@ -316,6 +319,61 @@ def test_a_loop_that_departs_within_a_stage_is_stopped_at_the_next_checkpoint(tm
     assert (run.steps, run.sealed) == (6, False)
 
 
+@pytest.mark.parametrize("way", ["nothing", "discard"])
+def test_a_batch_without_a_step_is_forgotten_on_request_and_noticed_without(tmp_path: Path, way: str) -> None:
+    """The loop passes over its third batch, whose loss it does not like; no checkpoint is near."""
+    model, optimizer = make()
+    passed_over = (
+        pytest.raises(RecordingError, match=r"step 2: .*recorder\.discard\(\)") if way == "nothing" else nullcontext()
+    )
+    with passed_over, Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+        for k in range(5):
+            x, y = data(8)
+            recorder.batch(x + k, y)
+            optimizer.zero_grad()
+            loss = LOSS(model(x + k), y)
+            if k == 2:
+                if way == "discard":
+                    recorder.discard()
+                continue
+            loss.backward()
+            optimizer.step()
+    run = open_run(tmp_path / "r")
+    records = [run.record(k) for k in range(run.steps)]
+    assert {len(r.micro_batches) for r in records} == {1}
+    if way == "discard":
+        assert [len(r.passed) for r in records] == [0, 0, 1, 0], "it moved the running statistics of batch norm"
+        assert all(d.absolute == 0.0 for d in replay_drift(run, Problem(model, LOSS, device="cpu")))
+
+
+def test_a_part_in_another_mode_than_the_model_is_named(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    model[1].eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.raises(UnsupportedError, match=r"step 0: 1 is in eval mode and the model is not.*train\(\)"),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        recorder.batch(X, Y)
+        LOSS(model(X), Y).backward()
+        optimizer.step()
+
+
+def test_uneven_accumulation_is_told_from_a_forgotten_batch_where_buffers_move(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(torch.nn.utils.spectral_norm(nn.Linear(6, 5)), nn.Tanh(), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+        for micro in (2, 2, 1, 2, 3):
+            optimizer.zero_grad()
+            for _ in range(micro):
+                recorder.batch(X, Y, weight=1 / micro)
+                (LOSS(model(X), Y) / micro).backward()
+            optimizer.step()
+    assert open_run(tmp_path / "r").steps == 5
+
+
 def clamp(model: nn.Module, _: object) -> None:
     for param in model.body.parameters():
         param.data.clamp_(-0.1, 0.1)
@@ -473,7 +531,7 @@ def test_parameters_that_are_not_the_models_are_unsupported(tmp_path: Path) -> N
 
 MODELS_AS_THEY_CANNOT_BE_RECORDED = {
     r"record the one inside.*_orig_mod": lambda: torch.compile(make()[0], backend="eager"),
-    "train on one device": lambda: nn.DataParallel(make()[0]),
+    "train in one process, on one device": lambda: nn.DataParallel(make()[0]),
     "0.weight has no shape yet": lambda: nn.Sequential(nn.LazyLinear(3)),
     "is a function, expected a torch.nn.Module": lambda: make,
 }
@@ -486,17 +544,43 @@ def test_a_model_that_cannot_be_replayed_is_refused_before_anything_is_written(t
     assert not (tmp_path / "r").exists()
 
 
+def test_training_that_is_spread_over_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = make()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with pytest.raises(UnsupportedError, match=r"DistributedDataParallel are split.*train in one process"):
+            Recorder(tmp_path / "r", wrapped, optimizer, LOSS)
+        Recorder(tmp_path / "r", model, optimizer, LOSS)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+        with pytest.raises(UnsupportedError, match="Net are split"):
+            Recorder(tmp_path / "r", model, optimizer, LOSS)
+    finally:
+        dist.destroy_process_group()
+
+
 class Checkpointed(nn.Sequential):
     """Runs its layers again on the way back."""
 
+    reentrant = False
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return checkpoint(super().forward, x, use_reentrant=False)
+        return checkpoint(super().forward, x, use_reentrant=self.reentrant)
+
+
+class CheckpointedAsOnce(Checkpointed):
+    reentrant = True
 
 
 @pytest.mark.parametrize(
     ("model", "x", "message"),
     [
         (Checkpointed(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), X, "Linear runs forward once more.*checkpoint"),
+        (
+            nn.Sequential(nn.Linear(6, 5), CheckpointedAsOnce(nn.Linear(5, 3))),
+            X,
+            "part of the model runs forward.*train without it",
+        ),
         (nn.Sequential(nn.EmbeddingBag(9, 3, sparse=True)), X.abs().long(), "0.weight is sparse.*sparse=False"),
     ],
 )

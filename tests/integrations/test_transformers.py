@@ -22,6 +22,7 @@ from aa_core.integrations.transformers import (
     reference,
     trainer_loss,
 )
+from aa_core.records import Clip
 from aa_core.runs.trajectory import Trajectory
 from tests.core.cases import memory_cache
 
@@ -362,14 +363,15 @@ def test_ids_that_do_not_reach_the_model_are_missed(tmp_path: Path) -> None:
         record(tmp_path, gpt2(), passages(), remove_unused_columns=True)
 
 
-def test_another_clipping_in_a_later_stage_is_refused(tmp_path: Path) -> None:
+def test_every_stage_may_be_clipped_in_its_own_way(tmp_path: Path) -> None:
     with TrainerRecorder(tmp_path / "run", ids="id") as recorder:
         training = trainer(gpt2(), passages(), recorder, tmp_path)
-        with recorder.stage("a"):
-            training.train()
-        training.args.max_grad_norm = 0.1
-        with pytest.raises(RecordingError, match="clipped"), recorder.stage("b"):
-            training.train()
+        for name, limit in (("a", 1.0), ("b", 0.1), ("c", 0.0)):
+            training.args.max_grad_norm = limit
+            with recorder.stage(name):
+                training.train()
+    run = aa.open_run(tmp_path / "run")
+    assert [run.record(s.start).clip for s in run.stages] == [Clip("norm", 1.0), Clip("norm", 0.1), None]
 
 
 def test_training_outside_a_stage_or_without_the_callback_is_noticed(tmp_path: Path) -> None:
