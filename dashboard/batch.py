@@ -25,18 +25,17 @@ def batch(ctx: Context, step: int, effect: float, unit: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**Step {step:,}: {glossary.fmt_effect(effect)} {literal(unit)}**", width="stretch")
         st.button("Close", icon=":material/close:", type="tertiary", on_click=session.update, kwargs={"steps": None})
-    frame = ctx.desk.batch(step)
-    st.caption(f"It trained on these {plural(len(frame), 'example')}; the labels are those of the training.")
+    st.caption(
+        f"It trained on these {plural(len(ctx.desk.batch(step)), 'example')}; the labels are those of the training."
+    )
     with feedback.refusals():
         with feedback.working("Walking back to these training examples") as progress:
-            found = estimates.training_examples(ctx.desk, ctx.selection, step, progress)
-        _ranked(ctx, step, frame.assign(effect=found.frame["effect"].to_numpy()), found.unit)
+            found = estimates.batch(ctx.desk, ctx.selection, step, progress)
+        _ranked(ctx, step, found.frame, found.unit)
         feedback.believe(found.belief)
 
 
 def _ranked(ctx: Context, step: int, frame: pd.DataFrame, unit: str) -> None:
-    # an example may be in a batch twice: one tile, both effects
-    frame = frame.groupby("row", sort=False, as_index=False).agg({"id": "first", "label": "first", "effect": "sum"})
     order = st.segmented_control(
         "Order", ORDERS, format_func=ORDERS.__getitem__, default="helped", required=True, key="batch:order",
         label_visibility="collapsed",

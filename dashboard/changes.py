@@ -11,7 +11,6 @@ from dashboard.selection import CODECS, compress
 from dashboard.shell import Context
 from dashboard.words import literal, plural
 
-FIELDS = ("skip", "leave", "without", "scale", "change")
 Way = Literal["leave", "scale", "change"]
 WAYS: dict[Way, str] = {"leave": "Leave out", "scale": "Scale", "change": "Train otherwise"}
 HYPERS = {"lr": "Learning rate", "momentum": "Momentum", "weight_decay": "Weight decay"}

@@ -26,6 +26,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 FILTERS = ("labels", "predictions", "wrong", "confidence", "where", "text", "slice")
 CHARTS = ("effects", "layers", "causes", "shares")
+CHANGES = ("skip", "leave", "without", "scale", "change")
+"""What a what-if changes."""
 MODES = ("runs", "groups", "stages", "experiments")
 CONFOUNDER = "confounder:"
 """A performance of this name judges by a metadata column: the likelihood of what it says, taken as the label."""

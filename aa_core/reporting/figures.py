@@ -59,8 +59,13 @@ def stage_bars(
     selected: str | Collection[str] | None = None,
     *,
     performance: str = "performance",
+    title: str = "Effect of each stage",
+    meaning: str | None = None,
 ) -> go.Figure:
-    """One bar a stage, in the order of training. frame: stage, effect [, low, high: ends of the interval]."""
+    """One bar a stage, in the order of training. frame: stage, effect [, low, high: ends of the interval].
+
+    meaning: what a positive effect is, where it is not that the stage helped.
+    """
     chosen = {selected} if isinstance(selected, str) else set(selected or ())
     bars = bars_of(frame["stage"], frame["effect"], unit)
     bars["marker"]["opacity"] = [1.0 if not chosen or s in chosen else 0.3 for s in frame["stage"]]
@@ -78,7 +83,7 @@ def stage_bars(
     figure.add("scatter", **value_labels(frame))
     name_axis(figure, frame["stage"], range(len(frame)))
     figure.xaxis(title={"text": axis_title(performance, unit)}, range=room(frame))
-    return figure.done("Effect of each stage", [sign()], 48 + ROW * len(frame), "stages")
+    return figure.done(chart_text(title), [sign() if meaning is None else meaning], 48 + ROW * len(frame), "stages")
 
 
 def step_bars(
@@ -213,8 +218,8 @@ def compare_bars(
     name_axis(figure, frame["stage"], range(len(frame)))
     both = pd.concat([frame["estimate"], frame["truth"]])
     figure.xaxis(title={"text": axis_title(performance, unit)}, range=room(pd.DataFrame({"effect": both})))
-    key = f"pale = {words[0]}, full = {words[1]}"
-    return figure.done(title, [sign(), key], 48 + PAIR * len(frame), "compare")
+    key = chart_text(f"pale = {words[0]}, full = {words[1]}")
+    return figure.done(chart_text(title), [sign(), key], 48 + PAIR * len(frame), "compare")
 
 
 def _domain(row: int) -> dict[str, str]:

@@ -26,6 +26,7 @@ def heat_map(
     effect: Sequence[Sequence[float | None]],
     performance: str,
     unit: str,
+    title: str,
 ) -> go.Figure:
     """Mean effect of each stage on each subgroup; effect: [stage][group], n: [group]. Rows are subgroups."""
     scale = scale_of(v for row in effect for v in row)
@@ -56,4 +57,4 @@ def heat_map(
     figure.yaxis(zeroline=False, tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", showgrid=False)
     figure.xaxis(zeroline=False, tickvals=list(range(len(columns))), ticktext=columns, side="bottom", showgrid=False)
     lines = [sign(), axis_title(performance, unit)]
-    return figure.done("Effect of each stage on each subgroup", lines, HEAD + CELL * len(rows), "heat")
+    return figure.done(chart_text(title), lines, HEAD + CELL * len(rows), "heat")

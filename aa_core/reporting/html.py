@@ -89,7 +89,8 @@ def _timeline(data: Mapping[str, Any], title: str) -> go.Figure:
 
 def _stages(data: Mapping[str, Any], title: str) -> go.Figure:
     columns = pd.DataFrame({c: data[c] for c in ("stage", "effect", "low", "high")})
-    return figures.stage_bars(_floats(columns), data["unit"], performance=data["performance"])
+    how = {"performance": data["performance"], "title": title, "meaning": data.get("meaning")}
+    return figures.stage_bars(_floats(columns), data["unit"], **how)
 
 
 def _steps(data: Mapping[str, Any], title: str) -> go.Figure:
@@ -117,7 +118,7 @@ DRAWN: dict[str, Callable[[Mapping[str, Any], str], go.Figure]] = {
     "timeline": _timeline,
     "stages": _stages,
     "steps": _steps,
-    "heat": lambda data, title: heat_map(**{k: v for k, v in data.items()}),
+    "heat": lambda data, title: heat_map(**data, title=title),
     "pairs": _pairs,
     "scatter": _scatter,
 }

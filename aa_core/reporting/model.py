@@ -11,6 +11,7 @@ from aa_core.errors import RunFormatError
 from aa_core.reporting.about import About, Section, Signature
 from aa_core.reporting.recorded import DataSection, Number, RunSection
 from aa_core.reporting.seal import SCHEMA, canonical, sealed, verified
+from aa_core.reporting.shown import GroupTable, Shown
 from aa_core.runs.header import listed
 
 Status = Literal["estimate", "confirmed", "partly", "refuted"]
@@ -60,6 +61,8 @@ class ReliabilitySection(Section):
     words: str
     noise_of_mean: Number = None
     """How far the true mean effect on these examples moves by itself, at most; None where that was not measured."""
+    moved: Number = None
+    """The largest distance that a stage moved the weights, over the norm of the final ones; None where not known."""
 
 
 class StageRow(Section):
@@ -95,24 +98,6 @@ class ExampleTable(Section):
     example: tuple[int | str, ...]
     stage: tuple[str, ...]
     effect: tuple[tuple[Number, ...], ...]
-
-
-class Group(Section):
-    """The examples that have one value of one column."""
-
-    column: str
-    value: str
-    n: int
-
-
-class GroupTable(Section):
-    """Mean effect of each stage on each subgroup: [stage][group], with the interval over the group's examples."""
-
-    groups: tuple[Group, ...]
-    stage: tuple[str, ...]
-    effect: tuple[tuple[Number, ...], ...]
-    low: tuple[tuple[Number, ...], ...]
-    high: tuple[tuple[Number, ...], ...]
 
 
 class Points(Section):
@@ -196,6 +181,8 @@ class Comparison(Section):
     digest: str
     title: str
     n: int
+    evaluation: str = ""
+    """Digest of performance and examples there; that of the selection, if both runs were judged on the same."""
     stage: tuple[str, ...]
     here: tuple[Number, ...]
     there: tuple[Number, ...]
@@ -271,6 +258,7 @@ class Report(Section):
     groups: GroupTable | None
     examples: ExampleTable | None
     comparison: Comparison | None
+    shown: Shown = Shown()
     checks: tuple[Check, ...]
     calibration: CalibrationSection | None
     ledger: Ledger

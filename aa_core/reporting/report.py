@@ -41,13 +41,14 @@ from aa_core.reporting.sections import (
     reliability_section,
     run_section,
 )
+from aa_core.reporting.shown import Shown
 from aa_core.run_performance import run_performance
 
 __all__ = ["DASHBOARD", "Context", "ReportedRun", "bootstrap_interval", "build_report", "report_from"]
 
 DASHBOARD = "http://127.0.0.1:8501"
 """Where `aa dashboard` answers."""
-UNSTATED, EMPTY = About(), Ledger()
+UNSTATED, EMPTY, NOTHING = About(), Ledger(), Shown()
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Context:
     dashboard: str = DASHBOARD
     replay: Mapping[str, Any] | None = None
     """What the newest replay job found, as `aa_core.jobs.replayed` says it."""
+    shown: Shown = NOTHING
+    """What was chosen on the screens."""
+    comparison: Comparison | None = None
+    """Another run beside this one, where `against` names none."""
 
 
 ALONE = Context()
@@ -168,7 +173,8 @@ def report_from(
         steps=per_step,
         groups=groups,
         examples=table,
-        comparison=None if against is None else _comparison(rows, *against),
+        comparison=context.comparison if against is None else _comparison(rows, *against),
+        shown=context.shown,
         checks=checks,
         calibration=calibration,
         ledger=context.ledger,
@@ -216,6 +222,7 @@ def _comparison(rows: Sequence[StageRow], run: ReportedRun, effects: Attribution
         digest=run.digest,
         title=run.title or "Untitled run",
         n=effects.provenance["n"],
+        evaluation=effects.provenance["evaluation"],
         stage=names,
         here=tuple(here.get(n) for n in names),
         there=tuple(there.get(n) for n in names),

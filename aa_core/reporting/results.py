@@ -12,8 +12,9 @@ from aa_core.effects.attribution import Attribution
 from aa_core.records import RunLike
 from aa_core.reporting.bins import binned
 from aa_core.reporting.bootstrap import bootstrap_interval
-from aa_core.reporting.model import ExampleTable, Group, GroupTable, StageRow, StepTable
+from aa_core.reporting.model import ExampleTable, StageRow, StepTable
 from aa_core.reporting.sections import reliability_section
+from aa_core.reporting.shown import Group, GroupTable
 from aa_core.runs.evaluation import Evaluation
 from aa_core.stages import find
 

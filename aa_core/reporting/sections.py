@@ -174,4 +174,5 @@ def reliability_section(found: Reliability) -> ReliabilitySection:
         readout_spread=found.readout_spread,
         signs_agree=found.signs_agree,
         noise_of_mean=found.noise_of_mean,
+        moved=found.moved,
     )

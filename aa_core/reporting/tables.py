@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 
 from aa_core.reporting.escape import safe_cell
 from aa_core.reporting.glossary import CURVES
 from aa_core.reporting.model import Report
+from aa_core.reporting.recorded import Number
+from aa_core.reporting.shown import GroupTable
 
 
 def to_frames(report: Report) -> dict[str, pd.DataFrame]:
@@ -19,6 +24,7 @@ def to_frames(report: Report) -> dict[str, pd.DataFrame]:
         "checks": check_frame(report),
         "calibration": calibration_frame(report),
         "comparison": comparison_frame(report),
+        **shown_frames(report),
         "findings": finding_frame(report),
         "training": log_frame(report),
     }
@@ -60,16 +66,16 @@ def example_frame(report: Report) -> pd.DataFrame:
 
 def group_frame(report: Report) -> pd.DataFrame:
     """One row a stage and subgroup: stage, column, value, n, effect, low, high, unit."""
-    found = report.groups
-    if found is None:
-        return pd.DataFrame()
+    return pd.DataFrame() if report.groups is None else _grouped(report.groups).assign(unit=report.selection.unit)
+
+
+def _grouped(found: GroupTable) -> pd.DataFrame:
     rows = [
         {"stage": stage, **group.model_dump(), "effect": e, "low": low, "high": high}
         for stage, *columns in zip(found.stage, found.effect, found.low, found.high, strict=True)
         for group, e, low, high in zip(found.groups, *columns, strict=True)
     ]
-    frame = pd.DataFrame(rows).assign(unit=report.selection.unit)
-    return frame.astype({"effect": float, "low": float, "high": float})
+    return pd.DataFrame(rows).astype({"effect": float, "low": float, "high": float})
 
 
 def calibration_frame(report: Report) -> pd.DataFrame:
@@ -86,6 +92,40 @@ def comparison_frame(report: Report) -> pd.DataFrame:
     columns = {"stage": found.stage, "effect_here": found.here, "effect_there": found.there}
     frame = pd.DataFrame(columns).astype({"effect_here": float, "effect_there": float})
     return frame.assign(unit=report.selection.unit)
+
+
+def shown_frames(report: Report) -> dict[str, pd.DataFrame]:
+    """What was chosen on the screens, a table a section; what is None is left out."""
+    shown, found = report.shown, dict[str, pd.DataFrame]()
+    if (parts := shown.parts) is not None:
+        cells = _cells(parts.stage, parts.part, parts.effect)
+        found["parts"] = pd.DataFrame(cells, columns=["stage", parts.by, "effect"])
+    if (shares := shown.shares) is not None:
+        gained = zip(("at the start", *shares.stage), (shares.start, *shares.share), strict=True)
+        found["shares"] = pd.DataFrame(gained, columns=["stage", "share"])
+    if (batch := shown.batch) is not None:
+        found["training_examples"] = pd.DataFrame(batch.model_dump(exclude={"words"}))
+    if (grouping := shown.grouping) is not None:
+        found["chosen_groups"] = _grouped(grouping.table).assign(column=grouping.by or "saved subgroups")
+        if (gap := grouping.gap) is not None:
+            one, two = (g.value for g in gap.groups)
+            frame = pd.DataFrame(gap.model_dump(exclude={"groups"}))
+            found["gap"] = frame.assign(first_group=one, second_group=two)
+    if (stages := shown.stages) is not None:
+        frame = pd.DataFrame(stages.model_dump(include={"effect_first", "effect_second"}))
+        sizes = {"group": [g.value for g in stages.groups], "n": [g.n for g in stages.groups]}
+        found["two_stages"] = frame.assign(first_stage=stages.first, second_stage=stages.second, **sizes)
+    if (prediction := shown.prediction) is not None:
+        found["prediction"] = pd.DataFrame([prediction.model_dump(exclude={"query", "words"})])
+    found = {name: frame.assign(unit=report.selection.unit) for name, frame in found.items()}
+    if stages is not None:
+        cosines = _cells(stages.stage, stages.stage, stages.cosine)
+        found["cosines"] = pd.DataFrame(cosines, columns=["stage", "other_stage", "cosine"])
+    return found
+
+
+def _cells(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[Number]]) -> list[tuple[Any, ...]]:
+    return [(r, c, v) for r, row in zip(rows, values, strict=True) for c, v in zip(columns, row, strict=True)]
 
 
 def finding_frame(report: Report) -> pd.DataFrame:

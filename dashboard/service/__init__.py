@@ -27,6 +27,7 @@ from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
 from dashboard.service.reports import exporting, formats, report_of
 from dashboard.service.runs import RunEntry, list_runs
+from dashboard.service.shown import parts
 from dashboard.service.work import Waiting
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "ledger",
     "list_runs",
     "marks",
+    "parts",
     "people",
     "report_of",
     "retraining",

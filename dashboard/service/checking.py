@@ -21,7 +21,7 @@ def known(desk: Desk, s: Selection, progress: Progress) -> Reliability:
 
 def calibration(desk: Desk, s: Selection) -> Calibration | None:
     """What retraining every stage said, for this performance on the whole evaluation set."""
-    return find_calibration(desk.run, _digest(desk, s.performance), s.semantics)
+    return find_calibration(desk.run, digest_of_all(desk, s), s.semantics)
 
 
 def noise(desk: Desk, s: Selection) -> float | None:
@@ -74,5 +74,6 @@ def jobs() -> list[Job]:
     return list(all_jobs())
 
 
-def _digest(desk: Desk, performance: str) -> str:
-    return desk.remember(("digest", performance), lambda: run_performance(desk.run, performance).digest)
+def digest_of_all(desk: Desk, s: Selection) -> str:
+    """Of the performance and all examples of the evaluation set."""
+    return desk.remember(("digest", s.performance), lambda: run_performance(desk.run, s.performance).digest)

@@ -169,6 +169,17 @@ def training_examples(desk: Desk, s: Selection, step: int, progress: Progress) -
     return Effects(frame, result["unit"], result["n"], Belief.read(result["reliability"]))
 
 
+def batch(desk: Desk, s: Selection, step: int, progress: Progress) -> Effects:
+    """The training examples of a step with their effects: row, id, label, effect, in the order of the batch.
+
+    An example may be in a batch twice: it has one row, of both effects.
+    """
+    found = training_examples(desk, s, step, progress)
+    frame = desk.batch(step).assign(effect=found.frame["effect"].to_numpy())
+    once = frame.groupby("row", sort=False, as_index=False).agg({"id": "first", "label": "first", "effect": "sum"})
+    return replace(found, frame=once)
+
+
 def parts(desk: Desk, s: Selection, by: Literal["layers", "causes"], progress: Progress) -> Effects:
     """The effect of each stage on the mean of the selected examples, split; `frame` has the column layer or cause."""
     result, table = ask(desk, request_for(s, by=by, examples=picked(desk, s)), progress)

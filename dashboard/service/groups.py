@@ -67,6 +67,22 @@ def columns(desk: Desk) -> list[str]:
     return [SAVED, LABEL, PREDICTION, *desk.facts().columns]
 
 
+def chosen(desk: Desk, s: Selection, fewest: int = 1) -> str:
+    """By what the selection groups; where fewer than so many subgroups are saved, by a column instead."""
+    by = s.by if s.by in columns(desk) else SAVED
+    if by == SAVED and len(desk.facts().slices) < fewest:
+        return next(iter(desk.facts().columns), LABEL)
+    return by
+
+
+def two(s: Selection, names: Sequence[str]) -> tuple[str, str] | None:
+    """Two different names, chosen by the selection where it can be; None where there are no two."""
+    if len(names) < 2:
+        return None
+    first = s.first if s.first in names else names[0]
+    return first, s.second if s.second in names and s.second != first else next(n for n in names if n != first)
+
+
 def groups_by(desk: Desk, by: str) -> list[Group]:
     """The groups of a column, or the saved ones; empty groups left out, the largest kept where there are too many."""
     names = list(enumerate(desk.class_names()))

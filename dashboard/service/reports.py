@@ -14,6 +14,7 @@ from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import request_of
 from dashboard.service.log import append
+from dashboard.service.shown import parts, shown
 
 
 def formats() -> dict[str, Callable[[Report], str | bytes]]:
@@ -37,7 +38,17 @@ def exporting(desk: Desk, report: Report, suffix: str) -> Callable[[], str | byt
 def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: str, progress: Progress) -> Report:
     """All of this selection as a report, with every retraining of the run and every finding."""
     rows, run = desk.rows(s), desk.recorded
-    context = Context(retrainings(run), about, ledger_section(run), ledger_events(run), date, replay=replayed(run))
+    told, other = shown(parts(desk, s), progress)
+    context = Context(
+        retrainings(run),
+        about,
+        ledger_section(run),
+        ledger_events(run),
+        date,
+        replay=replayed(run),
+        shown=told,
+        comparison=other,
+    )
     key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, repr(context))
 
     def work() -> Report:

@@ -78,9 +78,7 @@ def _runs(ctx: Context) -> None:
 
 def _groups(ctx: Context) -> None:
     options = groups.columns(ctx.desk)
-    by = ctx.selection.by if ctx.selection.by in options else groups.SAVED
-    if by == groups.SAVED and len(ctx.desk.facts().slices) < 2:
-        by = next((c for c in options if c in ctx.desk.facts().columns), groups.LABEL)
+    by = groups.chosen(ctx.desk, ctx.selection, 2)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name_of: Callable[[str], str] = lambda c: c or "saved subgroups"  # noqa: E731
         st.selectbox("Groups by", options, format_func=name_of, width=WIDTH, **session.mirror("by", show=by))
@@ -117,14 +115,13 @@ def _stages(ctx: Context) -> None:
 
 def _two(ctx: Context, names: list[str]) -> tuple[str, str] | None:
     """Two different names, chosen by the selection where it can be."""
-    if len(names) < 2:
+    chosen = groups.two(ctx.selection, names)
+    if chosen is None:
         return None
-    s = ctx.selection
-    first = s.first if s.first in names else names[0]
-    second = s.second if s.second in names and s.second != first else next(n for n in names if n != first)
+    first, second = chosen
     st.selectbox("First", names, width=WIDTH, **session.mirror("first", show=first))
     st.selectbox("Second", [n for n in names if n != first], width=WIDTH, **session.mirror("second", show=second))
-    return first, second
+    return chosen
 
 
 def _show(ctx: Context, pair: Pair, names: tuple[str, str], about: str) -> None:

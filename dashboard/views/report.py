@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard import feedback, tables
 from dashboard.activity import describe
 from dashboard.pin import NAME
-from dashboard.service import About, Report, exporting, formats, glossary, ledger, report_of, retraining
+from dashboard.service import About, Report, exporting, formats, glossary, ledger, parts, report_of, retraining
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, performance_words, plural, subject
 
@@ -69,6 +69,7 @@ def _contents(ctx: Context) -> bool:
         ("Performance", performance_words(s.performance)),
         ("Estimator", ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))),
         *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],
+        *[("Beside it", part.words) for part in parts(desk, s)],
         ("Findings", plural(len(ledger.listed(desk)), "finding") if ledger.listed(desk) else "none entered"),
     ]
     st.html(tables.facts(rows, "list"))

@@ -108,9 +108,7 @@ def _forget(digest: str) -> None:
 def _compared(ctx: Context) -> None:
     st.subheader("What each stage did to each group", anchor=False)
     options = groups.columns(ctx.desk)
-    by = ctx.selection.by if ctx.selection.by in options else groups.SAVED
-    if by == groups.SAVED and not ctx.desk.facts().slices and not ctx.selection.by:
-        by = next(iter(ctx.desk.facts().columns), groups.LABEL)
+    by = groups.chosen(ctx.desk, ctx.selection)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox(
             "Groups by",
@@ -149,13 +147,12 @@ def _compared(ctx: Context) -> None:
 
 
 def _gap(ctx: Context, found: list[Group]) -> None:
-    if len(found) < 2:
+    s, names = ctx.selection, [g.name for g in found]
+    chosen = groups.two(s, names)
+    if chosen is None:
         return
+    first, second = chosen
     st.subheader("Gap between two groups", anchor=False)
-    names = [g.name for g in found]
-    s = ctx.selection
-    first = s.first if s.first in names else names[0]
-    second = s.second if s.second in names and s.second != first else next(n for n in names if n != first)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.selectbox("Group", names, width=260, **session.mirror("first", show=first))
         st.selectbox("against", [n for n in names if n != first], width=260, **session.mirror("second", show=second))

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import changes, feedback, session, shell, tables, watch
 from dashboard.pin import pin
+from dashboard.selection import CHANGES
 from dashboard.service import acts, checking, estimates, glossary, retraining
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, effect_words, judged, literal, measure, plural, subject
@@ -35,7 +36,7 @@ def _about(ctx: Context) -> None:
     about = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
     st.caption(f"Judged on {about} by the {literal(judged(s))}. Pick others in Explore.")
     if s.examples or s.filtered:
-        kept = {name: getattr(s, name) for name in changes.FIELDS}
+        kept = {name: getattr(s, name) for name in CHANGES}
         st.button(
             "Judge on all examples",
             type="tertiary",

@@ -12,6 +12,18 @@ import pandas as pd
 import torch
 
 from aa_core.problem import Problem
+from aa_core.reporting.shown import (
+    Gap,
+    Group,
+    Grouping,
+    GroupTable,
+    Parts,
+    Prediction,
+    Shares,
+    Shown,
+    Stages,
+    StepExamples,
+)
 from aa_core.runs.evaluation import Evaluation
 from aa_core.stages import stage_of_steps
 from tests.zoo import OPTIMIZERS, MemoryRun, examples, mlp, record
@@ -50,6 +62,44 @@ def make(stages: tuple[str, ...] = HOSTILE, n: int = N) -> tuple[ToldRun, Proble
     digest = hashlib.sha256(repr(stages).encode()).hexdigest()
     fields = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)} | {"stages": noted, "digest": digest}
     return ToldRun(**fields, evaluation=Evaluation(*examples(n, seed=7))), problem
+
+
+def shown() -> Shown:
+    """Every section that screens can add; each of its strings wants to break a report."""
+    groups, row = tuple(Group(column="", value=name, n=3) for name in HOSTILE), (0.1, -0.2, 0.3, None)
+    table = GroupTable(groups=groups, stage=HOSTILE, effect=(row,) * 4, low=(row,) * 4, high=(row,) * 4)
+    ends = dict.fromkeys(("first", "second", "effect", "low", "high"), row)
+    gap = Gap(groups=groups[:2], stage=HOSTILE, **ends)
+    return Shown(
+        parts=Parts(by="layer", stage=HOSTILE, part=HOSTILE, effect=(row,) * 4, words=TITLE),
+        shares=Shares(stage=HOSTILE, share=row, start=-2.0),
+        batch=StepExamples(step=2, stage=SCRIPT, row=(5, 1, 2, 3), id=HOSTILE, label=HOSTILE, effect=row, words=TITLE),
+        grouping=Grouping(
+            by=SCRIPT, table=table, counted=16, apart=9, apart_corrected=2, gap=gap, evaluation="e" * 64, words=TITLE
+        ),
+        stages=Stages(
+            first=SCRIPT,
+            second=TITLE,
+            groups=groups,
+            effect_first=row,
+            effect_second=row,
+            stage=HOSTILE,
+            cosine=(row,) * 4,
+            evaluation="e" * 64,
+            words=TITLE,
+        ),
+        prediction=Prediction(
+            what=FORMULA,
+            recorded=-1.0,
+            predicted=-1.1,
+            effect=0.1,
+            n=N,
+            within_noise=True,
+            estimator="boundary/exact/linear",
+            query={"skip": (SCRIPT,)},
+            words=TITLE,
+        ),
+    )
 
 
 def whatif(stage: str, truth: float, **changes: Any) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import pytest
 
 from aa_core.reporting import Context, Report, build_report, safe_cell, to_csv, to_html, to_pdf
 from aa_core.reporting.report import DASHBOARD
-from tests.core.report_case import FORMULA, SCRIPT, TURNED, make, whatif
+from tests.core.report_case import FORMULA, SCRIPT, TURNED, make, shown, whatif
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
     run, problem = make()
-    return build_report(run, problem, context=Context(whatifs=[whatif(SCRIPT, 0.1)]))
+    return build_report(run, problem, context=Context(whatifs=[whatif(SCRIPT, 0.1)], shown=shown()))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,9 @@ def test_one_page_stays_under_six_megabytes() -> None:
 
 def test_csv_cells_are_no_formulas(report: Report) -> None:
     tables = {name: list(csv.reader(io.StringIO(text))) for name, text in to_csv(report).items()}
-    assert set(tables) == {f"{t}.csv" for t in ("stages", "steps", "groups", "examples", "checks", "training")}
+    chosen = ("parts", "shares", "training_examples", "chosen_groups", "gap", "two_stages", "cosines", "prediction")
+    always = ("stages", "steps", "groups", "examples", "checks", "training")
+    assert set(tables) == {f"{name}.csv" for name in (*always, *chosen)}
     strings = [cell for table in tables.values() for row in table for cell in row if not _is_number(cell)]
     assert f"'{FORMULA}" in strings and "'@note" in strings
     assert not [cell for cell in strings if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
@@ -97,6 +99,10 @@ def test_safe_cell_prefixes_text_and_leaves_numbers(text: str) -> None:
     assert safe_cell(text) == f"'{text}"
     assert safe_cell(-1.5) == -1.5
     assert safe_cell("a=1") == "a=1"
+
+
+def test_a_pdf_shows_what_was_chosen_whatever_it_is_called(report: Report) -> None:
+    assert to_pdf(report).startswith(b"%PDF-1.7")
 
 
 def test_a_pdf_shows_strange_names_and_characters_that_no_font_has() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from aa_core.reporting.answer import truths_of
 from aa_core.reporting.blocks import Block
 from aa_core.reporting.model import Report
-from aa_core.reporting.pages import closing, effects, front, record, truth
+from aa_core.reporting.pages import closing, effects, front, record, shown, truth
 
 
 def pages(report: Report, tables: Sequence[str]) -> Iterator[Block]:
@@ -21,6 +21,7 @@ def pages(report: Report, tables: Sequence[str]) -> Iterator[Block]:
     yield from record.data(report)
     yield from record.method(report)
     yield from effects.results(report, truths)
+    yield from shown.screens(report)
     yield from truth.retrainings(report, truths)
     yield from truth.findings(report)
     yield from closing.limits(report)

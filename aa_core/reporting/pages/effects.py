@@ -8,8 +8,9 @@ from aa_core.reporting import glossary
 from aa_core.reporting.answer import Truth
 from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Paragraph, Table
 from aa_core.reporting.links import view
-from aa_core.reporting.model import GroupTable, Report, StageRow
+from aa_core.reporting.model import Report, StageRow
 from aa_core.reporting.pages.basis import NOISE, basis, effect, evidence, scale_of_stages
+from aa_core.reporting.shown import GroupTable
 
 TOP_STEPS = 10
 WIDEST = 7
@@ -143,12 +144,13 @@ def _groups(report: Report) -> Iterator[Block]:
         yield Table(
             f"Estimated {glossary.axis_title(name, unit)}, mean over each subgroup.",
             ("Subgroup", "n", *found.stage[part]),
-            tuple(_group(found, j, part) for j in range(len(found.groups))),
+            tuple(group_row(found, j, part) for j in range(len(found.groups))),
             f"{words} Below each effect: its 95 % interval over the examples of the group, from eight examples on.",
         )
 
 
-def _group(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
+def group_row(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
+    """A group, its size, and what these stages did to it."""
     group, scale = found.groups[j], glossary.scale_of(v for row in found.effect for v in row)
     cells = []
     for mean, low, high in zip(found.effect[part], found.low[part], found.high[part], strict=True):
@@ -165,7 +167,9 @@ def _comparison(report: Report) -> Iterator[Block]:
     words = f"{basis(report, 'stage', report.reliability)} The other run, n = {found.n:,}: {found.words}"
     source = f"{evidence(report)}; other run {found.digest[:12]}"
     yield Heading("Beside another run", 3)
-    yield Paragraph(f"The same question was put to “{found.title}”, on its own evaluation set.")
+    same = found.evaluation == report.selection.evaluation
+    examples = "on the same examples" if same else "on its own evaluation set"
+    yield Paragraph(f"The same question was put to “{found.title}”, {examples}.")
     yield Figure(
         "pairs",
         "This run and the other",

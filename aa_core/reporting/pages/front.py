@@ -56,6 +56,10 @@ def confidence(report: Report) -> Iterator[Block]:
         spread = f"{glossary.fmt_percent(found.readout_spread)} of the size of the effects{agree}"
         facts.append(("Spread of the three readouts", spread))
     facts.append(("Largest effective learning rate", glossary.fmt_number(found.effective_lr)))
+    if found.moved is not None:
+        facts.append(
+            ("Largest move of a stage", f"{glossary.fmt_percent(found.moved)} of the norm of the final weights")
+        )
     if found.stiff_share:
         share = glossary.fmt_percent(found.stiff_share)
         facts.append(("Stiff coordinates", f"{share} of the weights have a zero second moment and react without bound"))
