@@ -54,7 +54,7 @@ def test_no_acknowledged_step_is_lost_in_two_hundred_kills_of_a_recorder(tmp_pat
     until_told = [first_told(tmp_path / f"first{number}") for number in range(2)][1]
     for number in range(200):
         path, told = tmp_path / str(number), tmp_path / f"{number}.told"
-        assert kill(start(record, path, told), rng.uniform(0.8, 3.0) * until_told, rng.choice(SIGNALS))
+        assert kill(start(record, path, told), rng.uniform(0.8, 2.0) * until_told, rng.choice(SIGNALS))
         acknowledged = told.stat().st_size if told.exists() else 0
         if not (path / "run.json").exists():
             assert acknowledged == 0

@@ -6,12 +6,9 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -24,7 +21,9 @@ from aa_core.runs.header import MAX_JSON_BYTES, read_json
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.store import decode, layout, read_file
 from aa_core.runs.trajectory import Trajectory, open_run
+from tests.core.job_run import wait
 from tests.faults.forge import entry, file_with, named_files, replace_file, reseal
+from tests.faults.victims import kill, record_three_stages, start
 from tests.recorded import LOSS, as_killed, make, record, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -362,45 +361,23 @@ def test_journal_lines_out_of_order_are_refused(tmp_path: Path) -> None:
         open_run(path)
 
 
-VICTIM = """
-import sys
-from pathlib import Path
-from tests.recorded import LOSS, make, train
-from aa_core.recording.recorder import Recorder
-model, optimizer = make()
-with Recorder(Path(sys.argv[1]), model, optimizer, LOSS, checkpoint_every=7) as recorder:
-    for name in ("a", "b", "c"):
-        with recorder.stage(name):
-            for _ in range(40 if name != "c" else 100_000):
-                train(recorder, model, optimizer, 1)
-                print(recorder._writer.steps, flush=True)
-"""
+def kill_after(process: Any, told: Path, steps: int, delay: float) -> int:
+    """SIGKILL `delay` seconds after the step was acknowledged; how many were in the end."""
+    wait(lambda: acknowledged(told) >= steps)
+    assert kill(process, delay)
+    return acknowledged(told)
 
 
-def start_victim(path: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", VICTIM, str(path)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-    )
-
-
-def kill_after(process: subprocess.Popen[str], steps: int, delay: float) -> int:
-    """SIGKILL `delay` seconds after the step was acknowledged; the last step that was acknowledged."""
-    assert process.stdout is not None
-    while int(process.stdout.readline()) < steps:
-        pass
-    time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
-    rest, _ = process.communicate()
-    acknowledged = [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
-    return max(acknowledged, default=steps)
+def acknowledged(told: Path) -> int:
+    return told.stat().st_size if told.exists() else 0
 
 
 @pytest.mark.parametrize(("steps", "delay"), [(1, 0.0), (20, 0.0013), (45, 0.0171), (90, 0.05)])
 def test_no_acknowledged_step_is_lost_when_the_recorder_is_killed(tmp_path: Path, steps: int, delay: float) -> None:
-    acknowledged = kill_after(start_victim(tmp_path / "r"), steps, delay)
+    told = tmp_path / "told"
+    known = kill_after(start(record_three_stages, tmp_path / "r", told), told, steps, delay)
     run = open_run(tmp_path / "r")
-    assert acknowledged <= run.steps <= acknowledged + 1 and not run.sealed
+    assert known <= run.steps <= known + 1 and not run.sealed
     assert all("torn" in w for w in run.warnings) and check_integrity(run) == run.warnings
     assert [s.name for s in run.stages] == [n for n, start in (("a", 0), ("b", 40), ("c", 80)) if run.steps > start]
     assert_same_prefix(run, tmp_path / "unbroken")
@@ -419,13 +396,13 @@ def assert_same_prefix(run: Trajectory, path: Path) -> None:
 
 
 def test_the_second_recorder_is_refused_and_the_first_unharmed(tmp_path: Path) -> None:
-    process = start_victim(tmp_path / "r")
-    assert process.stdout is not None
-    process.stdout.readline()
+    told = tmp_path / "told"
+    process = start(record_three_stages, tmp_path / "r", told)
+    wait(lambda: acknowledged(told))
     with pytest.raises(RunBusyError, match="another recorder"), Recorder(tmp_path / "r", *make(), LOSS):
         pass
-    acknowledged = kill_after(process, 30, 0.0)
-    assert open_run(tmp_path / "r").steps >= acknowledged
+    known = kill_after(process, told, 30, 0.0)
+    assert open_run(tmp_path / "r").steps >= known
 
 
 def test_a_disk_that_fails_ends_the_run_with_what_was_committed(

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,15 @@ PROCESSES.set_forkserver_preload([__name__])
 REPORTS = ("html", "json")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
-for late in ("numpy.ctypeslib", "pyarrow.pandas_compat", "torch._decomp", "torch._dynamo"):
+for late in (
+    "numpy.ctypeslib",
+    "pandas.io.formats.csvs",
+    "plotly.graph_objs.layout",
+    "plotly.io",
+    "pyarrow.pandas_compat",
+    "torch._decomp.decompositions_for_jvp",
+    "torch._dynamo",
+):
     import_module(late)  # what is imported only when first needed: once here, not in each victim
 
 
@@ -85,12 +93,21 @@ def kill_often(
 
 def record(path: Path, told: Path) -> None:
     """Record without end, and tell each step that was acknowledged as one byte."""
+    _record(path, told, 5, ((f"stage {number // 3}", 4) for number in range(100_000)))
+
+
+def record_three_stages(path: Path, told: Path) -> None:
+    """The same, in other stages."""
+    _record(path, told, 7, (("a", 40), ("b", 40), ("c", 100_000)))
+
+
+def _record(path: Path, told: Path, every: int, stages: Iterable[tuple[str, int]]) -> None:
     model, optimizer = make()
     tell = os.open(told, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    with Recorder(path, model, optimizer, LOSS, checkpoint_every=5) as recorder:
-        for number in range(100_000):
-            with recorder.stage(f"stage {number // 3}"):
-                for _ in range(4):
+    with Recorder(path, model, optimizer, LOSS, checkpoint_every=every) as recorder:
+        for name, steps in stages:
+            with recorder.stage(name):
+                for _ in range(steps):
                     train(recorder, model, optimizer, 1)
                     os.write(tell, b".")
 
