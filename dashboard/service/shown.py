@@ -115,17 +115,16 @@ def _subgroups(desk: Desk, s: Selection) -> Iterator[Part]:
 
 def _grouping(desk: Desk, s: Selection, by: str, found: Sequence[groups.Group], progress: Progress) -> Grouping:
     cells = groups.cells(desk, s, found, progress)
-    stages, names = (list(dict.fromkeys(cells.frame[column])) for column in ("stage", "group"))
-    grids = {
-        column: cells.frame.pivot(index="stage", columns="group", values=column).reindex(index=stages, columns=names)
-        for column in ("effect", "low", "high")
+    by_group = {  # all stages of the first group, then of the second: two groups may have one name
+        column: cells.frame[column].to_numpy().reshape(len(found), -1) for column in ("stage", "effect", "low", "high")
     }
+    stages = by_group.pop("stage")[0]
     return Grouping(
         by=by,
         table=GroupTable(
             groups=tuple(map(_group, found)),
             stage=tuple(stages),
-            **{column: tuple(map(tuple, grid.to_numpy().tolist())) for column, grid in grids.items()},
+            **{column: tuple(map(tuple, grid.T.tolist())) for column, grid in by_group.items()},
         ),
         counted=cells.counted,
         apart=cells.apart,
@@ -173,9 +172,12 @@ def _stages(desk: Desk, s: Selection, names: tuple[str, str], progress: Progress
     )
 
 
-def _comparison(desk: Desk, other: Desk, s: Selection, progress: Progress) -> Comparison:
-    """The stages that both have; those that one of them lacks have no number there."""
+def _comparison(desk: Desk, other: Desk, s: Selection, progress: Progress) -> Comparison | None:
+    """The stages that both have; None where there is none."""
     pair = compare.runs(desk, other, s, progress)
+    if pair.frame.empty:
+        return None
+    alone = f" Only in one of them, so not compared: {', '.join(pair.unmatched)}." if pair.unmatched else ""
     return Comparison(
         digest=other.run.digest,
         title=other.run.title or other.entry.id,
@@ -184,7 +186,7 @@ def _comparison(desk: Desk, other: Desk, s: Selection, progress: Progress) -> Co
         stage=_column(pair.frame, "stage"),
         here=_column(pair.frame, "first"),
         there=_column(pair.frame, "second"),
-        words=pair.beliefs[1].words,
+        words=f"{pair.beliefs[1].words}{alone}",
     )
 
 

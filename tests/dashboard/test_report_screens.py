@@ -176,11 +176,13 @@ def test_path_shares_add_up_to_the_end(desk: Desk) -> None:
 
 
 def test_saved_subgroups_are_in_it(desk: Desk) -> None:
-    for digit in (3, 4):
-        slices.save(desk.evaluation_digest, Selection(labels=(digit,)), f"only {digit}")
+    for labels, name in (((3,), "some"), ((4,), "some"), ((3, 4), "both")):
+        slices.save(desk.evaluation_digest, Selection(labels=labels), name)
     found = report(desk, Selection()).shown.grouping
-    assert found.by == "" and [g.value for g in found.table.groups] == ["only 3", "only 4"]
-    assert found.gap is not None
+    assert found.by == "" and [(g.value, g.n) for g in found.table.groups] == [("both", 8), ("some", 4), ("some", 4)]
+    for both, *some in found.table.effect:
+        assert sum(some) / 2 == pytest.approx(both)
+    assert [g.value for g in found.gap.groups] == ["both", "some"]
 
 
 def test_a_prediction_that_was_retrained_is_a_check_instead(desk: Desk) -> None:
