@@ -23,6 +23,7 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.counterfactuals.whatif import what_if
 from aa_core.errors import EmptyStageError, IntegrityError, RequestError, UnknownStageError, is_memory
+from aa_core.files import unsealed
 from aa_core.jobs import (
     Job,
     JobSpec,
@@ -37,7 +38,7 @@ from aa_core.jobs import (
     worker,
 )
 from aa_core.jobs.job import DIED
-from aa_core.jobs.spec import FAILURE, RESULT, STATE
+from aa_core.jobs.spec import FAILURE, RESULT, STATE, TABLE
 from aa_core.jobs.worker import INTERVAL, answer
 from aa_core.lock import acquire, is_held
 from aa_core.processes import child_environment
@@ -182,11 +183,11 @@ def test_a_problem_file_is_named_absolutely(run: Trajectory, recorded: tuple[Tra
 
 
 def test_figures_that_are_not_defined_are_null(ask: Ask) -> None:
-    job = finished(submit(ask(examples=[5])))
-    agreed = job.result()["agreement"]
+    files = {name: unsealed(data) or b"" for name, data in answer(lambda: perform(ask(examples=[5]))).items()}
+    agreed = json.loads(files[RESULT])["agreement"]
     assert agreed["n"] == 1 and agreed["pearson"] is None and agreed["sign"] in (0.0, 1.0)
-    assert job.table("examples")["example"].tolist() == [5]
-    assert "NaN" not in (job.folder / "result.json").read_text()
+    assert json.loads(files[f"examples{TABLE}"])["example"] == [5]
+    assert b"NaN" not in files[RESULT]
 
 
 # ---- what is asked wrongly is said before anything starts ------------------------------------------------------------
@@ -245,6 +246,8 @@ def test_out_of_memory_is_said_in_words(ask: Ask, recorded: tuple[Trajectory, Pa
     """Python says it with a type, the system with a number, torch with words: what it says of an exbibyte."""
     failure = json.loads(answer(lambda: perform(ask(function=function)))[FAILURE])
     assert failure["status"] == "failed" and failure["error"].startswith("MemoryError: out of memory; close other")
+    if function != "starved":
+        return
     run, file = recorded
     ended = aa("whatif", run.path, "--skip", "first", "--problem", f"{file}:{function}", folder=file.parent)
     assert (ended.code, ended.said.strip()) == (
