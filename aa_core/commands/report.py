@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qs
 
 import typer
 import typer.core
@@ -17,9 +18,10 @@ from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout
 from aa_core.jobs import replayed, retrainings
 from aa_core.reporting import About, Context, build_report, json_schema, read_about, verify_file, write_report
+from aa_core.reporting.activity import activity
+from aa_core.reporting.asked import Picks
 from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.reporting.report import DASHBOARD
-from aa_core.run_performance import run_performance
 
 PREFERRED = "By default as a stored calibration of this run prefers, else {}."
 
@@ -62,6 +64,14 @@ def build(
     against: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Ask the same of another run, and show both side by side.")
     ] = None,
+    steps: Annotated[bool, typer.Option("--steps/--no-steps", help="Also the effect of every step.")] = True,
+    picked_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUERY",
+            help="How the examples were picked, as a link of the dashboard says it; is told, and picks nothing.",
+        ),
+    ] = None,
     about: Annotated[
         Path | None,
         typer.Option(metavar="FILE.toml", help="What only you know: auditor, independence, purpose, sign_off, ..."),
@@ -79,22 +89,24 @@ def build(
         ledger=ledger_section(opened),
         events=ledger_events(opened),
         replay=replayed(opened),
+        activity=activity(opened),
         about=About() if about is None else read_about(about),
         date=date,
         dashboard=dashboard,
+        picks=None if picked_by is None else Picks(query={k: tuple(v) for k, v in parse_qs(picked_by).items()}),
     )
     meter = Meter()
-    judged: Any = run_performance(opened, performance)
     made = build_report(
         opened,
         problem_of(opened, problem),
-        performance=judged,
+        performance=performance,
         examples=rows(examples),
         stages=stage,
         method=method,
         curvature=curvature,
         readout=readout,
         semantics=semantics,
+        with_steps=steps,
         against=None if other is None else (other, problem_of(other, problem)),
         context=context,
         progress=lambda done, total: meter("attributing", done, total),

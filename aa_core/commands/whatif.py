@@ -14,6 +14,7 @@ from aa_core.commands.options import (
     CurvatureOption,
     ExamplesOption,
     FormatOption,
+    MethodOption,
     Output,
     PerformanceOption,
     ReadoutOption,
@@ -71,6 +72,7 @@ def whatif(
     ] = None,
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
+    method: MethodOption = None,
     curvature: CurvatureOption = None,
     readout: ReadoutOption = None,
     semantics: SemanticsOption = "freeze",
@@ -92,7 +94,16 @@ def whatif(
     opened = open_told(run)
     questions = [together] if together else separately(opened, skip or (), steps or (), semantics)
     specs = [
-        whatif_spec(opened, what, performance, rows(examples), readout=readout, curvature=curvature, problem=problem)
+        whatif_spec(
+            opened,
+            what,
+            performance,
+            rows(examples),
+            method=method,
+            readout=readout,
+            curvature=curvature,
+            problem=problem,
+        )
         for what in questions
     ]
     if each or executor == "ray":

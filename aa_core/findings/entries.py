@@ -28,6 +28,12 @@ class Signature(Model):
     date: ShortText
     statement: LongText = ""
 
+    @property
+    def words(self) -> str:
+        """Name, role, date, and what was said with it."""
+        said = f"{self.name}, {self.role}, {self.date}"
+        return f"{said}: {self.statement}" if self.statement else said
+
 
 class Evidence(Model):
     """An estimated effect with all that it was computed from, so that it can be computed again."""

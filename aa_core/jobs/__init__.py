@@ -4,8 +4,9 @@ from aa_core.jobs.checks import CalibrationRequest, replayed
 from aa_core.jobs.counterfactuals import counterfactual_runs, run_spec
 from aa_core.jobs.estimating import EffectsRequest, effects
 from aa_core.jobs.job import Job, all_jobs, find, resume_dead, submit
-from aa_core.jobs.kinds import KINDS, asked_counterfactual, perform, retrainings, whatif_spec
+from aa_core.jobs.kinds import KINDS, asked_counterfactual, perform, whatif_spec
 from aa_core.jobs.outcome import Outcome, spec_of
+from aa_core.jobs.retrained import retrainings
 from aa_core.jobs.spec import JobProgress, JobSpec
 
 __all__ = [

@@ -18,6 +18,7 @@ import pandas as pd
 
 from aa_core.errors import IntegrityError, RequestError, RunError
 from aa_core.files import unsealed, write_atomic
+from aa_core.jobs import attempts
 from aa_core.jobs.spec import (
     ATTEMPTS,
     CANCEL,
@@ -104,6 +105,11 @@ class Job:
         except FileNotFoundError:
             return ""
 
+    @property
+    def earlier(self) -> tuple[attempts.Attempt, ...]:
+        """The attempts before this one, oldest first."""
+        return attempts.earlier(self.folder)
+
     def result(self) -> dict[str, Any]:
         """What the job found; RequestError unless it is done, IntegrityError if that is not what was written."""
         self._require_done()
@@ -137,11 +143,28 @@ class Job:
         if (self.folder / RESULT).exists() and not self._damaged():
             os.close(lock)
             return None
+        try:
+            self._note_attempt()
+        except OSError as error:
+            os.close(lock)
+            raise RequestError(
+                f"job {self.id} is not begun again: how it ended could not be noted ({error.strerror}); make room for "
+                f"that, or make {self.folder} writable"
+            ) from None
         tables = (path.name for path in self.folder.glob(f"*{TABLE}"))
         for name in (RESULT, CANCEL, PROGRESS, FAILURE, ATTEMPTS, *tables):
             (self.folder / name).unlink(missing_ok=True)
         self.write_spec()
         return lock
+
+    def _note_attempt(self) -> None:
+        """Keep how the last attempt ended, if there was one: what says so is about to go."""
+        if damaged := self._damaged():
+            attempts.note(self.folder, "failed", DAMAGED.format(damaged), (self.folder / damaged).stat().st_mtime)
+        elif failure := self._failure():
+            attempts.note(self.folder, failure.status, failure.error, (self.folder / FAILURE).stat().st_mtime)
+        elif begun := [p for name in (PROGRESS, ATTEMPTS) if (p := self.folder / name).exists()]:
+            attempts.note(self.folder, "failed", DIED, begun[0].stat().st_mtime)
 
     def write_spec(self) -> None:
         """Put down the question, unless it is there as it was written."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import Field
@@ -21,7 +20,6 @@ from aa_core.errors import IntegrityError, RequestError
 from aa_core.jobs.checks import calibration, replay
 from aa_core.jobs.counterfactuals import counterfactual_run
 from aa_core.jobs.estimating import effects
-from aa_core.jobs.job import Job, all_jobs
 from aa_core.jobs.outcome import Kind, Outcome, read_request, spec_of
 from aa_core.jobs.spec import JobSpec, Report, in_part, no_report
 from aa_core.problem import Problem
@@ -163,34 +161,6 @@ KINDS: dict[str, Kind] = {
     "replay": replay,
     "run": counterfactual_run,
 }
-
-
-def retrainings(run: Trajectory) -> tuple[dict[str, Any], ...]:
-    """Every what-if job on this run that is over, newest first: its result, or what was asked and why there is none."""
-    over = [j for j in all_jobs() if j.spec.kind == "whatif" and j.spec.digest == run.digest and not j.living]
-    return tuple({**_answer(job), "job": job.id, "asked": asked_at(job)} for job in over)
-
-
-def asked_at(job: Job) -> str:
-    """When a job was submitted, UTC."""
-    return datetime.fromtimestamp(job.created, UTC).isoformat(timespec="seconds")
-
-
-def _answer(job: Job) -> dict[str, Any]:
-    """The result with its pairs of estimate and truth, or why there is none."""
-    if job.status != "done":
-        return _unanswered(job)
-    return {**job.result(), "pairs": job.table("examples")[["example", "estimate", "truth"]].to_dict("list")}
-
-
-def _unanswered(job: Job) -> dict[str, Any]:
-    what = asked_counterfactual(job.spec)
-    return {
-        "counterfactual": what.name,
-        "semantics": what.manner,
-        "performance": job.spec.request["performance"],
-        "status": job.status if job.status == "cancelled" else f"failed: {job.error}",
-    }
 
 
 def asked_counterfactual(spec: JobSpec) -> Counterfactual:

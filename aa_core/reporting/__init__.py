@@ -7,7 +7,7 @@ from aa_core.reporting.files import to_zip, write_report
 from aa_core.reporting.html import to_html
 from aa_core.reporting.model import Report, json_schema, read_report, to_json
 from aa_core.reporting.pdf import to_pdf
-from aa_core.reporting.report import Context, build_report, report_from
+from aa_core.reporting.report import Context, build_report, report_from, stated
 from aa_core.reporting.tables import to_csv, to_frames
 from aa_core.reporting.verify import verify_file
 
@@ -26,6 +26,7 @@ __all__ = [
     "safe_cell",
     "stage_bars",
     "stage_timeline",
+    "stated",
     "step_bars",
     "to_csv",
     "to_frames",

@@ -71,6 +71,14 @@ class Table(NamedTuple):
     """Columns beside the first that hold words, not numbers."""
 
 
+class Link(NamedTuple):
+    """The dashboard's views of the same numbers, or why there is none."""
+
+    places: tuple[tuple[str, str], ...] = ()
+    """(what is shown, where several are linked; the address below that of the dashboard)."""
+    instead: str = ""
+
+
 class Figure(NamedTuple):
     """A chart. `kind` names how it is drawn, `data` is all that is drawn: plain values."""
 
@@ -81,8 +89,7 @@ class Figure(NamedTuple):
     alternative: str
     """Where a reader who cannot see the chart finds its values."""
     evidence: str
-    link: str
-    """The dashboard's view of the same numbers."""
+    link: Link
 
 
 class Cover(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aa_core.confidence.calibration import RULE, Figures, find_calibration
@@ -10,13 +10,17 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.effects.attribution import Attribution
 from aa_core.errors import RequestError
 from aa_core.records import RunLike
+from aa_core.reporting.activity import UNKNOWN, Activity
+from aa_core.reporting.asked import Attempt, Request
+from aa_core.reporting.links import ranges
 from aa_core.reporting.model import CalibrationSection, Check, Estimator, Event, Points, Process, StageRow
 
 MOST_POINTS = 400
+NAMES = {"what-if": "retraining", "run": "retraining, recorded as a run", "calibration": "calibration"}
 
 
 def check_section(found: Mapping[str, Any], digest: str) -> Check:
-    """A stored "whatif" result; without a result, its `status` or `error` says why."""
+    """One of `aa_core.jobs.retrainings`; without a result, its `status` or `error` says why."""
     source = found.get("provenance") or {}
     if source.get("run", digest) != digest:
         raise RequestError(
@@ -43,8 +47,19 @@ def check_section(found: Mapping[str, Any], digest: str) -> Check:
         agreement={str(k): v for k, v in dict(agreement).items()},
         seconds=found.get("seconds"),
         points=_points(found.get("pairs")),
+        kind=found.get("kind", "what-if"),
+        request=None if found.get("request") is None else _request(found["request"]),
+        provenance={k: v for k, v in source.items() if v is None or isinstance(v, str | int | float | bool)},
+        earlier=tuple(Attempt(**a) for a in found.get("earlier", ())),
+        reliability=str((found.get("reliability") or {}).get("words", "")),
         **means,
     )
+
+
+def _request(asked: Mapping[str, Any]) -> Request:
+    """The request of a job, its rows and steps as ranges."""
+    numbers = {name: ranges(asked.get(name) or ()) for name in ("steps", "without", "examples")}
+    return Request(**{**asked, "skip": tuple(asked.get("skip", ())), **numbers})
 
 
 def _points(table: Mapping[str, Sequence[Any]] | None) -> Points | None:
@@ -101,26 +116,38 @@ def _estimator(found: Figures, used: bool) -> Estimator:
 
 
 def process_section(
-    rows: Sequence[StageRow], groups: int, checks: Sequence[Check], calibration: bool, events: Iterable[Event] = ()
+    rows: Sequence[StageRow], groups: int, checks: Sequence[Check], events: Iterable[Event], known: Activity
 ) -> Process:
     """What was done when, oldest first, and how many numbers were looked at on the way."""
-    asked = [
-        Event(at=c.asked, who="", what=f"retraining: {c.counterfactual}, {c.semantics} (job {c.job})", how=c.status)
-        for c in checks
-        if c.asked
-    ]
+    asked = [event for c in checks if c.asked for event in _asked(c, known)]
     return Process(
-        events=tuple(sorted([*asked, *events], key=lambda e: e.at)),
-        comparisons=_comparisons(len(rows), groups, checks, calibration),
+        events=tuple(sorted([*asked, *events, *known.events], key=lambda e: e.at)),
+        comparisons=_comparisons(len(rows), groups, checks, known),
+        questions=known.questions,
     )
 
 
-def _comparisons(stages: int, groups: int, checks: Sequence[Check], calibration: bool) -> str:
-    shown = stages * (1 + groups)
-    done = sum(c.status == "done" for c in checks)
+def _asked(check: Check, known: Activity) -> Iterator[Event]:
+    """A retraining as it was asked for, and how its earlier attempts ended."""
+    name, who = f"{check.counterfactual}, {check.semantics} (job {check.job})", known.who.get(check.job, UNKNOWN)
+    yield Event(at=check.asked, who=who, what=f"{NAMES[check.kind]}: {name}", how=check.status)
+    for attempt in check.earlier:
+        yield Event(at=attempt.at, who="", what=f"an attempt at it ended: {name}", how=attempt.how)
+
+
+def _comparisons(stages: int, groups: int, checks: Sequence[Check], known: Activity) -> str:
+    shown, done = stages * (1 + groups), sum(c.status == "done" for c in checks)
     words = f"This report shows {shown:,} effects of stages ({stages} on all examples"
     words += f", {stages * groups:,} on {groups} subgroups)." if groups else ")."
     were = "retraining was" if len(checks) == 1 else "retrainings were"
     words += f" {len(checks)} {were} asked for on this run in this workspace; {done} came to an end."
-    words += " A calibration retrained every stage as well." if calibration else ""
-    return words + " What was only looked at on a screen is not counted, so the number that was tried can be larger."
+    if any(c.kind == "calibration" for c in checks):
+        words += " A calibration counts as one, and retrains every stage."
+    if known.questions is not None:
+        words += f" In all, {known.questions:,} different questions about this run took a job here, these included."
+    if known.trouble:
+        words += f" Who asked is not known: {known.trouble}."
+    return (
+        f"{words} What was only looked at on a screen, or estimated on the command line or from Python, is not "
+        "counted, so the number that was tried can be larger."
+    )

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from aa_core.errors import RunFormatError
 from aa_core.reporting.about import About, Section, Signature
+from aa_core.reporting.asked import Attempt, Picks, Request
 from aa_core.reporting.recorded import DataSection, Number, RunSection
 from aa_core.reporting.seal import SCHEMA, canonical, sealed, verified
 from aa_core.reporting.shown import GroupTable, Shown
@@ -34,6 +35,10 @@ class Selection(Section):
     unit: str
     evaluation: str
     """Digest of performance and examples."""
+    picks: Picks | None = None
+    """What picked the examples; None for all, and for those that were picked one by one."""
+    named: bool = True
+    """Whether dashboard and command line know this performance by its name, on these rows of the run's own set."""
 
 
 class MethodSection(Section):
@@ -133,6 +138,16 @@ class Check(Section):
     agreement: dict[str, Number]
     seconds: Number
     points: Points | None
+    kind: Literal["what-if", "calibration", "run"] = "what-if"
+    """"calibration" left out every stage once, "run" was recorded as a run of its own."""
+    request: Request | None = None
+    """The question in full; None where that was not recorded."""
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the result itself says it was computed from: not all of it need be as in the rest of the report."""
+    reliability: str = ""
+    """How far its estimate could be believed before the retraining, in words."""
+    earlier: tuple[Attempt, ...] = ()
+    """Oldest first."""
 
 
 class Estimator(Section):
@@ -231,6 +246,8 @@ class Process(Section):
 
     events: tuple[Event, ...]
     comparisons: str
+    questions: int | None = None
+    """How many different ones about the run took a job in this workspace; None where no workspace was asked."""
 
 
 class Report(Section):

@@ -135,7 +135,7 @@ def _plain(block: Block) -> dict[str, Any]:
     if isinstance(block, Formula):
         return {"lines": [subscripts(visible(line)) for line in block.lines]}
     if isinstance(block, Figure):
-        return {**block._asdict(), "data": DRAWN[block.kind](block.data)}
+        return {**block._asdict(), "link": block.link._asdict(), "data": DRAWN[block.kind](block.data)}
     if isinstance(block, Table):
         rows = [[c._asdict() for c in row] for row in block.rows]
         return {**block._asdict(), "rows": rows, "texts": sorted(block.texts), "widths": _widths(block)}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aa_core.confidence.borne_out import with_calibration
@@ -19,20 +17,23 @@ from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.replay import Progress, silent
 from aa_core.reporting.about import About
+from aa_core.reporting.activity import Activity
 from aa_core.reporting.answer import answer, limitations, truths_of
+from aa_core.reporting.asked import Picks
 from aa_core.reporting.bootstrap import SEED, bootstrap_interval
 from aa_core.reporting.checks import calibration_section, check_section, process_section
 from aa_core.reporting.model import (
-    Check,
     Comparison,
     Event,
     Ledger,
     Report,
     Selection,
     StageRow,
+    StepTable,
     read_report,
     to_json,
 )
+from aa_core.reporting.reproduce import DASHBOARD, commands, with_statements
 from aa_core.reporting.results import example_table, group_table, stage_rows, step_table
 from aa_core.reporting.sections import (
     ReportedRun,
@@ -44,11 +45,9 @@ from aa_core.reporting.sections import (
 from aa_core.reporting.shown import Shown
 from aa_core.run_performance import run_performance
 
-__all__ = ["DASHBOARD", "Context", "ReportedRun", "bootstrap_interval", "build_report", "report_from"]
+__all__ = ["DASHBOARD", "Context", "ReportedRun", "bootstrap_interval", "build_report", "report_from", "stated"]
 
-DASHBOARD = "http://127.0.0.1:8501"
-"""Where `aa dashboard` answers."""
-UNSTATED, EMPTY, NOTHING = About(), Ledger(), Shown()
+UNSTATED, EMPTY, NOTHING, NOTHING_DONE = About(), Ledger(), Shown(), Activity()
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Context:
     """What stands around the effects of a report: people, retrainings, findings, events."""
 
     whatifs: Sequence[Mapping[str, Any]] = ()
-    """Results of "whatif" jobs, failed ones too."""
+    """As of `aa_core.jobs.retrainings`: what was found, or why nothing was."""
     about: About = UNSTATED
     ledger: Ledger = EMPTY
     events: Sequence[Event] = ()
@@ -69,6 +68,9 @@ class Context:
     """What was chosen on the screens."""
     comparison: Comparison | None = None
     """Another run beside this one, where `against` names none."""
+    picks: Picks | None = None
+    """What picked the examples, if not somebody one by one."""
+    activity: Activity = NOTHING_DONE
 
 
 ALONE = Context()
@@ -132,16 +134,16 @@ def report_from(
     run: ReportedRun,
     effects: Attribution,
     *,
-    steps: Attribution | None = None,
+    steps: Attribution | StepTable | None = None,
     against: tuple[ReportedRun, Attribution] | None = None,
     examples: Sequence[int] | None = None,
     context: Context = ALONE,
 ) -> Report:
-    """The report of stage effects (and step effects of their mean) that are already computed.
+    """The report of stage effects (and step effects of their mean) that are already computed, by whomever.
 
     Raises RequestError if an attribution is of another run or of another kind than asked for.
     """
-    _check_same_run(run, effects, steps)
+    _check_same_run(run, effects, steps if isinstance(steps, Attribution) else None)
     asked = effects.provenance
     rows = stage_rows(run, effects)
     checks = tuple(check_section(w, run.digest) for w in context.whatifs)
@@ -152,23 +154,26 @@ def report_from(
         performance=asked["performance"],
         unit=effects.unit,
         evaluation=asked["evaluation"],
+        picks=context.picks,
     )
+    selection = selection.model_copy(update={"named": _is_named(run, selection)})
     reliability = reliability_section(effects.reliability)
     truths = truths_of(rows, selection, asked["semantics"], checks, calibration)
+    method = method_section(asked, effects.reliability)
     table, groups = example_table(effects), group_table(run.evaluation, effects)
-    per_step = None if steps is None else step_table(steps)
+    per_step = step_table(steps) if isinstance(steps, Attribution) else steps
     number_of_groups = 0 if groups is None else len(groups.groups)
     made = Report(
         title=run.title or "Untitled run",
-        date=context.date,
+        date=None,
         dashboard=context.dashboard.rstrip("/"),
         question=_question(run, rows, selection),
         answer=answer(rows, selection, truths, reliability.words),
-        about=context.about,
+        about=UNSTATED,
         run=run_section(run, context.replay),
         data=data_section(run),
         selection=selection,
-        method=method_section(asked, effects.reliability),
+        method=method,
         stages=rows,
         steps=per_step,
         groups=groups,
@@ -180,13 +185,29 @@ def report_from(
         ledger=context.ledger,
         reliability=reliability,
         limitations=limitations(rows, selection, truths, reliability, checks, per_step, table is None),
-        process=process_section(rows, number_of_groups, checks, bool(calibration and calibration.here), context.events),
+        process=process_section(rows, number_of_groups, checks, context.events, context.activity),
         provenance={
             **{k: v for k, v in asked.items() if v is None or isinstance(v, str | int | float | bool)},
             "seed": SEED,
         },
-        reproduce=_reproduce(run, rows, selection, asked, checks),
+        reproduce=commands(
+            run.path,
+            selection,
+            method,
+            stages=() if len(rows) == sum(len(s) > 0 for s in run.stages) else [r.stage for r in rows],
+            with_steps=steps is not None,
+            against=None if against is None else against[0].path,
+            dashboard=context.dashboard.rstrip("/"),
+            checks=checks,
+        ),
     )
+    return stated(made, context.about, context.date)
+
+
+def stated(report: Report, about: About, date: str | None) -> Report:
+    """A report that was made without them, with the auditor's statements and the date that it prints."""
+    said = {"about": about, "date": date, "reproduce": with_statements(report.reproduce, about, date)}
+    made = report.model_copy(update=said)
     return read_report(to_json(made).encode())  # as it will be read again, the order of keys included
 
 
@@ -238,26 +259,6 @@ def _question(run: ReportedRun, rows: Sequence[StageRow], selection: Selection) 
     return f"What did {count} of the training contribute to {judged}?"
 
 
-def _reproduce(
-    run: ReportedRun, rows: Sequence[StageRow], selection: Selection, asked: Mapping[str, Any], checks: Sequence[Check]
-) -> tuple[str, ...]:
-    """The commands, to be given in the folder that holds the run; a performance of the caller's own has none."""
-    folder = shlex.quote(Path(run.path).name)
-    commands = [f"aa check {folder}"]
-    if _is_named(run, selection):
-        rows_asked = [] if selection.examples == "all" else [("examples", ",".join(map(str, selection.examples)))]
-        judged = [("performance", selection.performance), *rows_asked]
-        how = [(name, asked[name]) for name in ("curvature", "readout", "semantics")]
-        stages = [] if len(rows) == sum(len(s) > 0 for s in run.stages) else [("stage", r.stage) for r in rows]
-        left_out = [c.skip for c in checks if c.skip and c.semantics == asked["semantics"]]
-        commands += [
-            f"aa whatif {folder} {_options([*(('skip', s) for s in skip), *judged, *how])}" for skip in left_out
-        ]
-        report = _options([*stages, *judged, ("method", asked["method"]), *how, ("output", "report.html")])
-        commands += [f"aa report {folder} {report}"]
-    return (*commands, "aa report verify report.html")
-
-
 def _is_named(run: ReportedRun, selection: Selection) -> bool:
     """Does the command line know this performance, on these very examples, by its name?"""
     rows = None if selection.examples == "all" else [int(i) for i in selection.examples]
@@ -265,7 +266,3 @@ def _is_named(run: ReportedRun, selection: Selection) -> bool:
         return run_performance(run, selection.performance, rows).digest == selection.evaluation
     except RequestError:
         return False
-
-
-def _options(pairs: Iterable[tuple[str, str]]) -> str:
-    return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in pairs)

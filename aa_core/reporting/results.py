@@ -12,7 +12,7 @@ from aa_core.effects.attribution import Attribution
 from aa_core.records import RunLike
 from aa_core.reporting.bins import binned
 from aa_core.reporting.bootstrap import bootstrap_interval
-from aa_core.reporting.model import ExampleTable, StageRow, StepTable
+from aa_core.reporting.model import ExampleTable, ReliabilitySection, StageRow, StepTable
 from aa_core.reporting.sections import reliability_section
 from aa_core.reporting.shown import Group, GroupTable
 from aa_core.runs.evaluation import Evaluation
@@ -50,10 +50,15 @@ def stage_rows(run: RunLike, effects: Attribution) -> tuple[StageRow, ...]:
 
 
 def step_table(steps: Attribution) -> StepTable:
-    """The effect of each step on one value; neighbours are summed above 10,000."""
-    rows, width = binned(steps.units.assign(effect=steps.effects[:, 0].numpy()), "sum", MOST_STEPS)
+    """The effect of each step on one value."""
+    return step_rows(steps.units.assign(effect=steps.effects[:, 0].numpy()), reliability_section(steps.reliability))
+
+
+def step_rows(frame: pd.DataFrame, reliability: ReliabilitySection) -> StepTable:
+    """The same of a table of step, stage, effect; neighbours are summed above 10,000."""
+    rows, width = binned(frame, "sum", MOST_STEPS)
     columns = {c: tuple(rows[c].tolist()) for c in ("step", "stage", "effect")}
-    return StepTable(**columns, steps_per_row=width, reliability=reliability_section(steps.reliability))
+    return StepTable(**columns, steps_per_row=width, reliability=reliability)
 
 
 def example_table(effects: Attribution) -> ExampleTable | None:

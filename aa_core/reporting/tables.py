@@ -135,9 +135,14 @@ def finding_frame(report: Report) -> pd.DataFrame:
 
 
 def check_frame(report: Report) -> pd.DataFrame:
-    """One row a retraining: counterfactual, status, means, agreement, seconds."""
+    """One row a retraining: counterfactual, status, means, agreement, seconds, and what made its estimate."""
+    nested = {"agreement", "points", "request", "provenance", "earlier", "kind", "reliability"}
     rows = [
-        {**c.model_dump(exclude={"agreement", "points"}), **{f"agreement_{k}": v for k, v in c.agreement.items()}}
+        {
+            **c.model_dump(exclude=nested),
+            **{f"agreement_{k}": v for k, v in c.agreement.items()},
+            **{k: c.provenance[k] for k in ("method", "curvature", "readout", "code") if k in c.provenance},
+        }
         for c in report.checks
     ]
     return pd.DataFrame(rows)

@@ -240,7 +240,9 @@ def test_every_figure_and_table_of_effects_says_unit_sign_n_and_verdict(calibrat
             "code ",
         ):
             assert part in figure.evidence, (part, figure.evidence)
-    assert all(f.link.count("?") == 1 and f"digest={run.digest[:12]}" in f.link for f in figures)
+    places = [address for f in figures for _, address in f.link.places]
+    assert all(address.count("?") == 1 and f"digest={run.digest[:12]}" in address for address in places)
+    assert all(bool(f.link.places) != bool(f.link.instead) for f in figures)
 
 
 def test_the_sections_come_in_the_order_of_an_audit_report() -> None:

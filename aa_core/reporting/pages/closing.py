@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from aa_core.reporting import glossary
+from aa_core.reporting.about import About
 from aa_core.reporting.blocks import Block, Bullets, Cell, Commands, Facts, Heading, Paragraph, Table
 from aa_core.reporting.frameworks import FRAMEWORKS
 from aa_core.reporting.model import Report
+from aa_core.reporting.reproduce import COVER, cover_sheet
 
 
 def limits(report: Report) -> Iterator[Block]:
@@ -22,13 +24,15 @@ def process(report: Report) -> Iterator[Block]:
     yield Paragraph(report.process.comparisons)
     if report.process.events:
         yield Table(
-            "Retrainings and entries of the findings ledger, oldest first.",
+            "Retrainings, replays, subgroups and entries of the findings ledger, oldest first.",
             ("When", "Who", "What", "How it ended"),
-            tuple((Cell(_when(e.at)), Cell(e.who or "–"), Cell(e.what), Cell(e.how)) for e in report.process.events),
+            tuple(tuple(Cell(t or "–") for t in (_when(e.at), e.who, e.what, e.how)) for e in report.process.events),
             texts=frozenset({1, 2, 3}),
         )
     else:
-        yield Paragraph("This workspace holds no retraining of this run, and no finding.")
+        yield Paragraph(
+            "This workspace holds no retraining or replay of this run, no finding, and no subgroup saved with it."
+        )
 
 
 def sign_off(report: Report) -> Iterator[Block]:
@@ -51,15 +55,35 @@ def reproduce(report: Report) -> Iterator[Block]:
     """The commands, and how to check the file."""
     yield Heading("Reproduce and verify")
     yield Paragraph(
-        "In the folder that holds the run; where its model is not one of the registered problems, add --problem "
-        "my_problem.py:"
+        "In the folder that holds the run, and in the workspace of this report, whose retrainings, findings and access "
+        "log it tells of; where the model is not one of the registered problems, add --problem my_problem.py."
+        f"{_supplied(report)}"
     )
     yield Commands(report.reproduce)
+    if report.about != About():
+        yield Paragraph(f"{COVER}, which says what the auditor said:")
+        yield Commands(cover_sheet(report.about))
     yield Paragraph(
         "This file needs no network. It holds the whole report as data, and a digest of every field; the last command "
         "finds one changed digit and names the field. A digest shows that nothing was changed, not who wrote it: for "
         "that, aa report sign."
     )
+
+
+def _supplied(report: Report) -> str:
+    """What the commands do not say."""
+    found = []
+    if report.comparison is not None:
+        found.append("The other run has to lie beside this one.")
+    if report.selection.picks is not None and report.selection.picks.subgroup:
+        found.append("Name and definition of the saved subgroup are told by the dashboard only.")
+    if not report.selection.named:
+        found.append(
+            "Effects on a performance of somebody's own are asked from Python: there is no command for this report."
+        )
+    if any(c.kind == "run" for c in report.checks):
+        found.append("Recording a what-if as a run is asked in the dashboard.")
+    return "".join(f" {words}" for words in found)
 
 
 def appendices(report: Report, tables: Sequence[str]) -> Iterator[Block]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from aa_core.reporting import glossary
 from aa_core.reporting.answer import Truth
-from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Paragraph, Table
-from aa_core.reporting.links import view
-from aa_core.reporting.model import Report, StageRow
-from aa_core.reporting.pages.basis import NOISE, basis, effect, evidence, scale_of_stages
+from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Link, Paragraph, Table
+from aa_core.reporting.links import view, views
+from aa_core.reporting.model import Comparison, Report, StageRow
+from aa_core.reporting.pages.basis import NOISE, SHORT, basis, effect, evidence, scale_of_stages
+from aa_core.reporting.results import LABEL
 from aa_core.reporting.shown import GroupTable
 
 TOP_STEPS = 10
@@ -100,7 +101,9 @@ def _steps(report: Report) -> Iterator[Block]:
         f"Estimated effect of each step on the mean {name}, read off linearly. {words}",
         "The table below has the largest values, steps.csv all.",
         evidence(report, estimator=how),
-        view(report, "explore", stage=report.stages[0].stage),
+        views(
+            report, "explore", {s.stage if len(report.stages) > 1 else "": {"stage": s.stage} for s in report.stages}
+        ),
     )
     largest = sorted(range(len(steps.step)), key=lambda i: -abs(steps.effect[i] or 0.0))[:TOP_STEPS]
     scale = steps.effect[largest[0]] if largest else None
@@ -137,7 +140,7 @@ def _groups(report: Report) -> Iterator[Block]:
         f"Estimated effect of each stage on the mean {name} of each subgroup. {words}",
         "The table below has the values, groups.csv the intervals.",
         evidence(report, part="by subgroup"),
-        view(report, "subgroups"),
+        _columns_of(report, found),
     )
     for start in range(0, len(found.stage), WIDEST):
         part = slice(start, start + WIDEST)
@@ -147,6 +150,14 @@ def _groups(report: Report) -> Iterator[Block]:
             tuple(group_row(found, j, part) for j in range(len(found.groups))),
             f"{words} Below each effect: its 95 % interval over the examples of the group, from eight examples on.",
         )
+
+
+def _columns_of(report: Report, found: GroupTable) -> Link:
+    """The dashboard shows the groups of one column at a time, each as a whole."""
+    if report.selection.examples != "all":
+        return Link(instead="the dashboard shows groups of all examples, not of the picked ones")
+    columns = dict.fromkeys(g.column for g in found.groups)
+    return views(report, "subgroups", {c: {"by": "true label" if c == LABEL else c} for c in columns})
 
 
 def group_row(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
@@ -184,7 +195,7 @@ def _comparison(report: Report) -> Iterator[Block]:
         f"Estimated effect of each stage in this run (pale) and in the other (full), on the mean {name}. {words}",
         "The table below has the values.",
         source,
-        view(report, "compare"),
+        _beside(report, found),
     )
     scale = glossary.scale_of([*found.here, *found.there])
     rows = zip(found.stage, found.here, found.there, strict=True)
@@ -194,6 +205,13 @@ def _comparison(report: Report) -> Iterator[Block]:
         tuple((Cell(s), effect(a, scale), effect(b, scale), _difference(a, b, scale)) for s, a, b in rows),
         words,
     )
+
+
+def _beside(report: Report, found: Comparison) -> Link:
+    """The dashboard compares two runs on the same examples."""
+    if found.evaluation != report.selection.evaluation:
+        return Link(instead="the dashboard compares runs that were judged on the same examples only")
+    return view(report, "compare", mode="runs", other=found.digest[:SHORT])
 
 
 def _difference(here: float | None, there: float | None, scale: float) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aa_core.reporting import glossary
+from aa_core.reporting.asked import Picks, worded
 from aa_core.reporting.blocks import Block, Bullets, Cover, Facts, Heading, Paragraph
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import SHORT, stated
@@ -101,11 +102,17 @@ def scope(report: Report) -> Iterator[Block]:
     lines = [
         f"Asked: the effect of {plural(len(asked), 'stage')} of one recorded training on the model’s "
         f"{selection.performance}, on {plural(selection.n, 'example')} ({examples}).",
+        *([] if selection.picks is None else [_picked(selection.picks)]),
         *([f"Not asked: {glossary.listed(f'“{n}”' for n in left_out)}."] if left_out else []),
         "Not asked: whether the training should have been done, whether the data were lawfully obtained, and how the "
         "model behaves in use.",
     ]
     yield Bullets(tuple(lines))
+
+
+def _picked(picks: Picks) -> str:
+    saved = f", saved as “{picks.subgroup}”: {worded(picks.definition)}" if picks.definition else ""
+    return f"The examples were picked by {picks.words}{saved}."
 
 
 def plural(count: int, one: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aa_core.reporting import glossary
 from aa_core.reporting.blocks import Block, Bullets, Cell, Facts, Figure, Formula, Heading, Paragraph, Table
-from aa_core.reporting.links import view
+from aa_core.reporting.links import overview
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import SHORT, evidence
 from aa_core.reporting.pages.front import plural
@@ -82,7 +82,7 @@ def _timeline(report: Report) -> Iterator[Block]:
         f"Stages, {curves}, {plural(run.steps, 'step')}. As recorded, not estimated.{note}",
         "The table below lists the stages, training.csv every value.",
         f"run {run.digest[:SHORT]}, as recorded",
-        view(report, ""),
+        overview(report),
     )
 
 

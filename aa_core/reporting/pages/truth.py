@@ -7,12 +7,23 @@ from collections.abc import Iterator
 from aa_core.confidence.calibration import BROUGHT
 from aa_core.reporting import glossary
 from aa_core.reporting.answer import Truth
-from aa_core.reporting.blocks import Block, Cell, Facts, Figure, Heading, Paragraph, Table
-from aa_core.reporting.links import view
+from aa_core.reporting.blocks import Block, Cell, Facts, Figure, Heading, Link, Paragraph, Table
+from aa_core.reporting.links import view, view_of, views
 from aa_core.reporting.model import CalibrationSection, Check, Report, ReportedFinding
-from aa_core.reporting.pages.basis import NOISE, basis, effect, evidence, scale_of_stages, verdict
+from aa_core.reporting.pages.basis import (
+    NOISE,
+    SHORT,
+    basis,
+    effect,
+    estimator_of,
+    evidence,
+    evidence_of,
+    scale_of_stages,
+    verdict,
+)
 
 MOST_SCATTERS = 3
+UNLISTED = "What `aa whatif` trained without a cluster, or the Python interface, leaves no job, and is not listed."
 EVIDENCE = {
     "question": "Question",
     "estimate": "Estimated effect",
@@ -35,7 +46,8 @@ def retrainings(report: Report, truths: dict[str, Truth]) -> Iterator[Block]:
     if report.checks:
         yield Paragraph(
             "Each line is a real training, from the recorded start of the change to the end, on the recorded batches. "
-            "All that were asked for in this workspace are listed, those that failed or were cancelled too."
+            "All jobs of this workspace that were to train again are listed, those that failed or were cancelled too. "
+            f"{UNLISTED}"
         )
         yield _table(report)
         for check in [c for c in report.checks if c.points is not None][:MOST_SCATTERS]:
@@ -63,8 +75,20 @@ def _pairs(report: Report, truths: dict[str, Truth]) -> Figure:
         + basis(report, "stage", report.reliability),
         "The table of the results has the values.",
         evidence(report, jobs=jobs),
-        view(report, "what-if"),
+        _what_ifs(report, truths),
     )
+
+
+def _what_ifs(report: Report, truths: dict[str, Truth]) -> Link:
+    """Where the pairs are: each in its what-if, if the same estimator asked that, or all beside the calibration."""
+    if all(truth.source == "calibration" for truth in truths.values()):
+        return view(report, "reliability")
+    how = report.method
+    same = {f"job {c.job}" for c in report.checks if estimator_of(c) == f"{how.method}/{how.curvature}/{how.readout}"}
+    by = {s: {"skip": s} for s, truth in truths.items() if truth.source in same}
+    if not by:
+        return Link(instead="these were retrained beside another estimate, which the dashboard would show")
+    return views(report, "what-if", by)
 
 
 def _table(report: Report) -> Table:
@@ -72,16 +96,27 @@ def _table(report: Report) -> Table:
         "Mean effect of what was left out, estimated and retrained.",
         ("What if", "n", "Estimated", "Retrained", "r", "Same sign", "Error", "Time"),
         tuple(_check(c, scale_of_stages(report)) for c in report.checks),
-        f"{basis(report, 'stage')} r, sign agreement and error (mean difference over mean size) are over the n "
-        f"examples of each. {verdict(report.reliability)}",
-        evidence(report, jobs=tuple(c.job for c in report.checks if c.job)),
+        f"Unit, estimator and trust of each below its name; {glossary.sign()}. r, sign agreement and error (mean "
+        "difference over mean size) are over the n examples of each.",
+        f"run {report.run.digest[:SHORT]}; performance, evaluation, code and job of each below its name",
     )
 
 
 def _check(c: Check, scale: float) -> tuple[Cell, ...]:
-    told = [c.semantics, *([c.performance] if c.performance else []), c.unit, f"job {c.job}" if c.job else "", c.status]
+    told = (
+        c.semantics,
+        c.performance,
+        c.unit,
+        estimator_of(c),
+        c.evaluation and f"evaluation {c.evaluation[:SHORT]}",
+        c.provenance.get("code") and f"code {c.provenance['code']}",
+        c.job and f"job {c.job}",
+        c.earlier and f"{len(c.earlier)} earlier attempts",
+        c.status,
+    )
+    believed = f". {_believed(c)}" if c.mean_estimate is not None else ""
     return (
-        Cell(c.counterfactual, ", ".join(t for t in told if t)),
+        Cell(c.counterfactual, ", ".join(t for t in told if t) + believed),
         Cell(f"{c.n:,}" if c.n is not None else "–"),
         effect(c.mean_estimate, scale),
         effect(c.mean_truth, scale),
@@ -107,11 +142,17 @@ def _scatter(report: Report, check: Check) -> Figure:
             "unit": check.unit,
         },
         f"Estimated against retrained effect on {name}, one point an example; {glossary.sign()}; n = {points.of:,}, "
-        f"r = {r}.{thinned} On the diagonal the estimate is right. {verdict(report.reliability)}",
+        f"r = {r}.{thinned} On the diagonal the estimate is right. {_believed(check)}",
         "The table above has the figures of agreement.",
-        evidence(report, jobs=(check.job,) if check.job else (), part=f"{points.of:,}"),
-        view(report, "what-if", **({"skip": check.skip[0]} if len(check.skip) == 1 else {})),
+        evidence_of(report, check),
+        view_of(report, check),
     )
+
+
+def _believed(check: Check) -> str:
+    """The verdict on its own estimate, as it stood before the retraining."""
+    said = check.reliability.partition(". ")[0].rstrip(".")
+    return f"Said before it: {said}." if said else "How far its estimate could be believed was not recorded."
 
 
 def _calibration(report: Report, found: CalibrationSection) -> Iterator[Block]:
@@ -180,7 +221,7 @@ def _finding(f: ReportedFinding) -> Iterator[Block]:
     yield Heading(f"{f.id}: {f.claim}", 3)
     if f.changed:
         yield Paragraph(f"The inputs have changed since: {'; '.join(f.changed)}.", "warning")
-    signed = "; ".join(f"{s.name}, {s.role}, {s.date}" for s in f.sign_off)
+    signed = "; ".join(s.words for s in f.sign_off)
     yield Facts(
         (
             ("Severity", f.severity),
