@@ -15,6 +15,7 @@ from dashboard.words import literal, subject
 SEVERITIES: tuple[ledger.Severity, ...] = ("low", "medium", "high", "critical")
 EXTENTS: dict[ledger.Extent, str] = {"sign": "It helped or hurt", "size": "By how much"}
 NAME = "auditor:name"
+SIGNATURE = ("name", "role", "date", "statement")
 _ENTERED = "pin:entered"
 _OPEN = "pin:open"
 Effects = Mapping[tuple[str, ...], float]
@@ -64,6 +65,23 @@ def your_name(label: str, **look: Any) -> str:
     if (person := people.who()) and people.signs_in():
         st.session_state[NAME] = person.name
     return st.text_input(label, key=NAME, max_chars=200, disabled=people.signs_in(), **look)
+
+
+def signature_fields(key: str = "") -> dict[str, str]:
+    """Name, role, date and statement of whoever signs off, as typed; with a key they stay while this tab is open."""
+    keys = {name: f"{key}:{name}" if key else None for name in SIGNATURE}
+    said = {name: st.text_input(name.capitalize(), key=keys[name], max_chars=200) for name in SIGNATURE[:3]}
+    statement = st.text_area("Statement", key=keys["statement"], max_chars=5_000, height=68)
+    st.caption("A typed name is a statement, not a proof: the report can be signed with a key.")
+    return {name: text.strip() for name, text in {**said, "statement": statement}.items()}
+
+
+def signed(said: Mapping[str, str]) -> ledger.Signature | None:
+    """What was typed as a signature; None, with a box that says so, where name, role or date is missing."""
+    if all(said[name] for name in SIGNATURE[:3]):
+        return ledger.Signature(**said)
+    feedback.refusal("Write name, role and date.", "Not signed yet")
+    return None
 
 
 def _example(ctx: Context, stages: tuple[str, ...], effect: float) -> str:

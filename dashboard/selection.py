@@ -64,7 +64,7 @@ class Selection:
     mode: str = "runs"
     """Compare: two runs, two groups, two stages, or the experiments with one another."""
     other: str = ""
-    """Compare: the second run."""
+    """Compare: the second run, by its name or, as in reports, the first 12 hex digits of its digest."""
     first: str = ""
     second: str = ""
     """Compare: two groups or two stages, by name; `first` may be an experiment."""

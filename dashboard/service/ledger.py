@@ -34,7 +34,7 @@ from dashboard.service.engine import CHOSEN
 from dashboard.service.estimates import picked
 from dashboard.service.log import append
 
-__all__ = ["Extent", "Finding", "Judgement", "Severity", "question"]
+__all__ = ["Extent", "Finding", "Judgement", "Severity", "Signature", "question"]
 
 
 def possible(desk: Desk) -> bool:
@@ -93,10 +93,9 @@ def settle(desk: Desk, finding: Finding, wanted: Literal["confirmed", "refuted"]
     return _logged(check(desk.recorded, finding.id, wanted, _author(by)), desk, "checked finding")
 
 
-def sign_off(desk: Desk, finding: Finding, name: str, role: str, date: str, by: str) -> Finding:
+def sign_off(desk: Desk, finding: Finding, signature: Signature, by: str) -> Finding:
     """Enter who answers for it."""
-    signed = sign(desk.recorded, finding.id, Signature(name=name, role=role, date=date), _author(by))
-    return _logged(signed, desk, "signed finding")
+    return _logged(sign(desk.recorded, finding.id, signature, _author(by)), desk, "signed finding")
 
 
 def _author(typed: str) -> str:

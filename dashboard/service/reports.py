@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
+from aa_core.confidence.borne_out import with_calibration
+from aa_core.confidence.calibration import find_calibration
+from aa_core.effects.attribution import Attribution, stage_effects
 from aa_core.jobs import replayed, retrainings
-from aa_core.reporting import About, Context, Report, build_report, to_html, to_json, to_pdf, to_zip
+from aa_core.reporting import About, Context, Report, report_from, stated, to_html, to_json, to_pdf, to_zip
+from aa_core.reporting.activity import activity
+from aa_core.reporting.asked import Picks, Query
 from aa_core.reporting.ledger import ledger_events, ledger_section
-from dashboard.selection import Selection
-from dashboard.service import people
+from aa_core.reporting.model import ReliabilitySection, StepTable
+from aa_core.reporting.results import step_rows
+from aa_core.run_performance import run_performance
+from dashboard.selection import Selection, to_query
+from dashboard.service import estimates, people, slices, work
+from dashboard.service.address import origin
 from dashboard.service.desk import Desk
-from dashboard.service.engine import Progress
-from dashboard.service.estimates import request_of
+from dashboard.service.engine import Progress, memo
 from dashboard.service.log import append
 from dashboard.service.shown import parts, shown
 
@@ -35,35 +46,74 @@ def exporting(desk: Desk, report: Report, suffix: str) -> Callable[[], str | byt
     return made
 
 
+def picks(desk: Desk, s: Selection) -> Picks | None:
+    """What picks the examples; None for all, and for those that somebody picked one by one."""
+    if s.examples or not s.filtered:
+        return None
+    return Picks(
+        query=_query(s), subgroup=desk.facts().slices.get(s.slice, ""), definition=_query(slices.definition(s.slice))
+    )
+
+
+def _query(s: Selection) -> Query:
+    return {name: tuple(values) for name, values in to_query(slices.picks_of(s)).items()}
+
+
 def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: str, progress: Progress) -> Report:
-    """All of this selection as a report, with every retraining of the run and every finding."""
-    rows, run = desk.rows(s), desk.recorded
+    """All of this selection as a report, with every retraining of the run and every finding.
+
+    Effects are computed once, whatever the auditor says beside them; raises Waiting while a job computes them.
+    """
+    effects = _effects(desk, s, progress)
+    steps = _steps(desk, s, progress) if with_steps else None
     told, other = shown(parts(desk, s), progress)
+    run = desk.recorded
     context = Context(
-        retrainings(run),
-        about,
-        ledger_section(run),
-        ledger_events(run),
-        date,
+        whatifs=retrainings(run),
+        ledger=ledger_section(run),
+        events=ledger_events(run),
         replay=replayed(run),
+        dashboard=origin(),
+        picks=picks(desk, s),
+        activity=activity(run),
         shown=told,
         comparison=other,
     )
-    key = ("report", *request_of(s), s.readout, rows.tobytes(), with_steps, repr(context))
+    around = hashlib.sha256(repr((context, effects.reliability, steps)).encode()).digest()
+    examples = estimates.picked(desk, s)
+    key = ("report", *_asked(desk, s), around)
+    made = desk.remember(key, lambda: report_from(run, effects, steps=steps, examples=examples, context=context))
+    return stated(made, about, date)
 
-    def work() -> Report:
-        return build_report(
-            run,
-            desk.problem,
-            performance=s.performance,
-            examples=None if len(rows) == len(desk.evaluation) else rows.tolist(),
-            method=s.method,
-            curvature=s.curvature,
-            readout=s.readout,
-            semantics=s.semantics,
-            context=context,
-            with_steps=with_steps,
-            progress=progress,
-        )
 
-    return desk.ask(key, work)
+def _effects(desk: Desk, s: Selection, progress: Progress) -> Attribution:
+    """Those of every stage on each of the examples, with what retraining said of them until now."""
+    run, gamma = desk.recorded, run_performance(desk.recorded, s.performance, estimates.picked(desk, s))
+
+    def computed() -> Attribution:
+        how: dict[str, Any] = {n: getattr(s, n) for n in ("method", "curvature", "readout", "semantics")}
+        return stage_effects(run, desk.problem, gamma, progress=progress, **how)
+
+    key = ("report", "effects", *_asked(desk, s))
+    if desk.key(key) not in memo():
+        work.wait_for(desk, work.request_for(s, by="stages"))
+    found = desk.ask(key, computed)
+    known = find_calibration(run, gamma.basis, s.semantics, desk.problem.fingerprint)
+    return with_calibration(
+        replace(found, reliability=replace(found.reliability, calibration=known)), run, s.performance
+    )
+
+
+def _steps(desk: Desk, s: Selection, progress: Progress) -> StepTable:
+    """The effect of every step on the mean of the examples."""
+    request = work.request_for(s, by="steps", examples=estimates.picked(desk, s), stages=desk.facts().stages)
+    result, table = work.ask(desk, request, progress)
+    known = result["reliability"]
+    names = set(ReliabilitySection.model_fields) & set(known)
+    figures = {name: known[name] for name in names}
+    return step_rows(table, ReliabilitySection(**figures, trust=known["verdict"]["trust"]))
+
+
+def _asked(desk: Desk, s: Selection) -> tuple[Any, ...]:
+    """What decides the effects on these examples."""
+    return (*estimates.request_of(s), s.readout, desk.rows(s).tobytes())

@@ -16,23 +16,26 @@ from dashboard.service import people
 from dashboard.service.log import append
 
 
-def save(evaluation: str, s: Selection, name: str) -> str:
-    """Keep what picks the examples under a name; returns the digest of what defines it. The name is no part of that."""
+def save(evaluation: str, s: Selection, name: str, run: str | None = None) -> str:
+    """Keep what picks the examples under a name; returns the digest of what defines it. The name is no part of that.
+
+    `run` is the digest of the run that was looked at, for the access log.
+    """
     person = people.require("analyst", "Saving a subgroup")
     content = {"evaluation": evaluation, "query": to_query(picks_of(s))}
     digest = _digest(content)
-    append(person, "saved subgroup", None, digest)
+    append(person, "saved subgroup", run, digest)
     _folder().mkdir(parents=True, exist_ok=True)
     text = json.dumps({"name": name, **content}, indent=1, ensure_ascii=False)
     write_sealed(_folder() / f"{digest}.json", text.encode())
     return digest
 
 
-def forget(digest: str) -> None:
-    """Delete a saved subgroup; for callbacks."""
+def forget(digest: str, run: str | None = None) -> None:
+    """Delete a saved subgroup; for callbacks. `run`: as of `save`."""
     person = people.require("analyst", "Forgetting a subgroup")
     if re.fullmatch(r"[0-9a-f]{12}", digest):
-        append(person, "forgot subgroup", None, digest)
+        append(person, "forgot subgroup", run, digest)
         (_folder() / f"{digest}.json").unlink(missing_ok=True)
 
 

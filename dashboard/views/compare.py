@@ -10,7 +10,7 @@ from dashboard import charts, experiments, feedback, plots, session
 from dashboard.selection import MODES
 from dashboard.service import Desk, compare, figures, groups, list_runs
 from dashboard.service.compare import Pair
-from dashboard.shell import Context
+from dashboard.shell import SHORT, Context
 from dashboard.words import chart_text, judged, literal, plural, subject
 
 WORDS = {"runs": "Two runs", "groups": "Two groups", "stages": "Two stages", "experiments": "Experiments"}
@@ -46,7 +46,9 @@ def _runs(ctx: Context) -> None:
     if not entries:
         feedback.empty("There is no other run", "Record one, or make a what-if a run: it can be compared here.")
         return
-    other = ctx.selection.other if ctx.selection.other in entries else None
+    asked = ctx.selection.other
+    by_digest = (name for name, e in entries.items() if len(asked) == SHORT and e.digest.startswith(asked))
+    other = asked if asked in entries else next(by_digest, None)
     st.selectbox(
         "This run against",
         list(entries),

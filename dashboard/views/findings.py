@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import feedback, shell, tables
-from dashboard.pin import EXTENTS, NAME, your_name
+from dashboard.pin import EXTENTS, NAME, signature_fields, signed, your_name
 from dashboard.service import acts, glossary, ledger, people
 from dashboard.shell import Context
 from dashboard.words import literal, when
@@ -66,7 +66,7 @@ def _facts(f: ledger.Finding) -> list[tuple[str, str]]:
         rows.append(("Retrained", f"{glossary.fmt_effect(f.checked.effect)} {evidence.unit} (job {f.checked.job})"))
     if f.added.recommendation:
         rows.append(("Recommendation", f.added.recommendation))
-    rows += [("Signed off", f"{s.name}, {s.role}, {s.date}") for s in f.signatures]
+    rows += [("Signed off", s.words) for s in f.signatures]
     return [*rows, ("Entered", f"{when(f.at)}, {f.by}")]
 
 
@@ -94,13 +94,9 @@ def _check(ctx: Context, f: ledger.Finding) -> None:
 
 def _sign(ctx: Context, f: ledger.Finding) -> None:
     with st.popover("Sign off", icon=":material/draw:"), st.form(f"sign:{f.id}", border=False):
-        name, role, date = (st.text_input(label, max_chars=200) for label in ("Name", "Role", "Date"))
-        st.caption("A typed name is a statement, not a proof: the report can be signed with a key.")
-        if st.form_submit_button("Sign off", type="primary"):
-            if not (name.strip() and role.strip() and date.strip()):
-                feedback.refusal("Write name, role and date.", "Not signed yet")
-                return
-            ledger.sign_off(ctx.desk, f, name.strip(), role.strip(), date.strip(), _name())
+        said = signature_fields()
+        if st.form_submit_button("Sign off", type="primary") and (signature := signed(said)):
+            ledger.sign_off(ctx.desk, f, signature, _name())
             st.rerun()
 
 

@@ -11,7 +11,7 @@ from dashboard import activity, feedback, session, shell
 from dashboard.selection import NOTHING
 from dashboard.service import Job, RunEntry, checking, list_runs
 from dashboard.shell import Context
-from dashboard.words import literal
+from dashboard.words import literal, plural, when
 
 POLL = 2.0
 """Seconds between two looks for jobs that began or ended elsewhere."""
@@ -57,14 +57,14 @@ def _elsewhere(seen: list[tuple[str, str]]) -> None:
 
 def _job(ctx: Context, job: Job, entry: RunEntry | None) -> None:
     question, answer = activity.describe(job)
-    when = f"{datetime.fromtimestamp(job.created):%d %b %Y, %H:%M}"
+    created = f"{datetime.fromtimestamp(job.created):%d %b %Y, %H:%M}"
     word, colour, icon = STATES[job.status]
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.container(gap=None, width="stretch"):
                 st.markdown(f"**{literal(question)}** :{colour}-badge[{icon} {word}]")
                 st.caption(
-                    f"{literal(entry.title if entry else 'a run that is not here')} · {when} · {literal(answer)}"
+                    f"{literal(entry.title if entry else 'a run that is not here')} · {created} · {literal(answer)}"
                 )
             if job.status == "done" and entry is not None:
                 here = entry.id == ctx.desk.entry.id
@@ -76,6 +76,9 @@ def _job(ctx: Context, job: Job, entry: RunEntry | None) -> None:
         elif job.status != "done":
             st.text(job.error or "")
             feedback.try_again(job)
+        if before := job.earlier:
+            with st.expander(f"{plural(len(before), 'earlier attempt')}", type="compact"):
+                st.text("\n".join(f"{when(a.at)}  {a.status}: {a.error}" for a in before))
         if log := job.log.strip():
             with st.expander("Log", type="compact"):
                 st.code(log, language=None)

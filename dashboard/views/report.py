@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import feedback, tables
 from dashboard.activity import describe
-from dashboard.pin import NAME
+from dashboard.pin import NAME, signature_fields, signed
 from dashboard.service import About, Report, exporting, formats, glossary, ledger, parts, report_of, retraining
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, performance_words, plural, subject
@@ -82,7 +82,11 @@ def _about() -> About:
         st.caption("Printed as it is. What is left out is printed as “Not stated”.")
         st.session_state.setdefault("about:auditor", st.session_state.get(NAME, ""))
         said = {name: st.text_input(label, key=f"about:{name}", max_chars=2_000) for name, label in STATEMENTS.items()}
-    return About.model_validate({name: text.strip() for name, text in said.items()})
+        st.markdown("**Sign-off**")
+        typed = signature_fields("about:sign_off")
+        signature = signed(typed) if any(typed.values()) else None
+    about = About.model_validate({name: text.strip() for name, text in said.items()})
+    return about.model_copy(update={"sign_off": () if signature is None else (signature,)})
 
 
 def _summary(report: Report) -> None:

@@ -72,7 +72,8 @@ def _builder(ctx: Context) -> None:
 
 def _save(ctx: Context) -> None:
     s = session.current()
-    digest = slices.save(ctx.desk.evaluation_digest, s, st.session_state[NAME].strip() or "Unnamed subgroup")
+    name = st.session_state[NAME].strip() or "Unnamed subgroup"
+    digest = slices.save(ctx.desk.evaluation_digest, s, name, ctx.desk.run.digest)
     cleared = {f: getattr(NOTHING, f) for f in ("examples", *FILTERS)}
     session.update(**{**cleared, "slice": digest, "by": groups.SAVED})
 
@@ -93,11 +94,13 @@ def _saved(ctx: Context) -> None:
             shell.link(
                 "Explore", "Explore", replace(ctx.selection.everything, slice=digest), icon=":material/grid_view:"
             )
-            feedback.for_analysts("Forget", _forget, digest, key=f"forget:{digest}", type="tertiary")
+            feedback.for_analysts(
+                "Forget", _forget, digest, ctx.desk.run.digest, key=f"forget:{digest}", type="tertiary"
+            )
 
 
-def _forget(digest: str) -> None:
-    slices.forget(digest)
+def _forget(digest: str, run: str) -> None:
+    slices.forget(digest, run)
     if session.current().slice == digest:
         session.update(slice="")
 

@@ -67,7 +67,7 @@ def enter(desk: Desk, by: str = "typed") -> ledger.Finding:
         lambda desk, job, found: acts.cancel(job),
         lambda desk, job, found: enter(desk),
         lambda desk, job, found: ledger.settle(desk, found, "confirmed", "x"),
-        lambda desk, job, found: ledger.sign_off(desk, found, "x", "x", "x", "x"),
+        lambda desk, job, found: ledger.sign_off(desk, found, ledger.Signature(name="x", role="x", date="x"), "x"),
         lambda desk, job, found: slices.save(desk.evaluation_digest, ASKED, "x"),
         lambda desk, job, found: slices.forget("0" * 12),
     ],
