@@ -7,9 +7,7 @@ from urllib.parse import unquote_plus, urlencode
 from pydantic import Field
 
 from aa_core.reporting.about import Section
-
-Query = dict[str, tuple[str, ...]]
-"""Settings as the dashboard's links name them."""
+from aa_core.reporting.shown import Query
 
 
 class Picks(Section):

@@ -73,12 +73,11 @@ def local_folder(path: str | Path) -> Path:
 
 def fetch_missing(root: Path, name: str) -> bool:
     """Fetch a file of a mirror that is not there yet; False if `root` is no mirror."""
-    origin = root.with_suffix(".origin")
     if not _is_mirror(root):
         return False
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, _fetch(origin.read_text(), name))
+    write_atomic(path, _fetch(root.with_suffix(".origin").read_text(), name))
     _make_room(path)
     return True
 
@@ -215,7 +214,7 @@ def _mirrors() -> Path:
 
 def _is_mirror(root: Path) -> bool:
     """Whether `root` was made here by `mirror`; asks for the workspace, which may not be there, only if it looks so."""
-    return root.with_suffix(".origin").is_file() and root.parent == _mirrors()
+    return bool(root.name) and root.with_suffix(".origin").is_file() and root.parent == _mirrors()
 
 
 def _make_room(kept: Path) -> None:

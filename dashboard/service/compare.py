@@ -15,6 +15,7 @@ from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, every_stage, known_of, mean_over, request_of
 from dashboard.service.groups import Group, cells, gap
+from dashboard.service.runs import RunEntry, list_runs
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Pair:
     """Of the first and of the second, or of both together."""
     unmatched: tuple[str, ...] = ()
     """Rows that only one of them has."""
+
+
+def other_run(desk: Desk, s: Selection) -> RunEntry | None:
+    """The second run that is asked for: by its id or, as in reports, by the first digits of its digest."""
+    entries = [e for e in list_runs().values() if not e.error and e.id != desk.entry.id]
+    by_digest = (e for e in entries if len(s.other) == 12 and e.digest.startswith(s.other))
+    return next((e for e in entries if e.id == s.other), next(by_digest, None))
 
 
 def same_evaluation(first: Desk, second: Desk) -> bool:

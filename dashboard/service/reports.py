@@ -14,10 +14,11 @@ from aa_core.effects.attribution import Attribution, stage_effects
 from aa_core.jobs import replayed, retrainings
 from aa_core.reporting import About, Context, Report, report_from, stated, to_html, to_json, to_pdf, to_zip
 from aa_core.reporting.activity import activity
-from aa_core.reporting.asked import Picks, Query
+from aa_core.reporting.asked import Picks
 from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.reporting.model import ReliabilitySection, StepTable
 from aa_core.reporting.results import step_rows
+from aa_core.reporting.shown import Query
 from aa_core.run_performance import run_performance
 from dashboard.selection import Selection, to_query
 from dashboard.service import estimates, people, slices, work

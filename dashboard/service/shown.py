@@ -30,7 +30,6 @@ from dashboard.selection import CHANGES, Selection, to_query
 from dashboard.service import acts, checking, compare, estimates, groups, retraining
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
-from dashboard.service.runs import list_runs
 
 COMPARED = "comparison"
 """Where the other run stands: in the report itself, as from the command line."""
@@ -148,8 +147,8 @@ def _gap(desk: Desk, s: Selection, found: Sequence[groups.Group], progress: Prog
 def _compare(desk: Desk, s: Selection) -> Iterator[Part]:
     if s.mode == "stages" and (names := groups.two(s, desk.facts().stages)):
         yield Part("stages", f"{names[0]} beside {names[1]}", lambda progress: _stages(desk, s, names, progress))
-    entry = list_runs().get(s.other) if s.mode == "runs" and s.other else None
-    if entry is not None and not entry.error and entry.id != desk.entry.id:
+    entry = compare.other_run(desk, s) if s.mode == "runs" and s.other else None
+    if entry is not None:
         other = Desk(entry)
         if compare.same_evaluation(desk, other):
             yield Part(COMPARED, f"beside {entry.title}", lambda progress: _comparison(desk, other, s, progress))

@@ -10,7 +10,7 @@ from dashboard import charts, experiments, feedback, plots, session
 from dashboard.selection import MODES
 from dashboard.service import Desk, compare, figures, groups, list_runs
 from dashboard.service.compare import Pair
-from dashboard.shell import SHORT, Context
+from dashboard.shell import Context
 from dashboard.words import chart_text, judged, literal, plural, subject
 
 WORDS = {"runs": "Two runs", "groups": "Two groups", "stages": "Two stages", "experiments": "Experiments"}
@@ -46,9 +46,8 @@ def _runs(ctx: Context) -> None:
     if not entries:
         feedback.empty("There is no other run", "Record one, or make a what-if a run: it can be compared here.")
         return
-    asked = ctx.selection.other
-    by_digest = (name for name, e in entries.items() if len(asked) == SHORT and e.digest.startswith(asked))
-    other = asked if asked in entries else next(by_digest, None)
+    asked = compare.other_run(ctx.desk, ctx.selection)
+    other = None if asked is None else asked.id
     st.selectbox(
         "This run against",
         list(entries),

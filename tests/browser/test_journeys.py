@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,7 @@ def test_a_retraining_can_be_cancelled_and_tried_again(visit: Visit) -> None:
     expect(page.get_by_text("Example by example")).to_be_visible()
 
 
-def test_the_report_is_downloaded_and_verifies(visit: Visit, tmp_path: Path) -> None:
+def test_the_report_is_downloaded_verifies_and_leads_back_here(visit: Visit, server: str, tmp_path: Path) -> None:
     page = visit("report?run=digits-adamw&examples=3-20")
     expect(page.get_by_text("18 picked examples")).to_be_visible()
     for name, suffix in (("HTML report", "html"), ("JSON", "json"), ("Everything as ZIP", "zip")):
@@ -192,6 +193,11 @@ def test_the_report_is_downloaded_and_verifies(visit: Visit, tmp_path: Path) -> 
         download.value.save_as(path)
         assert path.name == f"digits-adamw-report.{suffix}"
         verify_file(path)
+    written = (tmp_path / "digits-adamw-report.html").read_text()
+    [back, *_] = re.findall(r'href="(http[^"]*/explore[^"]*)"', written)
+    assert back.startswith(f"{server}/explore?") and not server.endswith(":8501")
+    page.goto(unescape(back))
+    expect(page.get_by_text("18 picked examples").first).to_be_visible()
 
 
 def test_a_stale_link_is_refused(visit: Visit) -> None:

@@ -66,10 +66,12 @@ def test_the_page_is_never_wider_than_the_screen(opened: Opened) -> None:
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_every_figure_links_to_its_view_by_the_digest_of_the_run(opened: Opened) -> None:
+def test_every_figure_links_to_its_view_by_the_digest_of_the_run_or_says_why_not(opened: Opened) -> None:
     links = opened.page.locator("figure .evidence a")
     targets = [links.nth(i).get_attribute("href") for i in range(links.count())]
-    assert len(targets) == opened.page.locator("figure").count()
+    figures = opened.page.locator("figure")
+    linked = opened.page.locator("figure:has(.evidence a)").count()
+    assert 3 <= linked == figures.count() - figures.filter(has_text="no link: ").count()
     digest = opened.page.locator("dl.facts dd").first.inner_text()
     assert all(t.startswith("http://127.0.0.1:8501/") and f"digest={digest}" in t for t in targets)
     opened.page.locator("nav a").last.click()

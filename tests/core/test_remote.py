@@ -18,7 +18,7 @@ from aa_core.cli import app
 from aa_core.errors import IntegrityError, MissingExtraError, RunBusyError, RunError, RunFormatError, RunNotFoundError
 from aa_core.recording.contents import files_of
 from aa_core.runs import remote
-from aa_core.runs.remote import Upload, is_remote, mirror
+from aa_core.runs.remote import Upload, fetch_missing, is_remote, mirror
 from aa_core.state import max_difference
 from tests.recorded import LOSS, make, record, train
 
@@ -271,3 +271,8 @@ def test_a_local_run_with_a_missing_file_needs_no_workspace(tmp_path: Path, monk
     with pytest.raises(IntegrityError, match="missing"):
         aa.open_run(run.path).load(3)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_folder_that_one_is_in_is_no_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not fetch_missing(Path("."), "calibration.json")

@@ -10,6 +10,7 @@ from aa_core.reporting.blocks import Block, Bullets, Cell, Commands, Facts, Head
 from aa_core.reporting.frameworks import FRAMEWORKS
 from aa_core.reporting.model import Report
 from aa_core.reporting.reproduce import COVER, cover_sheet
+from aa_core.reporting.shown import Shown
 
 
 def limits(report: Report) -> Iterator[Block]:
@@ -73,8 +74,10 @@ def reproduce(report: Report) -> Iterator[Block]:
 def _supplied(report: Report) -> str:
     """What the commands do not say."""
     found = []
-    if report.comparison is not None:
+    if any(" --against " in line for line in report.reproduce):
         found.append("The other run has to lie beside this one.")
+    elif report.comparison is not None or report.shown != Shown():
+        found.append("What was chosen on the dashboard’s screens beside the effects themselves is added there only.")
     if report.selection.picks is not None and report.selection.picks.subgroup:
         found.append("Name and definition of the saved subgroup are told by the dashboard only.")
     if not report.selection.named:

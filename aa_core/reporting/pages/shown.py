@@ -41,7 +41,7 @@ def screens(report: Report) -> Iterator[Block]:
 
 def _on_all(report: Report, evaluation: str) -> Report:
     """The same on all examples of the evaluation set: groups are whole, whichever examples are picked."""
-    everything = {"n": report.data.evaluation, "examples": "all", "evaluation": evaluation}
+    everything = {"n": report.data.evaluation, "examples": "all", "picks": None, "evaluation": evaluation}
     return report.model_copy(update={"selection": report.selection.model_copy(update=everything)})
 
 
