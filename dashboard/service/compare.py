@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from aa_core.effects.embedding import StageEmbedding, embed_stages
+from aa_core.reporting.links import SHORT
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
@@ -35,7 +36,7 @@ class Pair:
 def other_run(desk: Desk, s: Selection) -> RunEntry | None:
     """The second run that is asked for: by its id or, as in reports, by the first digits of its digest."""
     entries = [e for e in list_runs().values() if not e.error and e.id != desk.entry.id]
-    by_digest = (e for e in entries if len(s.other) == 12 and e.digest.startswith(s.other))
+    by_digest = (e for e in entries if len(s.other) == SHORT and e.digest.startswith(s.other))
     return next((e for e in entries if e.id == s.other), next(by_digest, None))
 
 
