@@ -79,8 +79,8 @@ def digest_rows(fields: Fields) -> list[bytes]:
     prefix = np.frombuffer(layout_json.encode(), dtype=np.uint8)
     rows = [_bytes_of_rows(fields[n]) for n in names]
     table = np.concatenate([np.broadcast_to(prefix, (len(rows[0]), len(prefix))), *rows], axis=1)
-    flat, width = memoryview(table).cast("B"), table.shape[1]  # type: ignore[arg-type]
-    return [hashlib.sha256(flat[at : at + width]).digest() for at in range(0, len(flat), width)]
+    flat, width, sha256 = memoryview(table).cast("B"), table.shape[1], hashlib.sha256  # type: ignore[arg-type]
+    return [sha256(flat[at : at + width]).digest() for at in range(0, len(flat), width)]
 
 
 def _bytes_of_rows(tensor: Tensor) -> np.ndarray:
@@ -115,12 +115,14 @@ class ExampleLog:
         self._check_kind(fields, ids)
         digests = digest_rows(fields)
         keys = list(zip(digests, ids or [None] * len(digests), strict=True))
-        fresh = {key: index for index, key in reversed(list(enumerate(keys))) if key not in self._rows}
-        if fresh:
+        rows = [self._rows.get(key, -1) for key in keys]
+        if -1 in rows:
+            fresh = {key: index for index, key in reversed(list(enumerate(keys))) if key not in self._rows}
             first_uses = sorted(fresh.values())
             self._rows.update((keys[index], row) for row, index in enumerate(first_uses, len(self._rows)))
             self._new.append(self._pick(fields, digests, ids, first_uses))
-        return torch.tensor([self._rows[key] for key in keys])
+            rows = [self._rows[key] for key in keys]
+        return torch.from_numpy(np.array(rows, dtype=np.int64))  # torch would look at each of them
 
     def remember(self, known: Examples) -> None:
         """The rows of a recording that goes on, in their order."""
