@@ -28,6 +28,7 @@ from aa_core.effects.cache import EmbeddingCache
 from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
 from benchmarks import growth, memory_cost, recorder_cost
+from benchmarks.growth_picture import curves
 from benchmarks.performance_cases import (
     BATCH,
     LANES,
@@ -47,6 +48,7 @@ from sample_runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "performance.json", ROOT / "docs" / "performance.md"
+PICTURE = ROOT / "docs" / "images" / "growth.svg"
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
@@ -173,7 +175,9 @@ def main() -> None:
                     "figures": parts[name](),
                 }
                 RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
-    PAGE.write_text(page(json.loads(RESULTS.read_text())))
+    figures = json.loads(RESULTS.read_text())
+    PAGE.write_text(page(figures))
+    PICTURE.write_text(curves(figures["growth"]["figures"]))
     print(PAGE.read_text())
 
 

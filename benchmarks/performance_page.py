@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.growth_picture import WORDS
+
 FLOOR = "floor: gradient and one curvature product a step"
 KINDS = ("training", "forward passes")
 ADJOINT = "adjoint of one query: effects of all steps and stages"
@@ -134,8 +136,8 @@ def _recorder(part: dict[str, Any], setting: dict[str, Any]) -> str:
 
 CPU time that recording adds to a step of AdamW ({_when(part)}): while every example is new and must be stored, and in later
 passes, when all are known. Bytes a step are those of the step table, beside the examples, each stored once, and the
-checkpoints. A pass has only {setting["recorder_steps"]} steps here, so its one check of the gradient, a gradient computed again, weighs {1 / setting["recorder_steps"]:.0%} of a
-gradient a step, and the examples of the first pass are committed within the second.
+checkpoints. A pass has {setting["recorder_steps"]} steps, as many as there are between two checkpoints by default; what a checkpoint costs, and the check of
+its gradient, are in it, and the examples of the first pass are committed within the second.
 
 {_table(head, rows)}
 """
@@ -176,6 +178,8 @@ A small model, see benchmarks/growth.py ({_when(part)}); the least of {setting["
 time ~ size^p fitted to all sizes: 1 is linear; below 1, a fixed cost still weighs.
 
 {_table(["what grows", "sizes", "CPU seconds", "p"], rows)}
+
+![{WORDS}](images/growth.svg)
 """
 
 

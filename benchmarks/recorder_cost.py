@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import aa_core as aa
 from benchmarks.performance_cases import MODELS, batch, seconds
 
-STEPS, ROUNDS = 16, 2
+STEPS, ROUNDS = 100, 2
 BATCHES = {"MLP": 1024, "CNN": 512, "transformer": 64}
 """Examples a step, so that a plain step takes about 25 ms on a free processor of 2025."""
 

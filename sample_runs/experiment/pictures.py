@@ -33,7 +33,7 @@ def effects_chart(panels: Sequence[Effects], words: str) -> str:
         f"<g transform='translate({(i % COLUMNS) * (PANEL + GAP)},{(i // COLUMNS) * height})'>{_panel(p)}</g>"
         for i, p in enumerate(panels)
     )
-    return _svg(columns * (PANEL + GAP), rows * height + 20, drawn, words) if panels else ""
+    return svg(columns * (PANEL + GAP), rows * height + 20, drawn, words) if panels else ""
 
 
 def _panel(panel: Effects) -> str:
@@ -100,10 +100,11 @@ def scatter(points: Sequence[tuple[float, float]], words: str, unit: str = "nats
         f"<text x='{size - pad}' y='{size - 22}' font-size='10' text-anchor='end' {FONT}>"
         f"{low:+.2g} to {high:+.2g}</text>"
     )
-    return _svg(size, size, lines + dots + labels, words)
+    return svg(size, size, lines + dots + labels, words)
 
 
-def _svg(width: float, height: float, content: str, words: str) -> str:
+def svg(width: float, height: float, content: str, words: str) -> str:
+    """A picture on white, with what it shows in words."""
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' viewBox='0 0 {width} {height}' "
         f"role='img' aria-label='{escape(words, quote=True)}'><rect width='100%' height='100%' fill='white'/>"
