@@ -59,6 +59,17 @@ class Cell(NamedTuple):
     """-1 (hurt most) to 1 (helped most): the tint of a cell of a heat map; None for no tint."""
 
 
+class Link(NamedTuple):
+    """The dashboard's views of the same numbers, or why there is none."""
+
+    places: tuple[tuple[str, str], ...] = ()
+    """(what is shown, where several are linked; the address below that of the dashboard)."""
+    instead: str = ""
+
+
+NOWHERE = Link()
+
+
 class Table(NamedTuple):
     """The first column names the row. `words` say unit, sign, n and reliability; `evidence` where it comes from."""
 
@@ -69,14 +80,7 @@ class Table(NamedTuple):
     evidence: str = ""
     texts: frozenset[int] = frozenset()
     """Columns beside the first that hold words, not numbers."""
-
-
-class Link(NamedTuple):
-    """The dashboard's views of the same numbers, or why there is none."""
-
-    places: tuple[tuple[str, str], ...] = ()
-    """(what is shown, where several are linked; the address below that of the dashboard)."""
-    instead: str = ""
+    link: Link = NOWHERE
 
 
 class Figure(NamedTuple):

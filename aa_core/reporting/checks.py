@@ -14,6 +14,7 @@ from aa_core.reporting.activity import UNKNOWN, Activity
 from aa_core.reporting.asked import Attempt, Request
 from aa_core.reporting.links import ranges
 from aa_core.reporting.model import CalibrationSection, Check, Estimator, Event, Points, Process, StageRow
+from aa_core.reporting.shown import Shown
 
 MOST_POINTS = 400
 NAMES = {"what-if": "retraining", "run": "retraining, recorded as a run", "calibration": "calibration"}
@@ -116,13 +117,18 @@ def _estimator(found: Figures, used: bool) -> Estimator:
 
 
 def process_section(
-    rows: Sequence[StageRow], groups: int, checks: Sequence[Check], events: Iterable[Event], known: Activity
+    rows: Sequence[StageRow],
+    groups: int,
+    shown: Shown,
+    checks: Sequence[Check],
+    events: Iterable[Event],
+    known: Activity,
 ) -> Process:
     """What was done when, oldest first, and how many numbers were looked at on the way."""
     asked = [event for c in checks if c.asked for event in _asked(c, known)]
     return Process(
         events=tuple(sorted([*asked, *events, *known.events], key=lambda e: e.at)),
-        comparisons=_comparisons(len(rows), groups, checks, known),
+        comparisons=_comparisons(len(rows), groups, shown.comparisons, checks, known),
         questions=known.questions,
     )
 
@@ -135,10 +141,11 @@ def _asked(check: Check, known: Activity) -> Iterator[Event]:
         yield Event(at=attempt.at, who="", what=f"an attempt at it ended: {name}", how=attempt.how)
 
 
-def _comparisons(stages: int, groups: int, checks: Sequence[Check], known: Activity) -> str:
-    shown, done = stages * (1 + groups), sum(c.status == "done" for c in checks)
+def _comparisons(stages: int, groups: int, chosen: int, checks: Sequence[Check], known: Activity) -> str:
+    shown, done = stages * (1 + groups) + chosen, sum(c.status == "done" for c in checks)
     words = f"This report shows {shown:,} effects of stages ({stages} on all examples"
-    words += f", {stages * groups:,} on {groups} subgroups)." if groups else ")."
+    words += f", {stages * groups:,} on {groups} subgroups" if groups else ""
+    words += f", {chosen:,} on groups that were chosen on the dashboard’s screens)." if chosen else ")."
     were = "retraining was" if len(checks) == 1 else "retrainings were"
     words += f" {len(checks)} {were} asked for on this run in this workspace; {done} came to an end."
     if any(c.kind == "calibration" for c in checks):

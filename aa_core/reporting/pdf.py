@@ -138,7 +138,8 @@ def _plain(block: Block) -> dict[str, Any]:
         return {**block._asdict(), "link": block.link._asdict(), "data": DRAWN[block.kind](block.data)}
     if isinstance(block, Table):
         rows = [[c._asdict() for c in row] for row in block.rows]
-        return {**block._asdict(), "rows": rows, "texts": sorted(block.texts), "widths": _widths(block)}
+        plain = {"rows": rows, "texts": sorted(block.texts), "widths": _widths(block), "link": block.link._asdict()}
+        return {**block._asdict(), **plain}
     return block._asdict()
 
 

@@ -185,7 +185,7 @@ def report_from(
         ledger=context.ledger,
         reliability=reliability,
         limitations=limitations(rows, selection, truths, reliability, checks, per_step, table is None),
-        process=process_section(rows, number_of_groups, checks, context.events, context.activity),
+        process=process_section(rows, number_of_groups, context.shown, checks, context.events, context.activity),
         provenance={
             **{k: v for k, v in asked.items() if v is None or isinstance(v, str | int | float | bool)},
             "seed": SEED,

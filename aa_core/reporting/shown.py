@@ -141,3 +141,11 @@ class Shown(Section):
     grouping: Grouping | None = None
     stages: Stages | None = None
     prediction: Prediction | None = None
+
+    @property
+    def comparisons(self) -> int:
+        """How many effects of stages on groups it has; a gap is one of its own."""
+        grouping, pair = self.grouping, self.stages
+        cells = 0 if grouping is None else len(grouping.table.stage) * len(grouping.table.groups)
+        gaps = 0 if grouping is None or grouping.gap is None else len(grouping.gap.stage)
+        return cells + gaps + (0 if pair is None else 2 * len(pair.groups))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 from functools import reduce
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pandas as pd
 import pytest
@@ -217,6 +219,19 @@ def test_all_formats_hold_all_of_it(desk: Desk, tmp_path: Path) -> None:
         *(f"{name}.csv" for name in names),
     ):
         assert words in page, words
+    for view in (
+        "explore?digest={}&chart=layers",
+        "explore?digest={}&stage=two+odd&steps=8-8",
+        "subgroups?digest={}&by=true+label",
+        "compare?digest={}&mode=stages&first=one+odd&second=two+odd",
+        "what-if?digest={}&skip=two+odd&scale=50",
+    ):
+        screen, _, query = view.format(made.run.digest[:12]).partition("?")
+        links = [parse_qsl(urlsplit(html.unescape(a)).query) for a in re.findall(f'href="[^"]*/({screen}[^"]*)"', page)]
+        assert any(set(parse_qsl(query)) <= set(link) for link in links), view
+    cells = 2 * len(made.shown.grouping.table.groups)
+    chosen = cells + 2 + 2 * len(made.shown.stages.groups)
+    assert f"{chosen:,} on groups that were chosen on the dashboard’s screens)" in made.process.comparisons
     assert all("unit" in frames[name] for name in names - {"cosines"})
     assert to_pdf(made).startswith(b"%PDF")
     for suffix in ("html", "pdf", "json", "zip", "csv"):

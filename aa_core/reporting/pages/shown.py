@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from aa_core.reporting import glossary
-from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Paragraph, Table
+from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Link, Paragraph, Table
 from aa_core.reporting.links import view
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import NOISE, SHORT, basis, effect, evidence
@@ -55,6 +55,7 @@ def _parts(report: Report, found: Parts) -> Iterator[Block]:
         [list(column) for column in zip(*found.effect, strict=True)],
         f"{basis(report, 'stage')} {ADDS_UP[found.by]} {found.words}",
         evidence(report, estimator=f"split by {found.by}/{report.method.curvature}/linear"),
+        view(report, "explore", chart=f"{found.by}s"),
     )
 
 
@@ -66,6 +67,7 @@ def _matrix(
     rows: Sequence[Sequence[Number]],
     words: str,
     source: str,
+    link: Link,
 ) -> Iterator[Table]:
     """Signed numbers as shaded cells, as many columns beside each other as a page has room for."""
     scale = glossary.scale_of(v for row in rows for v in row)
@@ -78,6 +80,7 @@ def _matrix(
             tuple((Cell(name), *row) for name, row in zip(down, cells, strict=True)),
             words,
             source,
+            link=link,
         )
 
 
@@ -96,6 +99,7 @@ def _shares(report: Report, found: Shares) -> Iterator[Block]:
         f"{_unit(report)}; n = {report.selection.n:,}. Exact, and no effect: what a stage taught and a later one "
         "erased is in its share; what it only prepared is not.",
         evidence(report, estimator="measured along the recorded states"),
+        link=view(report, "explore", chart="shares"),
     )
 
 
@@ -118,6 +122,7 @@ def _batch(report: Report, found: StepExamples) -> Iterator[Block]:
         f"without the momentum that was carried into it. {found.words}",
         evidence(report, estimator=f"weight of each loss/{report.method.curvature}/linear"),
         texts=frozenset({1, 2}),
+        link=view(report, "explore", stage=found.stage, steps=f"{found.step}-{found.step}"),
     )
 
 
@@ -216,6 +221,7 @@ def _gap(report: Report, by: str, found: Gap, words: str) -> Iterator[Block]:
 def _stages(report: Report, found: Stages) -> Iterator[Block]:
     name, unit = report.selection.performance, report.selection.unit
     words = f"{_unit(report)}; n of each label stands beside it; {glossary.sign()}."
+    link = view(report, "compare", mode="stages", first=found.first, second=found.second)
     yield Heading(f"{found.first} beside {found.second}", 3)
     yield Figure(
         "pairs",
@@ -232,7 +238,7 @@ def _stages(report: Report, found: Stages) -> Iterator[Block]:
         f"label. {words} {found.words}",
         "The table below has the values.",
         evidence(report, part="by true label"),
-        view(report, "compare", mode="stages", first=found.first, second=found.second),
+        link,
     )
     scale = glossary.scale_of([*found.effect_first, *found.effect_second])
     rows = zip(found.groups, found.effect_first, found.effect_second, strict=True)
@@ -259,6 +265,7 @@ def _stages(report: Report, found: Stages) -> Iterator[Block]:
         found.cosine,
         "1 = the same direction, 0 = unrelated, −1 = one undid the other. No unit; all weights count alike.",
         f"run {report.run.digest[:SHORT]}; {report.method.method}/{report.method.curvature}, {report.method.semantics}",
+        link,
     )
 
 
@@ -285,6 +292,7 @@ def _prediction(report: Report, found: Prediction) -> Iterator[Block]:
         f"{_unit(report)}; n = {found.n:,}; positive = training as recorded did better. No retraining of this change "
         f"is stored in this workspace.{noise} {found.words}",
         evidence(report, estimator=found.estimator),
+        link=view(report, "what-if", **found.query),
     )
 
 
