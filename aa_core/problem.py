@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from aa_core.records import Batch, Inputs, StepInput
 from aa_core.state import Buffers, Params, Snapshot
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+AsText = Callable[[Inputs], Sequence[str]]
+"""Inputs of n examples -> n strings."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -79,6 +82,9 @@ class Problem:
 
     The model is copied, never changed. `loss_fn(outputs, targets)` must return a scalar tensor. `previous` is the
     problem that was trained before, where model or loss were replaced between two stages (a head added, adapters).
+
+    `as_text` puts inputs into words, one string an example, and `class_names` names the classes (of sequences, what
+    can stand at a place), from class 0 on: screens show both. No result and no digest depends on them.
     """
 
     def __init__(
@@ -88,12 +94,16 @@ class Problem:
         *,
         previous: Problem | None = None,
         device: str | torch.device = "auto",
+        as_text: AsText | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
         self.device = resolve_device(device)
         self.previous = None if previous is None else previous.to(self.device)
         self.model = copy.deepcopy(model).to(self.device)
         self._modules = tuple(self.model.modules())
         self.loss_fn = loss_fn
+        self.as_text = as_text
+        self.class_names = tuple(class_names)
         self.verified: set[str] = set()
         """Digests of runs that this problem was seen to replay."""
         self.drifts: dict[str, float] = {}
@@ -114,7 +124,18 @@ class Problem:
         """The same problem on a device: itself if it is there."""
         if device == self.device:
             return self
-        return Problem(self.model, self.loss_fn, previous=self.previous, device=device)
+        words: dict[str, Any] = {"as_text": self.as_text, "class_names": self.class_names}
+        return Problem(self.model, self.loss_fn, previous=self.previous, device=device, **words)
+
+    def in_words(self, inputs: Inputs) -> list[str] | None:
+        """Inputs of n examples as n strings; None without `as_text`, ProblemError where it gives another number."""
+        if self.as_text is None:
+            return None
+        found = [str(words) for words in self.as_text(inputs)]
+        count = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+        if len(found) != count:
+            raise ProblemError(f"as_text gave {len(found)} strings for {count} examples; return one an example")
+        return found
 
     def sequence(self, count: int) -> tuple[Problem, ...]:
         """The problems that were trained one after the other, this one last; ProblemError unless there are `count`."""

@@ -89,7 +89,7 @@ def _toggle(ids: tuple[int, ...], add: bool, on: bool) -> None:
 
 def _table(ctx: Context, table: pd.DataFrame) -> None:
     shown = (
-        described(table, ctx.desk.metadata()).head(TABLE_ROWS).drop(columns=["label", "prediction", "right", "places"])
+        described(table, ctx.desk.described()).head(TABLE_ROWS).drop(columns=["label", "prediction", "right", "places"])
     )
 
     def picked() -> None:

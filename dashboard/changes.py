@@ -15,6 +15,8 @@ Way = Literal["leave", "scale", "change"]
 WAYS: dict[Way, str] = {"leave": "Leave out", "scale": "Scale", "change": "Train otherwise"}
 HYPERS = {"lr": "Learning rate", "momentum": "Momentum", "weight_decay": "Weight decay"}
 HALF = 50
+SHOWN = 12
+"""Training examples that are looked at beside their numbers."""
 
 
 def changes(ctx: Context) -> None:
@@ -117,10 +119,12 @@ def _examples(ctx: Context) -> None:
             help="By their number in the run, from 0 on. Easier: open a step in Explore and click its examples.",
         )
         if chosen:
-            looks = ctx.desk.training_shown(chosen[:12])
+            looks = ctx.desk.training_shown(chosen[:SHOWN])
             pictures = [look["src"] for look in looks if "src" in look]
             if pictures:
                 st.image(pictures, width=44)
+            for look in looks if ctx.desk.has_words else ():
+                st.caption(literal(look["text"]))
             st.caption(f"{plural(len(chosen), 'example')}, each time they were used.")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import string
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 import aa_core as aa
 from sample_runs.models import PicturesCNN, PicturesMLP, SmallGPT2, TextTransformer
 
+CHARACTERS = "".join(sorted(string.printable[:95]))
+"""What a character's number stands for."""
+SPACE = "␣"
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
@@ -46,7 +50,16 @@ def pictures_cnn(config: Mapping[str, Any]) -> aa.Problem:
 def text_transformer(config: Mapping[str, Any]) -> aa.Problem:
     """Problem "text-transformer"; config: the arguments of TextTransformer, and `words`, its vocabulary."""
     sizes = {n: v for n, v in config.items() if n != "words"}
-    return aa.Problem(TextTransformer(vocabulary=len(config["words"]), **sizes), nn.functional.cross_entropy)
+    words = ["", *map(str, config["words"][1:])]  # the first stands for no word
+    model = TextTransformer(vocabulary=len(words), **sizes)
+    return aa.Problem(model, nn.functional.cross_entropy, as_text=lambda numbers: told(numbers, words, " "))
+
+
+def told(numbers: Tensor, words: Sequence[str], between: str) -> list[str]:
+    """Rows of numbers as text; a number that stands for nothing is a question mark."""
+    known = dict(enumerate(words))
+    rows = ([known.get(i, "?") for i in row] for row in numbers.reshape(len(numbers), -1).tolist())
+    return [between.join(word for word in row if word) for row in rows]
 
 
 def next_character_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -57,4 +70,10 @@ def next_character_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 def small_gpt2(config: Mapping[str, Any]) -> aa.Problem:
     """Problem "small-gpt2"; config: the arguments of SmallGPT2, which has its adapters only from some stage on."""
     begun = aa.Problem(SmallGPT2(**{**config, "rank": 0}), next_character_loss)
-    return aa.Problem(SmallGPT2(**config), next_character_loss, previous=begun)
+    return aa.Problem(
+        SmallGPT2(**config),
+        next_character_loss,
+        previous=begun,
+        as_text=lambda numbers: told(numbers, CHARACTERS, ""),
+        class_names=[SPACE if c == " " else c for c in CHARACTERS],
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 
 from aa_core.checkpoints_only.checkpoints import AnyRun, CheckpointRun, check_checkpoints
 from aa_core.counterfactuals.retrain import final_model
-from aa_core.errors import RequestError
+from aa_core.errors import ProblemError, RequestError
 from aa_core.problem import Problem
+from aa_core.records import Inputs, map_inputs
 from aa_core.reporting import glossary
 from aa_core.reporting.sections import stage_section
 from aa_core.run_performance import confounders, run_performance
@@ -32,6 +34,8 @@ from dashboard.service.runs import RunEntry, opened, problem_of
 
 MAX_TEXT = 240
 """Characters of a text that a tile of the gallery shows."""
+MAX_LABEL = 24
+"""Characters of a sequence's label: its last ones, as predictions are of the last place."""
 CHANGEABLE = ("lr", "momentum", "weight_decay")
 """Hyperparameters that a what-if offers to change."""
 
@@ -89,9 +93,22 @@ class Desk:
     # ---- the run -----------------------------------------------------------------------------------------------------
 
     def class_names(self, classes: int = 0) -> list[str]:
-        """The name of each class, as recorded, or its number; of at least so many."""
-        count = max(classes, int(self.evaluation.y.max()) + 1)
-        return list(self.evaluation.class_names or map(str, range(count)))
+        """The name of each class, as recorded or as the registered problem has it, else its number; of so many at
+        least."""
+        known = self.evaluation.class_names or (self._registered.class_names if self._registered else ())
+        return [*known, *map(str, range(len(known), max(classes, self._classes)))]
+
+    @property
+    def _classes(self) -> int:
+        """How many classes the evaluation set has, by what was recorded of it."""
+        return max(len(self.evaluation.class_names or ()), int(self.evaluation.y.max()) + 1)
+
+    @property
+    def _registered(self) -> Problem | None:
+        """The problem, for its words; None where none is registered under the name that the run asks for."""
+        with suppress(ProblemError):
+            return self.problem
+        return None
 
     def facts(self) -> Facts:
         """What a selection of this run can refer to."""
@@ -102,7 +119,7 @@ class Desk:
         return replace(
             about,
             examples=len(self.evaluation),
-            classes=len(self.class_names()),
+            classes=self._classes,
             columns=self.remember("columns", lambda: filter_columns(self.metadata())),
             confounders=self.remember("confounders", lambda: confounders(self.evaluation)),
             slices=slices.saved(self.evaluation_digest),
@@ -194,13 +211,13 @@ class Desk:
             shares = _last(outputs, 2).double().softmax(1).cpu()
         confidence, prediction = shares.max(1)
         y = evaluation.y.long().cpu()
-        labels, names = _last(y, 1), np.array(self.class_names(shares.shape[1]), dtype=object)
+        labels, names = _last(y, 1), self.class_names(shares.shape[1])
         counted = (y != IGNORE).reshape(len(y), -1)
         right = (outputs.argmax(-1).cpu() == y).reshape(len(y), -1) & counted
         frame = pd.DataFrame({"example": range(len(labels)), "label": labels.numpy(), "prediction": prediction.numpy()})
         return frame.assign(
-            label_name=names[frame["label"]],
-            prediction_name=names[frame["prediction"]],
+            label_name=[_named(names, label) for label in labels.tolist()],
+            prediction_name=[names[i] for i in prediction.tolist()],
             confidence=confidence.numpy(),
             correct=frame["label"] == frame["prediction"],
             right=right.sum(1).numpy(),
@@ -211,6 +228,12 @@ class Desk:
         """The evaluation set's own columns; empty if it has none."""
         metadata = self.evaluation.metadata
         return pd.DataFrame(index=range(len(self.evaluation))) if metadata is None else metadata
+
+    def described(self) -> pd.DataFrame:
+        """The metadata, and the examples as text, where only the registered problem has words for them."""
+        metadata = self.metadata()
+        words = None if "text" in metadata else self.remember("words", lambda: (self._in_words(self.evaluation.x),))[0]
+        return metadata if words is None else metadata.assign(text=words)
 
     def rows(self, selection: Selection) -> np.ndarray:
         """The examples that the charts are about: the hand-picked ones, else all that pass the filters."""
@@ -224,7 +247,7 @@ class Desk:
         return self.remember(key, lambda: self._passing(s))
 
     def _passing(self, s: Selection) -> pd.DataFrame:
-        found = passing(s, self.predictions(), self.metadata())
+        found = passing(s, self.predictions(), self.described() if s.text else self.metadata())
         if not s.slice:
             return found
         return found[found["example"].isin(self.members(slices.definition(s.slice)))]
@@ -237,10 +260,26 @@ class Desk:
 
     def shown(self, rows: list[int]) -> list[dict[str, str]]:
         """A picture or words for each of these evaluation examples."""
-        evaluation = self.evaluation
-        if (evaluation.display or {}).get("kind") == "text" and "text" in self.metadata():
+        if self._display.get("kind") == "text" and "text" in self.metadata():
             return [{"text": str(words)[:MAX_TEXT]} for words in self.metadata()["text"].iloc[rows]]
-        return self.remember(("shown", tuple(rows)), lambda: shown(evaluation.x, rows, evaluation.display))
+        return self.remember(("shown", tuple(rows)), lambda: self._looks(self.evaluation.x, rows))
+
+    @property
+    def _display(self) -> dict[str, Any]:
+        """How the run asks for its inputs to be shown."""
+        return (self.run.evaluation.display if self.run.evaluation else None) or {}
+
+    @property
+    def has_words(self) -> bool:
+        """Does the registered problem put inputs into words?"""
+        return self._display.get("kind") != "image" and self._registered is not None and bool(self._registered.as_text)
+
+    def _in_words(self, inputs: Inputs) -> list[str] | None:
+        return self.problem.in_words(inputs) if self.has_words else None
+
+    def _looks(self, inputs: Inputs, rows: list[int]) -> list[dict[str, str]]:
+        words = self._in_words(map_inputs(lambda t: t[rows], inputs))
+        return shown(inputs, rows, self._display) if words is None else [{"text": text[:MAX_TEXT]} for text in words]
 
     # ---- the training set --------------------------------------------------------------------------------------------
 
@@ -259,8 +298,7 @@ class Desk:
         return self.remember(("training", rows), lambda: self._training_shown(rows))
 
     def _training_shown(self, rows: tuple[int, ...]) -> list[dict[str, str]]:
-        display = None if self.run.evaluation is None else self.run.evaluation.display
-        return shown(self.run.examples(torch.tensor(rows)).inputs, list(range(len(rows))), display)
+        return self._looks(self.run.examples(torch.tensor(rows)).inputs, list(range(len(rows))))
 
 
 def _last(values: torch.Tensor, dims: int) -> torch.Tensor:
@@ -269,6 +307,11 @@ def _last(values: torch.Tensor, dims: int) -> torch.Tensor:
 
 
 def _named(names: list[str], label: Any) -> str:
+    """A class by its name; of a sequence the end, one after the other."""
+    if isinstance(label, list):
+        letters = all(len(name) == 1 for name in names) and names[:1] != ["0"]
+        told = ("" if letters else " ").join(_named(names, place) for place in label if place != IGNORE)
+        return told if len(told) <= MAX_LABEL else f"…{told[-MAX_LABEL:]}"
     return names[label] if isinstance(label, int) and 0 <= label < len(names) else str(label)
 
 

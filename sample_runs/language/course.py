@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -16,8 +15,7 @@ import aa_core as aa
 from sample_runs.experiment.plan import Case, Stage
 from sample_runs.experiment.record import Course, Pool
 from sample_runs.loaders import load_civil_comments, load_templates
-
-CHARACTERS = "".join(sorted(string.printable[:95]))
+from sample_runs.problems import CHARACTERS
 
 
 def course(case: Case, seed: int, data: Path) -> Course:
