@@ -10,6 +10,8 @@ from dashboard.selection import NOTHING, Selection
 from dashboard.service import Job, glossary, retraining
 from dashboard.words import performance_words, plural
 
+SIGN = "positive = training as recorded did better"
+"""How the rows of retrainings are signed."""
 ESTIMATES = {
     "stages": "Effects of the stages",
     "steps": "Effects of the steps",
@@ -58,13 +60,15 @@ def effect(found: Mapping[str, Any], which: str) -> str:
 
 
 def _whatif(job: Job) -> str:
-    on = _subject(job.spec.request)
     if job.status != "done":
-        return f"{on}: {job.status}"
+        return f"{_subject(job.spec.request)}: {job.status}"
     found = job.result()
-    return f"{on}: estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')} {found['unit']}"
+    means = f"estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')} {found['unit']}"
+    return f"{_subject(job.spec.request, found['n'])}: {means}"
 
 
-def _subject(request: Mapping[str, Any]) -> str:
-    examples = plural(len(request["examples"]), "example") if request["examples"] else "all examples"
+def _subject(request: Mapping[str, Any], total: int = 0) -> str:
+    """By what and on which examples; total: how many there are, where that is known."""
+    every = f"all {plural(total, 'example')}" if total else "all examples"
+    examples = plural(len(request["examples"]), "example") if request["examples"] else every
     return f"{performance_words(request['performance'])} on {examples}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import charts, feedback, session, shell
-from dashboard.activity import describe, effect
+from dashboard.activity import SIGN, describe, effect
 from dashboard.selection import NOTHING, OPTIONS
 from dashboard.service import Job, acts, checking, figures, glossary, retraining
 from dashboard.shell import Context
@@ -47,7 +47,7 @@ def _result(ctx: Context, job: Job) -> None:
         else f"Noise floor of this mean effect: {glossary.fmt_small(noise)} {literal(unit)}."
     )
     st.caption(
-        f"Mean over {plural(found['n'], 'example')}; positive = training as recorded did better. "
+        f"Mean over {plural(found['n'], 'example')}; {SIGN}. "
         f"Trained {plural(found['steps_replayed'], 'step')} again in {glossary.fmt_seconds(found['seconds'])}. {floor}"
     )
     if found["n"] >= FEWEST:
@@ -82,6 +82,8 @@ def past(ctx: Context) -> None:
     st.markdown("**Retrained before**")
     if not jobs:
         st.caption("Nothing yet. Tick stages and retrain: the result stays here, also after a reload.")
+    else:
+        st.caption(f"Mean effects; {SIGN}.")
     for job in jobs:
         _row(ctx, job)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlencode
 
@@ -27,7 +28,7 @@ from aa_core.jobs import Job, JobSpec, whatif_spec
 from aa_core.run_performance import run_performance
 from aa_core.runs.trajectory import Trajectory
 from aa_core.version import __version__
-from dashboard.selection import Selection, from_query, to_query
+from dashboard.selection import FILTERS, NOTHING, Selection, from_query, to_query
 from dashboard.service import people
 from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN
@@ -116,11 +117,20 @@ def retraining_of(desk: Desk, finding: Finding) -> JobSpec:
     return whatif_spec(desk.recorded, e.counterfactual, e.performance, e.examples, problem=CHOSEN, **how)
 
 
-def reopened(finding: Finding) -> Selection:
-    """The selection that it was pinned from; entered on the command line, that of its question."""
+def reopened(desk: Desk, finding: Finding) -> Selection | None:
+    """The selection that it was pinned from; entered on the command line, that of its question.
+
+    Where the saved subgroup of it is not known here, its own examples; None if those are too many for a link.
+    """
     e = finding.added.evidence
-    if e.query:
-        return from_query(parse_qs(e.query))[0]
+    asked = from_query(parse_qs(e.query))[0] if e.query else _asking(e)
+    if not asked.examples and asked.slice not in ("", *desk.facts().slices):
+        unfiltered: dict[str, Any] = {name: getattr(NOTHING, name) for name in FILTERS}
+        asked = replace(asked, **unfiltered, examples=e.examples or ())
+    return asked if from_query(to_query(asked))[0] == asked else None
+
+
+def _asking(e: Evidence) -> Selection:
     stage = e.stages[0] if len(e.stages) == 1 else ""
     return Selection(
         digest=e.run[:12],

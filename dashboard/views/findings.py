@@ -40,7 +40,13 @@ def _finding(ctx: Context, f: ledger.Finding) -> None:
             severity = f":{COLOURS[added.severity]}-badge[{added.severity.capitalize()}]"
             st.markdown(f"{STANDINGS[f.standing]} {severity}")
         screen = "What-if" if len(evidence.stages) > 1 else "Explore"
-        shell.link(screen, "Open", ledger.reopened(f))
+        view = ledger.reopened(ctx.desk, f)
+        if view is not None:
+            shell.link(screen, "Open", view)
+    if view is None:
+        st.caption(
+            f"It opens no more: its subgroup is not saved here, and {evidence.n:,} examples are too many for a link."
+        )
     changed = ledger.changed(ctx.desk, f)
     if changed:
         feedback.refusal("\n".join(changed), "The inputs have changed since it was entered")

@@ -28,7 +28,10 @@ STATES = {
 def render(ctx: Context) -> None:
     """Newest first; what runs moves."""
     st.title("Jobs", anchor=False)
-    st.caption("Each is a process of its own: it goes on when this page is closed or the dashboard is restarted.")
+    st.caption(
+        "Each is a process of its own: it goes on when this page is closed or the dashboard is restarted. Effects are "
+        f"means over the examples; {activity.SIGN}."
+    )
     jobs = checking.jobs()
     _elsewhere(_states(jobs))
     if not jobs:

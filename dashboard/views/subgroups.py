@@ -145,7 +145,19 @@ def _compared(ctx: Context) -> None:
         )
     feedback.believe(cells.belief)
     with st.expander("As a table"):
-        st.dataframe(cells.frame[["group", "n", "stage", "effect", "low", "high"]], hide_index=True)
+        unit = glossary.unit_words(cells.unit)
+        st.dataframe(
+            cells.frame[["group", "n", "stage", "effect", "low", "high"]],
+            hide_index=True,
+            column_config={
+                "group": "Group",
+                "n": "Examples, n",
+                "stage": "Stage",
+                "effect": f"Mean effect, {unit}",
+                "low": f"95 % from, {unit}",
+                "high": f"95 % to, {unit}",
+            },
+        )
     _gap(ctx, found)
 
 

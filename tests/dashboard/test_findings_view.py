@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from aa_core.findings import findings, read_ledger
 from aa_core.runs.trajectory import open_run
+from dashboard.selection import Selection
+from dashboard.service import Desk, ledger, list_runs, slices
+from dashboard.service.estimates import picked
 from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
 
 RUN = SAMPLES / "digits-adamw" / "run"
@@ -64,6 +70,26 @@ def test_a_what_if_is_pinned_settled_by_its_retraining_and_signed(screen: Open) 
     assert "B, lead, 1 May 2031" in said(app)
     [found] = findings(read_ledger(open_run(RUN)))
     assert found.standing == "confirmed by retraining" and found.signatures[0].date == "1 May 2031"
+
+
+def test_a_finding_on_a_forgotten_subgroup_reopens_on_its_own_examples(
+    screen: Open, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AA_RUNS_DIRS", str(runs))
+    desk = Desk(list_runs()["good"])
+    digest = slices.save(desk.evaluation_digest, Selection(labels=(3,), where=(("rotation", "0"),)), "upright threes")
+    pin(screen("explore", run="good", slice=digest, readout="link"), "It hurt them.")
+    [found] = ledger.listed(desk)
+    asked = ledger.reopened(desk, found)
+    assert asked is not None and asked.slice == digest
+    slices.forget(digest)
+    again = ledger.reopened(desk, found)
+    assert again == replace(asked, slice="", examples=found.added.evidence.examples)
+    assert picked(desk, again) == found.added.evidence.examples
+    assert "It opens no more" not in said(screen("findings", run="good"))
+    monkeypatch.setattr("dashboard.selection.MAX_EXAMPLES", found.added.evidence.n - 1)
+    assert ledger.reopened(desk, found) is None
+    assert "It opens no more" in said(screen("findings", run="good"))
 
 
 def test_hostile_claims_are_shown_literally(screen: Open) -> None:
