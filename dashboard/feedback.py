@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,30 +9,13 @@ from typing import Any
 import streamlit as st
 
 from aa_core.errors import AuditError
-from dashboard.service import Belief, Effects, Job, JobSpec, Progress, Waiting, acts, find, glossary, people
+from dashboard.bars import working
+from dashboard.service import Belief, Effects, Job, JobSpec, Waiting, acts, find, glossary, people
 from dashboard.words import literal
 
-PATIENCE = 0.1
-"""Seconds between two drawings of the bar."""
+__all__ = ["working"]
 POLL = 0.6
 """Seconds between two looks at a job that runs."""
-
-
-@contextmanager
-def working(what: str) -> Iterator[Progress]:
-    """A progress bar with step k of K, gone when the work is done. Work that is quick shows none."""
-    place, last = st.empty(), time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PATIENCE:
-            last = time.monotonic()
-            place.progress(min(done / max(total, 1), 1.0), text=f"{what}: step {done:,} of {total:,}")
-
-    try:
-        yield progress
-    finally:
-        place.empty()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ from aa_core.runs.header import (
     parse,
     read_json,
 )
+from aa_core.runs.integrity import silent
 from aa_core.runs.remote import local_folder
 from aa_core.runs.store import Spec, decode, read_verified, sha256
 from aa_core.runs.trajectory import Trajectory, open_run
@@ -257,14 +258,18 @@ def open_any(path: str | Path) -> AnyRun:
     return open_checkpoints(root) if known else open_run(root)
 
 
-def check_checkpoints(run: CheckpointRun) -> tuple[str, ...]:
-    """Read all of the run from disk again; what is wrong, in words. Empty if it is intact."""
+def check_checkpoints(run: CheckpointRun, progress: Callable[[int, int], None] = silent) -> tuple[str, ...]:
+    """Read all of the run from disk again; what is wrong, in words. Empty if it is intact. progress counts files."""
     try:
         fresh = open_checkpoints(run.path)
     except RunError as error:
         return (str(error),)
     changed = [f"{run.path}: changed since it was opened"] if fresh.digest != run.digest else []
-    return (*changed, *(found for file in fresh.header.files if (found := _failure(run.path, file))))
+    for done, file in enumerate(fresh.header.files, 1):
+        if found := _failure(run.path, file):
+            changed.append(found)
+        progress(done, len(fresh.header.files))
+    return tuple(changed)
 
 
 def _failure(path: Path, file: FileEntry) -> str:

@@ -10,17 +10,26 @@ from aa_core.runs.examples import digest_rows
 from aa_core.runs.trajectory import Trajectory, open_run
 
 
-def check_integrity(run: Trajectory) -> tuple[str, ...]:
+def silent(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def check_integrity(run: Trajectory, progress: Callable[[int, int], None] = silent) -> tuple[str, ...]:
     """Read all of the run from disk again and verify it; what is wrong, in words. Empty if it is intact.
 
-    Referenced examples are outside the run: they are verified when they are fetched.
+    Referenced examples are outside the run: they are verified when they are fetched. progress counts files.
     """
     try:
         fresh = open_run(run.path, run.datasets)
     except RunError as error:
         return (str(error),)
     changed = [f"{run.path}: changed since it was opened"] if run.sealed and fresh.digest != run.digest else []
-    return (*changed, *(found for check in _checks(fresh) if (found := _failure(check)) is not None), *fresh.warnings)
+    checks = tuple(_checks(fresh))
+    for done, check in enumerate(checks, 1):
+        if (found := _failure(check)) is not None:
+            changed.append(found)
+        progress(done, len(checks))
+    return (*changed, *fresh.warnings)
 
 
 def _checks(run: Trajectory) -> Iterator[Callable[[], object]]:

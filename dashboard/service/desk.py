@@ -25,17 +25,20 @@ from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.trajectory import Trajectory
 from aa_core.scores import IGNORE
+from dashboard.bars import working
 from dashboard.examples import filter_columns, passing
 from dashboard.pictures import shown
 from dashboard.selection import FILTERS, Facts, Selection
 from dashboard.service import log, slices
-from dashboard.service.engine import compute, memo
+from dashboard.service.engine import Progress, compute, memo
 from dashboard.service.runs import RunEntry, opened, problem_of
 
 MAX_TEXT = 240
 """Characters of a text that a tile of the gallery shows."""
 MAX_LABEL = 24
 """Characters of a sequence's label: its last ones, as predictions are of the last place."""
+PARTS = 8
+"""Of what the engine computes at once: the bar moves that much more often."""
 CHANGEABLE = ("lr", "momentum", "weight_decay")
 """Hyperparameters that a what-if offers to change."""
 
@@ -161,16 +164,16 @@ class Desk:
 
     def summary(self) -> list[tuple[str, str]]:
         """The run in figures, as (label, value)."""
-        run, wrong = self.run, self.integrity()
+        run, known = self.run, memo().get(self.key("integrity"))
         parameters = sum(math.prod(t.shape) for t in run.header.parameters)
-        state = "does not match its digests" if wrong else "files match their digests"
+        state = "files match their digests" if known == ((),) else "does not match its digests"
         return [
             ("Steps", f"{run.steps:,}"),
             ("Stages", str(len(run.stages))),
             ("Optimizer", run.optimizer),
             ("Trained parameters", f"{parameters:,}"),
             ("Checkpoints", str(len(run.checkpoints))),
-            ("Integrity", state if run.sealed else f"{state}, not sealed"),
+            ("Integrity", "being checked" if known is None else state if run.sealed else f"{state}, not sealed"),
             *([] if run.evaluation is None else [("Evaluation set", f"{len(self.evaluation):,} examples")]),
         ]
 
@@ -186,9 +189,9 @@ class Desk:
         share = glossary.fmt_percent(right / places if places else None)
         return f"{share} of {places:,} places" if self.sequences else share
 
-    def integrity(self) -> tuple[str, ...]:
-        """What is wrong with the files, in words; empty if every digest matches."""
-        return self.remember("integrity", lambda: (_integrity(self.run),))[0]
+    def integrity(self, progress: Progress) -> tuple[str, ...]:
+        """What is wrong with the files, in words; empty if every digest matches. All of them are read again, once."""
+        return self.remember("integrity", lambda: (_integrity(self.run, progress),))[0]
 
     def log(self) -> pd.DataFrame:
         """One row a step."""
@@ -205,23 +208,24 @@ class Desk:
         evaluation, problem = self.evaluation, self.problem
         model = final_model(self.run, problem)
         gamma = run_performance(self.run, "log-likelihood")
-        with torch.no_grad():
-            chunks = [problem.outputs(model.params, dict(model.buffers), x) for x, _ in gamma.chunks(problem.device)]
-            outputs = torch.cat(chunks)
-            shares = _last(outputs, 2).double().softmax(1).cpu()
-        confidence, prediction = shares.max(1)
+        parts, right = [], []
+        with working("Running the model over the evaluation set", "example") as progress, torch.no_grad():
+            for x, y in gamma.chunks(problem.device, PARTS):
+                outputs = problem.outputs(model.params, dict(model.buffers), x)
+                parts.append(_last(outputs, 2).double().softmax(1).cpu())
+                right.append(((outputs.argmax(-1) == y) & (y != IGNORE)).reshape(len(y), -1).sum(1).cpu())
+                progress(sum(map(len, right)), len(evaluation))
+        confidence, prediction = torch.cat(parts).max(1)
         y = evaluation.y.long().cpu()
-        labels, names = _last(y, 1), self.class_names(shares.shape[1])
-        counted = (y != IGNORE).reshape(len(y), -1)
-        right = (outputs.argmax(-1).cpu() == y).reshape(len(y), -1) & counted
+        labels, names = _last(y, 1), self.class_names(parts[0].shape[1])
         frame = pd.DataFrame({"example": range(len(labels)), "label": labels.numpy(), "prediction": prediction.numpy()})
         return frame.assign(
             label_name=[_named(names, label) for label in labels.tolist()],
             prediction_name=[names[i] for i in prediction.tolist()],
             confidence=confidence.numpy(),
             correct=frame["label"] == frame["prediction"],
-            right=right.sum(1).numpy(),
-            places=counted.sum(1).numpy(),
+            right=torch.cat(right).numpy(),
+            places=(y != IGNORE).reshape(len(y), -1).sum(1).numpy(),
         )
 
     def metadata(self) -> pd.DataFrame:
@@ -315,5 +319,5 @@ def _named(names: list[str], label: Any) -> str:
     return names[label] if isinstance(label, int) and 0 <= label < len(names) else str(label)
 
 
-def _integrity(run: AnyRun) -> tuple[str, ...]:
-    return check_checkpoints(run) if isinstance(run, CheckpointRun) else check_integrity(run)
+def _integrity(run: AnyRun, progress: Progress) -> tuple[str, ...]:
+    return check_checkpoints(run, progress) if isinstance(run, CheckpointRun) else check_integrity(run, progress)

@@ -11,13 +11,16 @@ from typing import Any
 import streamlit as st
 import torch
 
+from dashboard.bars import Progress, waiting
 from dashboard.memo import Memo
 
-Progress = Callable[[int, int], None]
 torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the rest is for jobs; small models lose with more
 CHOSEN = os.environ.get("AA_PROBLEM") or None
 """The problem that the auditor named, in place of what the runs ask for."""
 ENGINE = threading.Lock()
+__all__ = ["Progress", "alone", "compute", "memo"]
+WAIT = 0.5
+"""Seconds between two looks whether the engine is free; a page that is left meanwhile waits no more."""
 
 
 @st.cache_resource(show_spinner=False)
@@ -28,12 +31,20 @@ def memo() -> Memo:
 
 @contextmanager
 def alone(key: Hashable) -> Iterator[None]:
-    """Alone with the engine, unless the answer is already there."""
+    """Alone with the engine, unless the answer is already there. The page says so while it waits for others."""
     if key in memo():
         yield
         return
-    with ENGINE:
+    held = ENGINE.acquire(blocking=False)
+    try:
+        if not held:
+            with waiting() as say:
+                while not (held := ENGINE.acquire(timeout=WAIT)):
+                    say()
         yield
+    finally:
+        if held:
+            ENGINE.release()
 
 
 def compute(key: Hashable, work: Callable[[], Any]) -> Any:

@@ -24,12 +24,14 @@ from aa_core.effects.attribution import Attribution, estimate
 from aa_core.effects.attribution import stage_effects as attribute_stages
 from aa_core.effects.embedding import embed_stages
 from aa_core.jobs import EffectsRequest
+from aa_core.performance import CHUNK
 from aa_core.problem import Problem
 from aa_core.reporting.bins import BARS
 from aa_core.reporting.bootstrap import bootstrap_interval
 from aa_core.run_performance import run_performance
+from dashboard.bars import working
 from dashboard.selection import Readout, Selection
-from dashboard.service.desk import Desk
+from dashboard.service.desk import PARTS, Desk
 from dashboard.service.engine import Progress, memo
 from dashboard.service.work import ask, is_known, is_light, request_for, wait_for
 
@@ -215,7 +217,12 @@ def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress
         return estimate(desk.recorded, desk.problem, what, gamma, progress=progress, **how)  # type: ignore[arg-type]
 
     def final() -> np.ndarray:
-        return final_model(desk.recorded, desk.problem).performance(gamma).double().cpu().numpy()
+        model, found = final_model(desk.recorded, desk.problem), []
+        with working("Running the recorded model over the evaluation set", "example") as told:
+            for start in range(0, len(gamma), CHUNK // PARTS):
+                found.append(model.performance(gamma[start : start + CHUNK // PARTS]).double().cpu())
+                told(min(start + CHUNK // PARTS, len(gamma)), len(gamma))
+        return torch.cat(found).numpy()
 
     method = what.method_like(s.method)
     key = ("what-if", repr(what), s.performance, method, s.curvature, s.readout)

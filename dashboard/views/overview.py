@@ -23,9 +23,13 @@ def render(ctx: Context) -> None:
         f"{ctx.desk.what} in {plural(len(run.stages), 'stage')}. "
         "Which of them made the model better, and which made it worse?"
     )
-    facts, replay = st.empty(), _replay(ctx)
+    facts, problems, replay = st.empty(), st.container(), _replay(ctx)
     facts.html(tables.facts([*ctx.desk.summary(), *replay]))
-    _problems(ctx)
+    if run.first_nonfinite is not None:
+        feedback.refusal(
+            f"Loss or gradient are not finite from step {run.first_nonfinite} on: nothing can be attributed across it.",
+            "The training did not stay finite",
+        )
     if ("Replay", NOT_REPLAYED) in replay:
         shell.link("Reliability", "Replay it: do the recorded steps lead to this model?", ctx.selection)
     st.subheader("The training", anchor=False)
@@ -33,11 +37,14 @@ def render(ctx: Context) -> None:
     words = glossary.listed(words for name, words in glossary.CURVES.items() if name in log)
     alt = f"{words.capitalize()} over the steps, with the stages as coloured blocks"
     charts.show(figures.stage_timeline(run.stages, log), "timeline", alt)
+    with problems:
+        _files(ctx)
+    facts.html(tables.facts([*ctx.desk.summary(), *replay]))
     if run.evaluation is None:
         feedback.no_evaluation("its stages cannot be judged.")
         return
     if run.first_nonfinite is not None:
-        return  # `_problems` said so
+        return  # it was said above
     with feedback.refusals():
         facts.html(tables.facts([*ctx.desk.summary(), *replay, ("Accuracy", ctx.desk.accuracy())]))
         _stages(ctx)
@@ -50,15 +57,12 @@ def _replay(ctx: Context) -> list[tuple[str, str]]:
     return [("Replay", checking.replay_words(ctx.desk) or NOT_REPLAYED)]
 
 
-def _problems(ctx: Context) -> None:
-    run = ctx.desk.run
-    if wrong := ctx.desk.integrity():
+def _files(ctx: Context) -> None:
+    """Are the files what the run's log says? The first time on, all of them are read again."""
+    with feedback.working("Reading the files of the run again", "file") as progress:
+        wrong = ctx.desk.integrity(progress)
+    if wrong:
         feedback.refusal("\n".join(wrong), "The files of this run do not match what its log says")
-    if run.first_nonfinite is not None:
-        feedback.refusal(
-            f"Loss or gradient are not finite from step {run.first_nonfinite} on: nothing can be attributed across it.",
-            "The training did not stay finite",
-        )
 
 
 def _stages(ctx: Context) -> None:
