@@ -28,6 +28,8 @@ def describe(job: Job) -> tuple[str, str]:
     match job.spec.kind:
         case "whatif":
             return retraining.words_of(job), _whatif(job)
+        case "estimate":
+            return f"{retraining.words_of(job)}, estimated only", _estimate(job)
         case "run":
             title = job.result()["title"] if job.status == "done" else job.status
             return "Counterfactual training, recorded as a run", title
@@ -44,7 +46,7 @@ def describe(job: Job) -> tuple[str, str]:
 def place_of(job: Job, s: Selection) -> tuple[str, Selection]:
     """The screen and the selection that show a job's result."""
     match job.spec.kind:
-        case "whatif":
+        case "whatif" | "estimate":
             return "What-if", retraining.asked(job, s)
         case "effects":
             return "Explore", s
@@ -65,6 +67,14 @@ def _whatif(job: Job) -> str:
     found = job.result()
     means = f"estimated {effect(found, 'mean_estimate')}, retrained {effect(found, 'mean_truth')} {found['unit']}"
     return f"{_subject(job.spec.request, found['n'])}: {means}"
+
+
+def _estimate(job: Job) -> str:
+    if job.status != "done":
+        return f"{_subject(job.spec.request)}: {job.status}"
+    found = job.result()
+    estimated = f"estimated {glossary.fmt_effect(found['mean_estimate'])} {found['unit']}"
+    return f"{_subject(job.spec.request, found['n'])}: {estimated}"
 
 
 def _subject(request: Mapping[str, Any], total: int = 0) -> str:

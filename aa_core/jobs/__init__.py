@@ -4,7 +4,7 @@ from aa_core.jobs.checks import CalibrationRequest, replayed
 from aa_core.jobs.counterfactuals import counterfactual_runs, run_spec
 from aa_core.jobs.estimating import EffectsRequest, effects
 from aa_core.jobs.job import Job, all_jobs, find, resume_dead, submit
-from aa_core.jobs.kinds import KINDS, asked_counterfactual, perform, whatif_spec
+from aa_core.jobs.kinds import KINDS, asked_counterfactual, estimate_spec, perform, whatif_spec
 from aa_core.jobs.outcome import Outcome, spec_of
 from aa_core.jobs.retrained import retrainings
 from aa_core.jobs.spec import JobProgress, JobSpec
@@ -21,6 +21,7 @@ __all__ = [
     "asked_counterfactual",
     "counterfactual_runs",
     "effects",
+    "estimate_spec",
     "find",
     "perform",
     "replayed",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from pydantic import Field
 
 from aa_core.confidence.calibration import prefer
@@ -13,8 +14,10 @@ from aa_core.counterfactuals.change import parse as parse_change
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
 from aa_core.counterfactuals.intervention import intervene
 from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
+from aa_core.counterfactuals.retrain import final_model
 from aa_core.counterfactuals.whatif import WhatIf, what_if
 from aa_core.curvature import Curvature
+from aa_core.effects.attribution import estimate
 from aa_core.effects.embedding import Method, Readout, check_request
 from aa_core.errors import IntegrityError, RequestError
 from aa_core.jobs.checks import calibration, replay
@@ -31,7 +34,7 @@ from aa_core.version import __version__
 
 
 class WhatIfRequest(Model):
-    """The request of kind "whatif": a counterfactual in plain values, and how to judge it."""
+    """The request of kinds "whatif" and "estimate": a counterfactual in plain values, and how to judge it."""
 
     skip: tuple[StageName, ...]
     scale: float
@@ -94,6 +97,13 @@ def whatif_spec(
     return spec_of("whatif", run, request, problem)
 
 
+def estimate_spec(
+    run: Trajectory, what: Counterfactual, performance_name: str = "log-likelihood", **how: Any
+) -> JobSpec:
+    """The job that estimates `what` and retrains nothing, on all examples; arguments and errors as of `whatif_spec`."""
+    return whatif_spec(run, what, performance_name, **how).model_copy(update={"kind": "estimate"})
+
+
 def perform(spec: JobSpec, report: Report = no_report, kept: KeptState = NOT_KEPT) -> Outcome:
     """Do what a spec asks, here and now."""
     if spec.kind not in KINDS:
@@ -131,6 +141,37 @@ def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report
     return Outcome(summary, {"examples": found.to_frame()})
 
 
+def estimation(
+    run: Trajectory, problem: Problem, request: Mapping[str, Any], report: Report, _: KeptState = NOT_KEPT
+) -> Outcome:
+    """Estimate alone; see `WhatIfRequest`. The table "examples" has one row a value: example, recorded, estimate."""
+    asked = read_request(WhatIfRequest, request)
+    what, judged = asked.counterfactual, run_performance(run, asked.performance, asked.examples)
+    recorded = final_model(run, problem).performance(judged).double().cpu()
+    found = estimate(
+        run,
+        problem,
+        what,
+        judged,
+        method=asked.method,
+        readout=asked.readout,
+        curvature=asked.curvature,
+        progress=in_part(report, "estimating", (0, run.steps), run.steps),
+    )
+    columns = {"example": list(found.labels), "recorded": recorded.numpy(), "estimate": found.effects[0].numpy()}
+    summary = {
+        "counterfactual": what.name,
+        "performance": asked.performance,
+        "unit": found.unit,
+        "n": len(found.labels),
+        "mean_recorded": float(recorded.mean()),
+        "mean_estimate": float(found.effects.mean()),
+        "reliability": found.reliability.to_dict(),
+        "provenance": found.provenance,
+    }
+    return Outcome(summary, {"examples": pd.DataFrame(columns)})
+
+
 def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
     """Means over the examples, and how estimate and retraining agree. Effects: positive = as recorded did better."""
     what = found.counterfactual
@@ -156,6 +197,7 @@ def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
 
 KINDS: dict[str, Kind] = {
     "whatif": whatif,
+    "estimate": estimation,
     "effects": effects,
     "calibrate": calibration,
     "replay": replay,
@@ -164,5 +206,5 @@ KINDS: dict[str, Kind] = {
 
 
 def asked_counterfactual(spec: JobSpec) -> Counterfactual:
-    """What a job of kind "whatif" changes."""
+    """What a job of kind "whatif" or "estimate" changes."""
     return read_request(WhatIfRequest, spec.request).counterfactual

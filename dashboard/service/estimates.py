@@ -23,7 +23,7 @@ from aa_core.counterfactuals.retrain import final_model
 from aa_core.effects.attribution import Attribution, estimate
 from aa_core.effects.attribution import stage_effects as attribute_stages
 from aa_core.effects.embedding import embed_stages
-from aa_core.jobs import EffectsRequest
+from aa_core.jobs import EffectsRequest, estimate_spec
 from aa_core.performance import CHUNK
 from aa_core.problem import Problem
 from aa_core.reporting.bins import BARS
@@ -31,9 +31,10 @@ from aa_core.reporting.bootstrap import bootstrap_interval
 from aa_core.run_performance import run_performance
 from dashboard.bars import working
 from dashboard.selection import Readout, Selection
+from dashboard.service import acts
 from dashboard.service.desk import PARTS, Desk
-from dashboard.service.engine import Progress, memo
-from dashboard.service.work import ask, is_known, is_light, request_for, wait_for
+from dashboard.service.engine import CHOSEN, Progress, memo
+from dashboard.service.work import Answer, Waiting, ask, is_known, is_light, request_for, wait_for
 
 
 class Belief(NamedTuple):
@@ -205,16 +206,16 @@ def picked(desk: Desk, s: Selection) -> tuple[int, ...] | None:
     return None if len(rows) == len(desk.evaluation) else tuple(rows.tolist())
 
 
-def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress) -> Prediction | None:
-    """What a counterfactual would do to the selected examples; None where only a job can say."""
-    gamma = run_performance(desk.recorded, s.performance)
+def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress) -> Prediction:
+    """What a counterfactual would do to the selected examples; raises Waiting while a job computes that."""
+    gamma, method = run_performance(desk.recorded, s.performance), what.method_like(s.method)
+    how: dict[str, Any] = {"method": method, "readout": s.readout, "curvature": s.curvature}
 
     def work() -> Attribution:
         if what.skips_stages and is_light(desk):  # one replay for this stage and for all that are asked about next
             asked = {"method": method, "curvature": s.curvature, "semantics": what.semantics}
             embed_stages(desk.recorded, desk.problem, progress=progress, **asked)  # type: ignore[arg-type]
-        how = {"method": method, "readout": s.readout, "curvature": s.curvature}
-        return estimate(desk.recorded, desk.problem, what, gamma, progress=progress, **how)  # type: ignore[arg-type]
+        return estimate(desk.recorded, desk.problem, what, gamma, progress=progress, **how)
 
     def final() -> np.ndarray:
         model, found = final_model(desk.recorded, desk.problem), []
@@ -224,18 +225,28 @@ def predicted(desk: Desk, s: Selection, what: Counterfactual, progress: Progress
                 told(min(start + CHUNK // PARTS, len(gamma)), len(gamma))
         return torch.cat(found).numpy()
 
-    method = what.method_like(s.method)
     key = ("what-if", repr(what), s.performance, method, s.curvature, s.readout)
     if desk.key(key) not in memo():
         if what.skips_stages:
             wait_for(desk, request_for(replace(s, method=method), by="stages"))
         elif not is_light(desk):
-            return None
+            return _by_a_job(desk, s, what, how)
     found, recorded = desk.ask(key, work), desk.ask(("final", s.performance), final)
     rows = desk.rows(s)
     effect, before = float(found.effects.numpy()[0, rows].mean()), float(recorded[rows].mean())
     known = replace(found.reliability, judged=len(rows))
     return Prediction(before, before - effect, effect, gamma.unit, len(rows), Belief.of(known))
+
+
+def _by_a_job(desk: Desk, s: Selection, what: Counterfactual, how: dict[str, Any]) -> Prediction:
+    """The prediction of a job that only estimates, on all examples; raises Waiting until it is done."""
+    job = acts.start(estimate_spec(desk.recorded, what, s.performance, problem=CHOSEN, **how))
+    if job.status != "done":
+        raise Waiting(job)
+    found, table = desk.remember(("estimated", job.id), lambda: Answer(job.result(), job.table("examples")))
+    rows = table.iloc[desk.rows(s)]
+    before, effect = float(rows["recorded"].mean()), float(rows["estimate"].mean())
+    return Prediction(before, before - effect, effect, found["unit"], len(rows), Belief.read(found["reliability"]))
 
 
 def mean_over(every: Attribution, rows: np.ndarray, readout: Readout) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import changes, feedback, session, shell, tables, watch
 from dashboard.pin import pin
 from dashboard.selection import CHANGES
-from dashboard.service import acts, checking, estimates, glossary, retraining
+from dashboard.service import Waiting, acts, checking, estimates, glossary, retraining
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, effect_words, judged, literal, measure, plural, subject
 
@@ -73,12 +73,13 @@ def _answer(ctx: Context) -> None:
         feedback.empty("No example passes the filters", "Change the filters in Explore, then come back.")
         return
     what = retraining.counterfactual(s)
-    with feedback.working("Replaying the training") as progress:
-        found = estimates.predicted(ctx.desk, s, what, progress)
     name = literal(retraining.words(what))
     st.markdown(f"**Predicted: {name[:1].lower()}{name[1:]}**")
-    if found is None:
-        st.caption(":material/hourglass: An estimate of this takes a job: it comes together with the retraining.")
+    try:
+        with feedback.working("Replaying the training") as progress:
+            found = estimates.predicted(ctx.desk, s, what, progress)
+    except Waiting as waiting:  # meanwhile it can be retrained
+        feedback.follow(waiting.job)
     else:
         _prediction(ctx, found)
         if what.skips_stages:

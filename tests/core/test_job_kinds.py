@@ -12,7 +12,15 @@ import aa_core as aa
 from aa_core.confidence.calibrate import SWEEPS
 from aa_core.effects.embedding import READOUTS
 from aa_core.errors import RequestError
-from aa_core.jobs import CalibrationRequest, EffectsRequest, Outcome, perform, spec_of
+from aa_core.jobs import (
+    CalibrationRequest,
+    EffectsRequest,
+    Outcome,
+    asked_counterfactual,
+    estimate_spec,
+    perform,
+    spec_of,
+)
 from aa_core.jobs.estimating import By
 from aa_core.registry import load_problem
 from aa_core.run_performance import run_performance
@@ -67,6 +75,26 @@ def test_shares_add_up_to_what_the_whole_training_gained(asked: Asked) -> None:
     end = float(aa.final_model(run, load_problem(None, {}, file)).performance(gamma))
     found = outcome(asked, "shares")
     assert found.result["start"] + found.tables["effects"]["share"].sum() == pytest.approx(end)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [aa.Counterfactual((STAGES[0],), 0.5), aa.Counterfactual.change(STAGES[1], lr="0.5x")],
+    ids=["scale", "change"],
+)
+def test_an_estimate_alone_is_that_of_the_engine_and_of_the_retraining(asked: Asked, what: aa.Counterfactual) -> None:
+    run, file = asked
+    problem, gamma = load_problem(None, {}, file), run_performance(run, "log-likelihood")
+    spec = estimate_spec(run, what, readout="link", method="boundary", curvature="exact", problem=file)
+    found = perform(spec)
+    assert (
+        found.tables["examples"]["estimate"].tolist() == aa.predict(run, problem, what, gamma, readout="link").tolist()
+    )
+    assert "mean_truth" not in found.result and asked_counterfactual(spec) == what
+    retrained = perform(spec.model_copy(update={"kind": "whatif"}))
+    assert {n: retrained.result[n] for n in ("mean_estimate", "mean_recorded", "n", "unit")} == {
+        n: found.result[n] for n in ("mean_estimate", "mean_recorded", "n", "unit")
+    }
 
 
 def test_an_unknown_request_is_refused_by_name(asked: Asked) -> None:

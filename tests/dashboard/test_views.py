@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 import aa_core as aa
 from aa_core import jobs
@@ -248,6 +249,36 @@ def test_long_work_is_a_job_that_the_page_waits_for(
     assert job.spec.kind == "effects" and "Click a bar" not in said(app)
     wait(lambda: not job.living)
     assert "Click a bar to see its steps" in said(checked(app.run()))
+
+
+def figures(app: AppTest) -> list[str]:
+    """What is predicted: the words that carry figures."""
+    return [line for line in said(app).splitlines() if "The model would be" in line or "as recorded" in line]
+
+
+@pytest.mark.usefixtures("jobs_at_once")
+@pytest.mark.parametrize("query", [{"leave": "3-8"}, {"without": "3,7"}], ids=["steps", "examples"])
+def test_what_takes_long_to_predict_is_predicted_by_a_job_that_retrains_nothing(
+    screen: Open, monkeypatch: pytest.MonkeyPatch, query: dict[str, str]
+) -> None:
+    in_the_page = figures(screen("whatif", run="confounded", examples="1-9", **query))
+    monkeypatch.setattr("dashboard.service.work.LIGHT", 0)
+    monkeypatch.setattr("dashboard.service.desk.Desk.key", lambda self, what: ("a long run", what))
+    by_a_job = screen("whatif", run="confounded", examples="1-9", **query)
+    assert figures(by_a_job) == in_the_page and len(in_the_page) > 1
+    assert [job.spec.kind for job in jobs.all_jobs()] == ["estimate"]
+    assert "Retrain to verify" in said(by_a_job)
+    assert "estimated only" in said(screen("jobs", run="good"))
+
+
+def test_what_is_being_predicted_can_be_retrained_meanwhile(
+    screen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AA_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr("dashboard.service.work.LIGHT", 0)
+    monkeypatch.setattr("aa_core.jobs.job._start", lambda folder, lock: None)  # it dies at once
+    words = said(screen("whatif", run="confounded", scale="50", skip="one plain"))
+    assert "This failed" in words and "all its processes died" in words and "Retrain to verify" in words
 
 
 def test_what_if_scales_and_trains_otherwise(screen: Open) -> None:
