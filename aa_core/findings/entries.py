@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from aa_core.counterfactuals.change import parse
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
 from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout
@@ -40,7 +41,7 @@ class Evidence(Model):
 
     run: Digest
     stages: tuple[StageName, ...]
-    """What was left out; the effect is that of all of them together."""
+    """What was left out, scaled or changed; the effect is that of all of it together."""
     semantics: Semantics
     performance: ShortText
     examples: tuple[Count, ...] | None
@@ -52,17 +53,34 @@ class Evidence(Model):
     curvature: Curvature
     readout: Readout
     effect: float
-    """Mean over the examples; positive = it helped."""
+    """Mean over the examples; positive = training as recorded did better: what was left out helped."""
     unit: ShortText
     reliability: LongText
     """The verdict on the estimate, in words."""
     query: LongText = ""
     """The dashboard's view that it was pinned from, as a query string."""
     code: ShortText
+    steps: tuple[Count, ...] = ()
+    """Single steps beside the stages."""
+    without: tuple[Count, ...] = ()
+    """Rows of training examples that were left out."""
+    scale: float = 0.0
+    """How much of it was left; 1 with changes."""
+    changes: dict[ShortText, LongText] = Field(default_factory=dict)
+    """{hyperparameter: what it was instead}, as `Counterfactual.change` takes them."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without those of the last fields that say nothing: lines from before there were any keep their bytes."""
+        return {name: value for name, value in fields(self).items() if value or name not in _LATER}
 
     @property
     def counterfactual(self) -> Counterfactual:
-        return Counterfactual.skip(*self.stages, semantics=self.semantics)
+        changes = tuple(parse(hyper, how) for hyper, how in self.changes.items())
+        return Counterfactual(self.stages, self.scale, self.semantics, self.steps, self.without, changes)
+
+
+_LATER = ("steps", "without", "scale", "changes")
 
 
 class Added(Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from aa_core.confidence.calibration import find_calibration
 from aa_core.counterfactuals.counterfactual import Counterfactual
@@ -117,12 +117,19 @@ def sign(run: Trajectory, name: str, signature: Signature, by: str, at: str | No
 
 
 def backing(evidence: Evidence) -> Iterator[Job]:
-    """The stored retrainings of the very question: run, stages, semantics, performance and examples; newest first."""
+    """The stored retrainings of the very question: run, change, semantics, performance and examples; newest first."""
+    wanted = _in_order(evidence.counterfactual)
     for job in all_jobs():
         same = job.spec.kind == "whatif" and job.spec.digest == evidence.run and job.status == "done"
-        same = same and asked_counterfactual(job.spec) == evidence.counterfactual
+        same = same and _in_order(asked_counterfactual(job.spec)) == wanted
         if same and job.result()["provenance"]["evaluation"] == evidence.evaluation:
             yield job
+
+
+def _in_order(what: Counterfactual) -> Counterfactual:
+    """The order in which a question names things makes no difference."""
+    named = {n: tuple(sorted(set(getattr(what, n)))) for n in ("stages", "steps", "examples", "changes")}
+    return replace(what, **named)
 
 
 def changes(run: Trajectory, evidence: Evidence) -> tuple[str, ...]:
@@ -142,7 +149,7 @@ def changes(run: Trajectory, evidence: Evidence) -> tuple[str, ...]:
 def evidence_of(
     found: Attribution, what: Counterfactual, examples: Sequence[int] | None = None, query: str = ""
 ) -> Evidence:
-    """The mean of an estimate of leaving out stages, pinned; `examples` as they were asked for."""
+    """The mean of an estimate, pinned; `examples` of the evaluation set as they were asked for."""
     asked = found.provenance
     return Evidence(
         run=asked["run"],
@@ -160,7 +167,14 @@ def evidence_of(
         reliability=found.reliability.words,
         query=query,
         code=asked["code"],
+        **evidence_fields(what),
     )
+
+
+def evidence_fields(what: Counterfactual) -> dict[str, Any]:
+    """What was changed beside whole stages and semantics, as fields of the evidence."""
+    changed = {c.hyper: c.text for c in what.changes}
+    return {"steps": what.steps, "without": what.examples, "scale": float(what.scale), "changes": changed}
 
 
 def noise_of(run: Trajectory, evidence: Evidence) -> float | None:
@@ -172,7 +186,8 @@ def noise_of(run: Trajectory, evidence: Evidence) -> float | None:
 def question(evidence: Evidence) -> str:
     """What was asked, in words."""
     on = "all examples" if evidence.examples is None else f"{evidence.n:,} picked examples"
-    return f"{evidence.counterfactual.name}, {evidence.semantics}, {evidence.performance} on {on}"
+    what = evidence.counterfactual
+    return f"{what.name}, {what.manner}, {evidence.performance} on {on}"
 
 
 def _number(finding: Finding) -> int:

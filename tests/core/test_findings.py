@@ -24,7 +24,9 @@ from aa_core.findings import (
     evidence_of,
     findings,
     judge,
+    judged,
     ledger_path,
+    question,
     read_ledger,
     sign,
 )
@@ -173,6 +175,35 @@ def test_a_failed_retraining_backs_nothing(
         check(run, "F1", "confirmed", "me", AT)
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        Counterfactual(("first",), 0.5),
+        Counterfactual.skip_steps(3, 4),
+        Counterfactual.without_examples(1, 5),
+        Counterfactual.change("first", lr="0.5x", momentum=0.1),
+        Counterfactual.skip("last", "first"),
+    ],
+    ids=lambda what: what.name,
+)
+def test_any_change_is_pinned_and_settled_by_its_own_retraining_alone(
+    run: Trajectory, recorded: tuple[Trajectory, Path], what: Counterfactual
+) -> None:
+    file = recorded[1]
+    found = estimate(run, load_problem(None, {}, str(file)), what, run_performance(run, "log-likelihood"))
+    add(run, claim(evidence_of(found, what)), "me", AT)
+    [finding] = findings(read_ledger(run))
+    assert finding.added.evidence.counterfactual == what and question(finding.added.evidence).startswith(what.name)
+    retrained(run, file)
+    retrained(run, file, what=what, examples=[0, 1, 2])
+    with pytest.raises(RequestError, match="no retraining of its question"):
+        check(run, "F1", "confirmed", "me", AT)
+    job = retrained(run, file, what=what)
+    [(says, backing, truth)] = judged(run, finding)
+    assert (backing.id, truth) == (job.id, job.result()["mean_truth"]) and says != "neither"
+    assert check(run, "F1", says, "me", AT).standing == f"{says} by retraining"
+
+
 # ---- evidence is pinned ----------------------------------------------------------------------------------------------
 
 
@@ -218,6 +249,16 @@ def test_it_is_appended_to_and_read_back(run: Trajectory, evidence: Evidence) ->
     assert ledger_path(run).read_bytes().startswith(before)
     with pytest.raises(RequestError, match="there is no finding 'F9'; this run has F1, F2"):
         sign(run, "F9", Signature(name="B", role="r", date="d"), "me", AT)
+
+
+def test_lines_from_before_evidence_could_be_of_anything_but_whole_stages_keep_their_bytes(
+    run: Trajectory, evidence: Evidence
+) -> None:
+    add(run, claim(evidence), "me", AT)
+    assert [*json.loads(ledger_path(run).read_bytes())["act"]["evidence"]] == [
+        *("run", "stages", "semantics", "performance", "examples", "n", "evaluation", "method", "curvature", "readout"),
+        *("effect", "unit", "reliability", "query", "code"),
+    ]
 
 
 def test_whatever_is_changed_in_it_is_found_by_line(run: Trajectory, evidence: Evidence) -> None:
