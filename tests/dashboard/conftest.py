@@ -15,12 +15,15 @@ from torch import nn
 
 import aa_core as aa
 from aa_core.jobs.worker import work
+from dashboard.app import SCREENS
 from sample_runs.problems import DigitsMLP
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 HOSTILE = "<img src=x onerror=alert(1)> **bold** [a](http://evil.example) :red[x] $y$ \u202e"
 CLASSES = [f"{HOSTILE} {i}" for i in range(10)]
 Open = Callable[..., AppTest]
+VIEWS = tuple(view.__name__.rpartition(".")[2] for view, _, _ in SCREENS)
+"""All screens, by the names of their modules."""
 
 config.set_option("server.address", "127.0.0.1")  # a screen without a server is this machine's own, too
 
@@ -97,17 +100,18 @@ def _screen(name: str) -> None:
             importlib.import_module(f"dashboard.views.{name}").render(context)
 
 
+def open_screen(name: str, **query: str | list[str]) -> AppTest:
+    """A view by its name, with query parameters, run once."""
+    app = AppTest.from_function(_screen, args=(name,), default_timeout=60)
+    for key, value in query.items():
+        app.query_params[key] = value
+    return checked(app.run())
+
+
 @pytest.fixture
 def screen(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens a view by name, with query parameters, and runs it once."""
+    """Opens views of these runs."""
     monkeypatch.setenv("AA_RUNS_DIRS", str(runs))
-
-    def open_screen(name: str, **query: str | list[str]) -> AppTest:
-        app = AppTest.from_function(_screen, args=(name,), default_timeout=60)
-        for key, value in query.items():
-            app.query_params[key] = value
-        return checked(app.run())
-
     return open_screen
 
 

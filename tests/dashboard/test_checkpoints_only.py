@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import aa_core as aa
-from tests.dashboard.conftest import SAMPLES, Open, said
-from tests.dashboard.test_views import VIEWS
+from tests.dashboard.conftest import SAMPLES, VIEWS, Open, said
 
 REFUSED = "only checkpoints of this training are known"
 
@@ -52,6 +51,7 @@ def test_effects_are_labelled_in_every_readout(kept_screen: Open) -> None:
         ("explore", {"semantics": "zero_gradient"}),
         ("whatif", {"skip": "fine-tune 45°"}),
         ("report", {}),
+        ("findings", {}),
     ],
 )
 def test_what_needs_steps_is_refused_in_words(kept_screen: Open, view: str, query: dict[str, str]) -> None:

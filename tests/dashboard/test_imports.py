@@ -13,11 +13,9 @@ import pytest
 import aa_core as aa
 from aa_core.registry import load_problem
 from aa_core.reporting import build_report, verify_file, write_report
-from dashboard.app import SCREENS
-from tests.dashboard.conftest import Open
+from tests.dashboard.conftest import VIEWS, Open
 from tests.faults.forge import reseal
 
-NAMES = [view.__name__.rpartition(".")[2] for view, _, _ in SCREENS]
 PROBLEMS = {"the auditor's": {}, "its own": {"problem": {"name": "of_the_run:problem", "config": {}}}}
 
 
@@ -43,10 +41,10 @@ def imported(what: Callable[[], object]) -> set[str]:
 
 
 def test_no_screen_imports_anything(screen: Open, stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NAMES:
+    for name in VIEWS:
         screen(name, run="hostile")  # what a screen needs itself is there from now on
     monkeypatch.setenv("AA_RUNS_DIRS", str(stranger.parent))
-    assert imported(lambda: [screen(name, run="stranger") for name in NAMES]) == set()
+    assert imported(lambda: [screen(name, run="stranger") for name in VIEWS]) == set()
     assert not (stranger.parents[1] / "executed").exists()
 
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 import aa_core as aa
 from aa_core.registry import load_problem
 from tests.dashboard.conftest import SAMPLES, Open, said
-
-
-@pytest.mark.parametrize("view", ["overview", "explore", "subgroups"])
-def test_sequences_are_judged_as_a_whole_and_predicted_at_their_last_place(calibrated: Open, view: str) -> None:
-    words = said(calibrated(view, run="language"))
-    assert "likelihood" in words.replace("\\", "")
 
 
 def test_accuracy_is_over_all_places_and_says_of_how_many(calibrated: Open) -> None:
@@ -25,5 +18,5 @@ def test_accuracy_is_over_all_places_and_says_of_how_many(calibrated: Open) -> N
     with torch.no_grad():
         predicted = problem.outputs(final.params, dict(final.buffers), x).argmax(2)
     share = (predicted == y).double().mean().item()
-    words = said(calibrated("overview", run="language"))
+    words = said(calibrated("overview", run="language", curvature="none"))
     assert f"{share:.0%}".replace("%", " %") + f" of {y.numel():,} places" in words

@@ -14,9 +14,7 @@ from aa_core.reporting.sections import run_section
 from dashboard.selection import NOTHING, OPTIONS
 from dashboard.service import retraining
 from tests.core.job_run import wait
-from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, record, said
-
-VIEWS = ("overview", "explore", "subgroups", "whatif", "compare", "reliability", "report", "jobs")
+from tests.dashboard.conftest import HOSTILE, SAMPLES, VIEWS, Open, checked, record, said
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -15,8 +15,9 @@ from aa_core.errors import ProblemError
 from dashboard.selection import Selection
 from dashboard.service import Desk, list_runs
 from dashboard.service.desk import MAX_LABEL
+from dashboard.words import literal
 from sample_runs.problems import CHARACTERS
-from tests.dashboard.conftest import SAMPLES
+from tests.dashboard.conftest import SAMPLES, Open, said
 from tests.faults.forge import reseal
 
 
@@ -47,6 +48,17 @@ def test_a_language_model_reads_characters_which_are_its_classes() -> None:
     assert [label[1:-1].replace("␣", " ") for label in labels] == [text[-MAX_LABEL + 1 :] for text in texts]
     names = desk.class_names()
     assert len(names) == 95 and names[0] == "␣" and set(desk.predictions()["label_name"]) <= set(names)
+
+
+def test_training_texts_are_read_where_they_are_left_out(
+    calibrated: Open, jobs_at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(list_runs()["comments"])
+    monkeypatch.setattr("dashboard.service.work.LIGHT", 0)
+    monkeypatch.setattr("aa_core.jobs.job._start", lambda folder, lock: None)  # what they did is not asked
+    words = said(calibrated("whatif", run="comments", without="3,7"))
+    for look in desk.training_shown((3, 7)):
+        assert literal(look["text"]) in words
 
 
 def test_what_only_the_problem_can_say_is_searched_and_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
