@@ -128,7 +128,9 @@ def backing(evidence: Evidence) -> Iterator[Job]:
 
 def _in_order(what: Counterfactual) -> Counterfactual:
     """The order in which a question names things makes no difference."""
-    named = {n: tuple(sorted(set(getattr(what, n)))) for n in ("stages", "steps", "examples", "changes")}
+    named: dict[str, Any] = {
+        n: tuple(sorted(set(getattr(what, n)))) for n in ("stages", "steps", "examples", "changes")
+    }
     return replace(what, **named)
 
 
@@ -159,7 +161,7 @@ def evidence_of(
         examples=None if examples is None else tuple(examples),
         n=asked["n"],
         evaluation=asked["evaluation"],
-        method=asked["method"],
+        method="boundary" if what.examples else asked["method"],
         curvature=asked["curvature"],
         readout=asked["readout"],
         effect=float(found.effects.mean()),
