@@ -207,11 +207,9 @@ def _what_if(desk: Desk, s: Selection) -> Iterator[Part]:
                 )
 
 
-def _prediction(desk: Desk, s: Selection, progress: Progress) -> Prediction | None:
+def _prediction(desk: Desk, s: Selection, progress: Progress) -> Prediction:
     what = retraining.counterfactual(s)
     found = estimates.predicted(desk, s, what, progress)
-    if found is None:
-        return None
     noise, asked = checking.noise(desk, s), to_query(s)
     return Prediction(
         what=retraining.words(what),
