@@ -40,6 +40,7 @@ class Part(NamedTuple):
 
     name: str
     """Of the field of `Shown`, or COMPARED."""
+    screen: str
     words: str
     make: Callable[[Progress], Any]
 
@@ -62,13 +63,18 @@ def shown(chosen: Sequence[Part], progress: Progress) -> tuple[Shown, Comparison
 def _explore(desk: Desk, s: Selection) -> Iterator[Part]:
     part: Literal["layer", "cause"] = "layer" if s.chart == "layers" else "cause"
     if s.chart in ("layers", "causes"):
-        yield Part("parts", f"effects by {part}", lambda progress: _parts(desk, s, part, progress))
+        yield Part("parts", "Explore", f"effects by {part}", lambda progress: _parts(desk, s, part, progress))
     if s.chart == "shares":
-        yield Part("shares", "path shares", lambda progress: _shares(desk, s, progress))
+        yield Part("shares", "Explore", "path shares", lambda progress: _shares(desk, s, progress))
     stage = next((stage for stage in desk.run.stages if stage.name == s.stage), None)
     if stage is not None and s.steps is not None and s.steps[0] == s.steps[1] and s.steps[0] in stage.steps:
         step = s.steps[0]
-        yield Part("batch", f"the training examples of step {step:,}", lambda progress: _batch(desk, s, step, progress))
+        yield Part(
+            "batch",
+            "Explore",
+            f"the training examples of step {step:,}",
+            lambda progress: _batch(desk, s, step, progress),
+        )
 
 
 def _parts(desk: Desk, s: Selection, part: Literal["layer", "cause"], progress: Progress) -> Parts:
@@ -107,6 +113,7 @@ def _subgroups(desk: Desk, s: Selection) -> Iterator[Part]:
         if found := groups.groups_by(desk, by):
             yield Part(
                 "grouping",
+                "Subgroups",
                 f"groups by {by or 'saved subgroups'}, and the gap between two",
                 lambda progress: _grouping(desk, s, by, found, progress),
             )
@@ -146,12 +153,16 @@ def _gap(desk: Desk, s: Selection, found: Sequence[groups.Group], progress: Prog
 
 def _compare(desk: Desk, s: Selection) -> Iterator[Part]:
     if s.mode == "stages" and (names := groups.two(s, desk.facts().stages)):
-        yield Part("stages", f"{names[0]} beside {names[1]}", lambda progress: _stages(desk, s, names, progress))
+        yield Part(
+            "stages", "Compare", f"{names[0]} beside {names[1]}", lambda progress: _stages(desk, s, names, progress)
+        )
     entry = compare.other_run(desk, s) if s.mode == "runs" and s.other else None
     if entry is not None:
         other = Desk(entry)
         if compare.same_evaluation(desk, other):
-            yield Part(COMPARED, f"beside {entry.title}", lambda progress: _comparison(desk, other, s, progress))
+            yield Part(
+                COMPARED, "Compare", f"beside {entry.title}", lambda progress: _comparison(desk, other, s, progress)
+            )
 
 
 def _stages(desk: Desk, s: Selection, names: tuple[str, str], progress: Progress) -> Stages:
@@ -202,6 +213,7 @@ def _what_if(desk: Desk, s: Selection) -> Iterator[Part]:
                 words = retraining.words(what)
                 yield Part(
                     "prediction",
+                    "What-if",
                     f"predicted: {words[:1].lower()}{words[1:]}",
                     lambda progress: _prediction(desk, s, progress),
                 )

@@ -69,7 +69,7 @@ def _contents(ctx: Context) -> bool:
         ("Performance", performance_words(s.performance)),
         ("Estimator", ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))),
         *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],
-        *[("Beside it", part.words) for part in parts(desk, s)],
+        *[(f"From {part.screen}", part.words) for part in parts(desk, s)],
         ("Findings", plural(len(ledger.listed(desk)), "finding") if ledger.listed(desk) else "none entered"),
     ]
     st.html(tables.facts(rows, "list"))

@@ -110,6 +110,7 @@ def test_nothing_is_there_that_nobody_chose(desk: Desk) -> None:
     made = report(desk, Selection())
     assert set(made.shown.model_dump().values()) == {None} and made.comparison is None
     assert parts(desk, Selection()) == []
+    assert {part.screen for part in parts(desk, EVERYTHING)} == {"Explore", "Subgroups", "Compare", "What-if"}
     assert parts(desk, Selection(stage=TWO, steps=(3, 3))) == [], "a step of another stage"
     assert parts(desk, Selection(stage=TWO, steps=(8, 9))) == [], "no single step"
     assert parts(desk, Selection(other="a")) == parts(desk, Selection(other="nowhere")) == []
