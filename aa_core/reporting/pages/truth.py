@@ -21,6 +21,7 @@ from aa_core.reporting.pages.basis import (
     scale_of_stages,
     verdict,
 )
+from aa_core.reporting.pages.front import plural
 
 MOST_SCATTERS = 3
 UNLISTED = "What `aa whatif` trained without a cluster, or the Python interface, leaves no job, and is not listed."
@@ -111,7 +112,7 @@ def _check(c: Check, scale: float) -> tuple[Cell, ...]:
         c.evaluation and f"evaluation {c.evaluation[:SHORT]}",
         c.provenance.get("code") and f"code {c.provenance['code']}",
         c.job and f"job {c.job}",
-        c.earlier and f"{len(c.earlier)} earlier attempts",
+        c.earlier and plural(len(c.earlier), "earlier attempt"),
         c.status,
     )
     believed = f". {_believed(c)}" if c.mean_estimate is not None else ""
@@ -167,8 +168,12 @@ def _calibration(report: Report, found: CalibrationSection) -> Iterator[Block]:
     scale = glossary.scale_of([*found.truth, *found.estimate])
     estimates = found.estimate or (None,) * len(found.stages)
     unit = glossary.unit_words(found.unit)
-    words = f"{unit[0].upper()}{unit[1:]}; n = {found.values:,}; {glossary.sign()}. {verdict(report.reliability)}"
-    source = f"run {report.run.digest[:12]}; evaluation {found.evaluation[:12]}; code {found.code}"
+    believed = f" {verdict(report.reliability)}" if found.same_question else ""
+    words = f"{unit[0].upper()}{unit[1:]}; n = {found.values:,}; {glossary.sign()}.{believed}"
+    source = (
+        f"run {report.run.digest[:SHORT]}; evaluation {found.evaluation[:SHORT]}, n = {found.values:,} (all); "
+        f"{found.performance}, {report.method.semantics}; {found.where}; code {found.code}"
+    )
     yield Table(
         "The true mean effect of each stage, and its estimate.",
         ("Stage", "Estimated", "Retrained", "Above the noise"),
