@@ -11,7 +11,7 @@ from dashboard import charts, feedback, plots, session, shell
 from dashboard.batch import batch
 from dashboard.pin import pin
 from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS, Selection
-from dashboard.service import Effects, checking, estimates, figures, glossary
+from dashboard.service import Effects, checking, estimates, figures, glossary, retraining
 from dashboard.shell import Context
 from dashboard.words import CHART_WORDS, CONTROLS, chart_text, help_of, judged, literal, measure, option, subject
 
@@ -97,7 +97,8 @@ def _stages(ctx: Context) -> None:
     charts.clickable(figure, "stages", alt, _into)
     within_noise(ctx, ctx.selection, found)
     _beside(ctx, found, "Click a bar to see its steps.")
-    pin(ctx, {(r.stage,): r.effect for r in found.frame.itertuples()}, found.unit, found.belief.words)
+    left_out = {retraining.without(ctx.selection, r.stage): r.effect for r in found.frame.itertuples()}
+    pin(ctx, left_out, found.unit, found.belief.words)
 
 
 def within_noise(ctx: Context, s: Selection, found: Effects) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import feedback
-from dashboard.service import glossary, ledger, people
+from dashboard.service import Counterfactual, glossary, ledger, people, retraining
 from dashboard.shell import Context
 from dashboard.words import literal, subject
 
@@ -18,8 +18,8 @@ NAME = "auditor:name"
 SIGNATURE = ("name", "role", "date", "statement")
 _ENTERED = "pin:entered"
 _OPEN = "pin:open"
-Effects = Mapping[tuple[str, ...], float]
-"""{stages that are left out together: their mean effect}."""
+Effects = Mapping[Counterfactual, float]
+"""{what is left out, scaled or changed: its mean effect}."""
 
 
 def pin(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
@@ -38,11 +38,11 @@ def pin(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
 
 
 def _form(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
-    largest = max(effects, key=lambda stages: abs(effects[stages]))
-    options = [largest, *(stages for stages in effects if stages != largest)]
+    largest = max(effects, key=lambda what: abs(effects[what]))
+    options = [largest, *(what for what in effects if what != largest)]
     with st.form("pin", border=False):
-        stages = st.selectbox(
-            "About", options, format_func=lambda s: f"{glossary.listed(s)}: {glossary.fmt_effect(effects[s])} {unit}"
+        what = st.selectbox(
+            "About", options, format_func=lambda w: f"{_named(w)}: {glossary.fmt_effect(effects[w])} {unit}"
         )
         claim = st.text_area("Claim", placeholder=_example(ctx, largest, effects[largest]), max_chars=1_000, height=80)
         left, right = st.columns(2)
@@ -53,7 +53,7 @@ def _form(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
         st.caption(f":material/info: {literal(reliability)} It is entered as an estimate; a retraining can confirm it.")
         if st.form_submit_button("Enter into the ledger", type="primary") and _complete(claim, name):
             with feedback.refusals():
-                evidence = ledger.pinned(ctx.desk, ctx.selection, stages, effects[stages], unit, reliability)
+                evidence = ledger.pinned(ctx.desk, ctx.selection, what, effects[what], unit, reliability)
                 st.session_state[_ENTERED] = ledger.enter(
                     ctx.desk, evidence, claim.strip(), severity, extent, advice.strip(), name.strip()
                 ).id
@@ -84,10 +84,17 @@ def signed(said: Mapping[str, str]) -> ledger.Signature | None:
     return None
 
 
-def _example(ctx: Context, stages: tuple[str, ...], effect: float) -> str:
-    verb = "helped" if effect > 0 else "hurt"
+def _named(what: Counterfactual) -> str:
+    """Whole stages by their names, which is what helped or hurt; anything else by what was changed."""
+    return glossary.listed(what.stages) if what.skips_stages else retraining.words(what)
+
+
+def _example(ctx: Context, what: Counterfactual, effect: float) -> str:
     s = ctx.selection
-    return f"{glossary.listed(stages)} {verb} on {subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)}."
+    on = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
+    if what.skips_stages:
+        return f"{_named(what)} {'helped' if effect > 0 else 'hurt'} on {on}."
+    return f"{_named(what)}: the model would be {'worse' if effect > 0 else 'better'} on {on}."
 
 
 def _complete(claim: str, name: str) -> bool:

@@ -8,6 +8,7 @@ people      who asks, and what they may do        acts         jobs, started and
 """
 
 from aa_core.confidence.calibration import Calibration
+from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.jobs import Job, JobSpec, find
 from aa_core.reporting import About, Report, escape, figures, glossary, marks, sketch
 from dashboard.service import (
@@ -34,6 +35,7 @@ __all__ = [
     "About",
     "Belief",
     "Calibration",
+    "Counterfactual",
     "Desk",
     "Effects",
     "Job",

@@ -35,7 +35,7 @@ from dashboard.service.runs import RunEntry, opened, problem_of
 
 MAX_TEXT = 240
 """Characters of a text that a tile of the gallery shows."""
-MAX_LABEL = 24
+MAX_LABEL = 12
 """Characters of a sequence's label: its last ones, as predictions are of the last place."""
 PARTS = 8
 """Of what the engine computes at once: the bar moves that much more often."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlencode
 
 from aa_core.access_log import Act
+from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.findings import (
     Added,
     Evidence,
@@ -17,6 +17,7 @@ from aa_core.findings import (
     add,
     changes,
     check,
+    evidence_fields,
     findings,
     judged,
     question,
@@ -34,6 +35,7 @@ from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN
 from dashboard.service.estimates import picked
 from dashboard.service.log import append
+from dashboard.service.retraining import asking
 
 __all__ = ["Extent", "Finding", "Judgement", "Severity", "Signature", "question"]
 
@@ -43,14 +45,14 @@ def possible(desk: Desk) -> bool:
     return isinstance(desk.run, Trajectory)
 
 
-def pinned(desk: Desk, s: Selection, stages: Sequence[str], effect: float, unit: str, words: str) -> Evidence:
-    """The estimated effect of stages on what is selected, with everything that it was computed from."""
+def pinned(desk: Desk, s: Selection, what: Counterfactual, effect: float, unit: str, words: str) -> Evidence:
+    """The estimated effect of a change on what is selected, with everything that it was computed from."""
     examples = picked(desk, s)
     gamma = run_performance(desk.recorded, s.performance, examples)
     return Evidence(
         run=desk.run.digest,
-        stages=tuple(stages),
-        semantics=s.semantics,
+        stages=what.stages,
+        semantics=what.semantics,
         performance=s.performance,
         examples=examples,
         n=len(gamma),
@@ -63,6 +65,7 @@ def pinned(desk: Desk, s: Selection, stages: Sequence[str], effect: float, unit:
         reliability=words,
         query=urlencode(to_query(s), doseq=True),
         code=__version__,
+        **evidence_fields(what),
     )
 
 
@@ -131,15 +134,11 @@ def reopened(desk: Desk, finding: Finding) -> Selection | None:
 
 
 def _asking(e: Evidence) -> Selection:
-    stage = e.stages[0] if len(e.stages) == 1 else ""
-    return Selection(
-        digest=e.run[:12],
-        examples=e.examples or (),
-        stage=stage,
-        skip=e.stages,
-        performance=e.performance,
-        method=e.method,
-        curvature=e.curvature,
-        readout=e.readout,
-        semantics=e.semantics,
-    )
+    what, how = e.counterfactual, {n: getattr(e, n) for n in ("performance", "method", "curvature", "readout")}
+    stage = e.stages[0] if in_explore(e) else ""
+    return replace(NOTHING, digest=e.run[:12], examples=e.examples or (), stage=stage, **asking(what), **how)
+
+
+def in_explore(evidence: Evidence) -> bool:
+    """Is it about one whole stage, left out, which Explore shows? The rest is shown by What-if."""
+    return evidence.counterfactual.skips_stages and len(evidence.stages) == 1

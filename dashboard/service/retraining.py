@@ -27,6 +27,11 @@ def counterfactual(s: Selection) -> Counterfactual:
     return Counterfactual(s.skip, s.scale / 100, semantics, steps, s.without)
 
 
+def without(s: Selection, stage: str) -> Counterfactual:
+    """A whole stage left out, under the semantics that are picked."""
+    return Counterfactual.skip(stage, semantics=s.semantics)
+
+
 def question(desk: Desk, s: Selection) -> JobSpec:
     """The what-if that is picked, as a job."""
     examples = picked(desk, s)
@@ -48,19 +53,20 @@ def asked(job: Job, s: Selection) -> Selection:
     request, what = job.spec.request, asked_counterfactual(job.spec)
     chosen: dict[str, Any] = {name: request[name] for name in ("performance", "curvature", "readout")}
     chosen["method"] = request.get("method", "boundary")
-    if not what.examples and not what.changes:
-        chosen["semantics"] = what.semantics
     examples: Any = request["examples"] or ()
-    return replace(
-        s.everything,
-        **chosen,
-        examples=tuple(examples),
-        skip=what.stages,
-        leave=(what.steps[0], what.steps[-1]) if what.steps else None,
-        without=what.examples,
-        scale=0 if what.changes else round(100 * what.scale),
-        change=tuple(sorted((c.hyper, c.text) for c in what.changes)),
-    )
+    return replace(s.everything, **chosen, examples=tuple(examples), **asking(what))
+
+
+def asking(what: Counterfactual) -> dict[str, Any]:
+    """The settings of a selection that ask what a counterfactual asks."""
+    return {
+        "skip": what.stages,
+        "leave": (what.steps[0], what.steps[-1]) if what.steps else None,
+        "without": what.examples,
+        "scale": 0 if what.changes else round(100 * what.scale),
+        "change": tuple(sorted((c.hyper, c.text) for c in what.changes)),
+        **({} if what.examples or what.changes else {"semantics": what.semantics}),
+    }
 
 
 def words(what: Counterfactual) -> str:

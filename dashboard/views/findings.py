@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import feedback, shell, tables
+from dashboard.activity import SIGN
 from dashboard.pin import EXTENTS, NAME, signature_fields, signed, your_name
 from dashboard.service import acts, glossary, ledger, people
 from dashboard.shell import Context
@@ -39,7 +40,7 @@ def _finding(ctx: Context, f: ledger.Finding) -> None:
             st.markdown(f"**{f.id} · {literal(added.claim)}**")
             severity = f":{COLOURS[added.severity]}-badge[{added.severity.capitalize()}]"
             st.markdown(f"{STANDINGS[f.standing]} {severity}")
-        screen = "What-if" if len(evidence.stages) > 1 else "Explore"
+        screen = "Explore" if ledger.in_explore(evidence) else "What-if"
         view = ledger.reopened(ctx.desk, f)
         if view is not None:
             shell.link(screen, "Open", view)
@@ -60,7 +61,8 @@ def _finding(ctx: Context, f: ledger.Finding) -> None:
 
 def _facts(f: ledger.Finding) -> list[tuple[str, str]]:
     evidence = f.added.evidence
-    size = f"{glossary.fmt_effect(evidence.effect)} {evidence.unit}, mean over n = {evidence.n:,}; {glossary.sign()}"
+    means = glossary.sign() if evidence.counterfactual.skips_stages else SIGN
+    size = f"{glossary.fmt_effect(evidence.effect)} {evidence.unit}, mean over n = {evidence.n:,}; {means}"
     rows = [
         ("Question", ledger.question(evidence)),
         ("Estimated effect", size),

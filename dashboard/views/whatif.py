@@ -82,9 +82,8 @@ def _answer(ctx: Context) -> None:
         feedback.follow(waiting.job)
     else:
         _prediction(ctx, found)
-        if what.skips_stages:
-            seen = replace(ctx, selection=replace(s, method=what.method_like(s.method)))
-            pin(seen, {s.skip: found.effect}, found.unit, found.belief.words)
+        seen = replace(ctx, selection=replace(s, method=what.method_like(s.method)))
+        pin(seen, {what: found.effect}, found.unit, found.belief.words)
     watch.verification(ctx)
 
 

@@ -10,8 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from aa_core.findings import findings, read_ledger
 from aa_core.runs.trajectory import open_run
-from dashboard.selection import Selection
-from dashboard.service import Desk, ledger, list_runs, slices
+from dashboard.selection import Selection, to_query
+from dashboard.service import Desk, ledger, list_runs, retraining, slices
 from dashboard.service.estimates import picked
 from tests.dashboard.conftest import HOSTILE, SAMPLES, Open, checked, said
 
@@ -90,6 +90,33 @@ def test_a_finding_on_a_forgotten_subgroup_reopens_on_its_own_examples(
     monkeypatch.setattr("dashboard.selection.MAX_EXAMPLES", found.added.evidence.n - 1)
     assert ledger.reopened(desk, found) is None
     assert "It opens no more" in said(screen("findings", run="good"))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"leave": "3-8"},
+        {"skip": "one plain", "scale": "50"},
+        {"without": "3,7"},
+        {"skip": "one plain", "change": "lr:2x"},
+    ],
+    ids=["steps", "scale", "examples", "change"],
+)
+def test_whatever_what_if_predicts_is_pinned_and_settled_by_its_own_retraining(
+    screen: Open, runs: Path, monkeypatch: pytest.MonkeyPatch, query: dict[str, str]
+) -> None:
+    monkeypatch.setenv("AA_RUNS_DIRS", str(runs))
+    app = pin(screen("whatif", run="confounded", readout="displaced", **query), "It matters.")
+    desk = Desk(list_runs()["confounded"])
+    [found] = ledger.listed(desk)
+    asked = ledger.reopened(desk, found)
+    assert asked is not None and {n: v for n, [v] in to_query(asked).items()} == dict(app.query_params)
+    assert retraining.counterfactual(asked) == found.added.evidence.counterfactual
+    assert ledger._asking(found.added.evidence) == replace(asked, run="")
+    app = press(screen("findings", run="confounded"), "Retrain to check")
+    assert "positive = training as recorded did better" in said(app)
+    app = press(app, "Enter as")
+    assert "by retraining" in said(app) and "Retrain to check" not in said(app)
 
 
 def test_hostile_claims_are_shown_literally(screen: Open) -> None:
