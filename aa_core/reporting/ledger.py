@@ -35,6 +35,7 @@ def _event(entry: Entry) -> Event:
 
 def _reported(run: Trajectory, f: Finding) -> ReportedFinding:
     evidence, checked = f.added.evidence, f.checked
+    signed = "helped" if evidence.counterfactual.skips_stages else "training as recorded did better"
     measured = None if checked is None else f"{fmt_effect(checked.effect)} {evidence.unit} (job {checked.job})"
     return ReportedFinding(
         id=f.id,
@@ -44,7 +45,7 @@ def _reported(run: Trajectory, f: Finding) -> ReportedFinding:
         rule=f"The {f.added.extent} of the effect. {RULES[f.added.extent]}",
         evidence={
             "question": question(evidence),
-            "estimate": f"{fmt_effect(evidence.effect)} {evidence.unit}, n = {evidence.n:,}; positive = helped",
+            "estimate": f"{fmt_effect(evidence.effect)} {evidence.unit}, n = {evidence.n:,}; positive = {signed}",
             "estimator": f"{evidence.method}, {evidence.curvature}, {evidence.readout}",
             "reliability": evidence.reliability,
             "retrained": measured,
