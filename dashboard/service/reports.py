@@ -80,7 +80,8 @@ def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: st
         shown=told,
         comparison=other,
     )
-    around = hashlib.sha256(repr((context, effects.reliability, steps)).encode()).digest()
+    measured = find_calibration(run, None, s.semantics)  # told of, too, where it is of another question
+    around = hashlib.sha256(repr((context, effects.reliability, measured, steps)).encode()).digest()
     examples = estimates.picked(desk, s)
     key = ("report", *_asked(desk, s), around)
     made = desk.remember(key, lambda: report_from(run, effects, steps=steps, examples=examples, context=context))
