@@ -77,6 +77,7 @@ def test_a_report_of_a_long_training_is_made_by_jobs(screen: Open, monkeypatch: 
 def test_the_screen_waits_for_the_jobs(screen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("AA_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setenv("AA_JOBS_FIRST", "1")
     monkeypatch.setenv("AA_RUNS_DIRS", str(SAMPLES))
     monkeypatch.setattr(work, "LIGHT", 0)
     app = screen("report", run="digits-adamw", examples="5", performance="probability")
