@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from os import PathLike
 from typing import NamedTuple
@@ -14,13 +14,11 @@ import torch
 from aa_core.curvature import Curvature
 from aa_core.errors import NonFiniteError, ReplayDriftError, RequestError
 from aa_core.problem import Problem
+from aa_core.progress import Progress, silent
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.schedule import split
 from aa_core.state import AVERAGE, Params, Snapshot, max_difference, nbytes, to_device
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all); may raise Cancelled to stop."""
 
 MEMORY = 1 << 30
 """Default budget of a backward sweep for states, bytes."""
@@ -50,10 +48,6 @@ class Transition(NamedTuple):
     after: Snapshot
     propagator: Propagator | None = None
     """M_k, where the memory allowed keeping its graph."""
-
-
-def silent(done: int, total: int) -> None:
-    """The default progress: none."""
 
 
 def prepare(run: RunLike, problem: Problem) -> Training:

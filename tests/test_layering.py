@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module of aa_core imports only what stands above it, or beside it. Put a new file where it belongs.
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "version", "progress"),
     ("runs", "recording", "checkpoints_only", "confidence", "counterfactuals", "effects"),  # rooms, by what they hold
     ("workspace", "files", "lock", "processes"),
     ("state", "stages", "records", "checkpoints_only.lanczos"),

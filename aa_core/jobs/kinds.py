@@ -57,6 +57,11 @@ class WhatIfRequest(Model):
         changes = tuple(parse_change(hyper, how) for hyper, how in self.changes.items())
         return Counterfactual(self.skip, self.scale, self.semantics, self.steps, self.without, changes)
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """By what it is estimated."""
+        return {"method": self.method, "readout": self.readout, "curvature": self.curvature}
+
 
 def whatif_spec(
     run: Trajectory,
@@ -130,9 +135,7 @@ def whatif(run: Trajectory, problem: Problem, request: Mapping[str, Any], report
         problem,
         what,
         judged,
-        method=asked.method,
-        readout=asked.readout,
-        curvature=asked.curvature,
+        **asked.how,
         estimating=in_part(report, "estimating", (0, steps), 2 * steps),
         progress=in_part(report, "retraining", (steps, 2 * steps), 2 * steps),
         kept=kept,
@@ -153,9 +156,7 @@ def estimation(
         problem,
         what,
         judged,
-        method=asked.method,
-        readout=asked.readout,
-        curvature=asked.curvature,
+        **asked.how,
         progress=in_part(report, "estimating", (0, run.steps), run.steps),
     )
     columns = {"example": list(found.labels), "recorded": recorded.numpy(), "estimate": found.effects[0].numpy()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aa_core.recording.gradient_check import Evidence, check_gradient
-from aa_core.recording.live import Live, LossFunction, read_buffers, read_gradients
+from aa_core.recording.live import Live, LossFunction, carried_now, read_buffers, read_gradients
 from aa_core.recording.observer import ForwardObserver, check_clipped, read_precision
 from aa_core.records import Batch, Clip, MicroBatch, Precision
 from aa_core.state import Buffers
@@ -71,7 +71,7 @@ class Announced:
     def pass_over(self, live: Live) -> None:
         """No step is made of them; where they went through the model and moved buffers, the next one knows of them."""
         announced, seen = self._batches, self._observer.seen()
-        self._batches, now = [], read_buffers(live, self._buffers)
+        self._batches, now = [], carried_now(live, self._buffers)
         if any(not torch.equal(now[n], before) for n, before in self._buffers.items()):
             self._passed += [
                 (micro._replace(weight=0.0, rng=f.rng), batch._replace(rng=f.rng, autocast=f.autocast))
@@ -81,7 +81,7 @@ class Announced:
     def drop(self) -> None:
         """Nor is anything kept."""
         self._batches, self._passed, self._buffers = [], [], {}
-        self._observer.take(0)
+        self._observer.seen()
 
     def make(self, live: Live, clip: Clip | None, checked: bool, step: int) -> Made:
         """What the step is made of, which is over with that.
@@ -98,14 +98,14 @@ class Announced:
         precision = read_precision(seen or (), self._scaler, step)
         rngs = [f.rng for f in seen] if seen else [None] * len(announced)
         if checked or len(announced) != before:
-            now = read_buffers(live)
+            now = carried_now(live)
             batches = [
                 (batch._replace(rng=rng, autocast=precision.dtype), micro.weight)
                 for (micro, batch), rng in zip(announced, rngs, strict=True)
             ]
             told = Evidence(now | buffers, batches, clip, precision.scale, [batch for _, batch in passed])
             check_gradient(live, gradients, told, training, step)
-            self._moving = tuple(n for n in buffers if not torch.equal(buffers[n], now[n]))
+            self._moving = tuple(n for n in buffers if n in self._moving or not torch.equal(buffers[n], now[n]))
         return Made(
             tuple(micro._replace(rng=rng) for (micro, _), rng in zip(announced, rngs, strict=True)),
             training,

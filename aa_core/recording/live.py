@@ -96,12 +96,17 @@ def read_counts(live: Live) -> dict[str, float]:
     return {n: live.rule.read_count(live.optimizer.state.get(p, {})) for n, p in live.trained.items()}
 
 
-def read_buffers(live: Live, names: Collection[str] | None = None) -> Buffers:
-    """Copies of the carried tensors, or of these, on their device. By name, since a module may replace its buffers."""
+def carried_now(live: Live, names: Collection[str] | None = None) -> Buffers:
+    """The carried tensors, or these, as they are now. By name, since a module may replace its buffers."""
     if names is not None and not names:
         return {}
     now = {**dict(live.model.named_buffers()), **dict(live.model.named_parameters())}
-    return {n: now[n].detach().clone() for n in (live.carried if names is None else names)}
+    return {n: now[n].detach() for n in (live.carried if names is None else names)}
+
+
+def read_buffers(live: Live, names: Collection[str] | None = None) -> Buffers:
+    """Copies of them, on their device."""
+    return {n: b.clone() for n, b in carried_now(live, names).items()}
 
 
 def read_snapshot(live: Live, step: int, counts: Mapping[str, float], averaged: Params | None = None) -> Snapshot:

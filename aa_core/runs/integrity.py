@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from aa_core.errors import IntegrityError, RunError
+from aa_core.progress import Progress, silent
 from aa_core.runs.examples import digest_rows
 from aa_core.runs.trajectory import Trajectory, open_run
 
 
-def silent(done: int, total: int) -> None:
-    """Tell nobody."""
-
-
-def check_integrity(run: Trajectory, progress: Callable[[int, int], None] = silent) -> tuple[str, ...]:
+def check_integrity(run: Trajectory, progress: Progress = silent) -> tuple[str, ...]:
     """Read all of the run from disk again and verify it; what is wrong, in words. Empty if it is intact.
 
     Referenced examples are outside the run: they are verified when they are fetched. progress counts files.

@@ -26,8 +26,6 @@ from tests.faults.forge import entry, file_with, named_files, replace_file, rese
 from tests.faults.victims import kill, record_three_stages, start
 from tests.recorded import LOSS, as_killed, make, record, train
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
