@@ -67,6 +67,7 @@ LAYERS = (
     ("recording.resume",),
     ("recording.recorder",),
     ("performance", "scores"),
+    ("running_statistics",),
     ("counterfactuals.counterfactual", "counterfactuals.change", "confidence.agreement"),
     ("counterfactuals.intervention",),
     ("confidence.calibration",),

@@ -26,15 +26,18 @@ from aa_core.counterfactuals.counterfactual import SEMANTICS, WALL_CLOCK, Semant
 from aa_core.curvature import Curvature
 from aa_core.propagator import Training
 from aa_core.records import RunLike
-from aa_core.replay import load, moving_buffers
+from aa_core.replay import beginning_of_last, load
+from aa_core.running_statistics import Moving, moving
 from aa_core.state import Params
 
 FOLLOWED = (
     "running statistics are those of the last forward passes, made again with the parameters moved as they arrive"
 )
-HELD = (
-    "Running statistics (of batch normalisation) are held here, though every step moves them and predictions with them"
+DIFFERENTIATED = "running statistics of batch normalisation are differentiated with the parameters"
+EVALUATED = (
+    "steps in evaluation mode are propagated as if they had seen the recorded running statistics whatever happened"
 )
+HELD = "Buffers ({}) are held here, though steps move them and predictions with them"
 ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
 
 
@@ -209,15 +212,17 @@ def assess(
     spread, signs = (None, None) if readings is None else disagreement(readings)
     last, rule = load(run, training, run.checkpoints[-1]), next((r for r in training.rules if r.blind), None)
     blind = "" if rule is None else f"For this optimizer, {rule.blind}"
-    if readings is None and not blind and moving_buffers(run, training, last):
-        blind = HELD
+    moved = moving(run, training)
+    if readings is None and moved.held and not blind:
+        blind = HELD.format(", ".join(moved.held))
+    buffers = _of_buffers(run, training, moved, followed=readings is not None)
     return Reliability(
         growth,
         _effective_lr(run, training),
         _stiff_share(training, last.state.slots),
         spread,
         signs,
-        (*_assumptions(training, semantics, curvature, followed=readings is not None), *_rounded(run)),
+        (*_assumptions(training, semantics, curvature), *buffers, *_rounded(run)),
         blind=blind,
         replay_drift=training.problem.drifts.get(run.digest),
     )
@@ -232,8 +237,7 @@ def disagreement(readings: Mapping[Any, Tensor]) -> tuple[float, float]:
     return spread, float(same.mean()) if len(same) else 1.0
 
 
-def _assumptions(training: Training, semantics: Semantics, curvature: Curvature, *, followed: bool) -> tuple[str, ...]:
-    """`followed`: running statistics go with the parameters, as they do wherever embeddings are read."""
+def _assumptions(training: Training, semantics: Semantics, curvature: Curvature) -> tuple[str, ...]:
     curved = {"ggn": "curvature: generalised Gauss-Newton, not the exact Hessian", "none": "curvature neglected"}
     return (
         f"{semantics}: {SEMANTICS[semantics]}",
@@ -243,12 +247,18 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature,
         *(assumption for rule in training.rules for assumption in rule.assumptions),
         *(rule.blind for rule in training.rules if rule.blind),
         *([ANEW] if len(training.stretches) > 1 else []),
-        *(
-            [FOLLOWED if followed else "model buffers are held at their recorded values"]
-            if next(training.problem.model.buffers(), None) is not None
-            else []
-        ),
     )
+
+
+def _of_buffers(run: RunLike, training: Training, moved: Moving, *, followed: bool) -> tuple[str, ...]:
+    """`followed`: running statistics go with the parameters, as they do wherever embeddings are read."""
+    if next(training.problem.model.buffers(), None) is None:
+        return ()
+    if not followed:
+        known = moved.followed and not moved.held
+        return (DIFFERENTIATED if known else "model buffers are held at their recorded values",)
+    evaluated = any(moved) and not all(run.record(k).training for k in range(beginning_of_last(run), run.steps))
+    return (FOLLOWED, EVALUATED) if evaluated else (FOLLOWED,)
 
 
 def _rounded(run: RunLike) -> tuple[str, ...]:

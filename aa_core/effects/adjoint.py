@@ -12,8 +12,12 @@ from aa_core.curvature import Curvature, pull_back
 from aa_core.performance import Performance
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
-from aa_core.replay import MEMORY, Progress, Transition, reverse, silent, snapshot_before
-from aa_core.state import AVERAGE, Snapshot, State, map_state
+from aa_core.replay import MEMORY, Progress, Transition, beginning_of_last, reverse, silent, snapshot_before
+from aa_core.running_statistics import moving, pull_from_gradient, pull_statistics, slope_in_statistics
+from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, map_state
+
+FADED = 1e-5
+"""Of what running statistics were worth at the end of training: less is nothing, and costs no more passes."""
 
 
 class AdjointStep(NamedTuple):
@@ -22,6 +26,16 @@ class AdjointStep(NamedTuple):
     transition: Transition
     cotangent: State
     """a_{k+1} = (M_{K-1} .. M_{k+1})^T a_K, [values] rays."""
+    statistics: Buffers
+    """The same of running statistics after the step, [values, ...] by name; {} where there are none (any more)."""
+
+    def of_statistics(self, since: Snapshot | None = None) -> dict[str, Tensor]:
+        """What the step, or all that happened `since`, did through each running statistic, [values] by name."""
+        before, after = (since or self.transition.before).buffers, self.transition.after.buffers
+        return {
+            n: worth.reshape(len(worth), -1).double() @ (after[n] - before[n]).reshape(-1).double()
+            for n, worth in self.statistics.items()
+        }
 
 
 def final_cotangent(training: Training, performance: Performance, final: Snapshot) -> State:
@@ -42,17 +56,37 @@ def adjoint_sweep(
     run: RunLike,
     training: Training,
     cotangent: State,
+    statistics: Buffers,
     curvature: Curvature,
     *,
     start: int = 0,
     memory: int = MEMORY,
 ) -> Iterator[AdjointStep]:
-    """Steps K-1, ..., start with their cotangents. One curvature product a ray and step; states in `memory` bytes."""
+    """Steps K-1, ..., start with their cotangents. One curvature product a ray and step; states in `memory` bytes.
+
+    One forward and backward pass a step more while running statistics are worth anything.
+    """
+    begin, floors = beginning_of_last(run), {n: FADED * float(worth.norm()) for n, worth in statistics.items()}
     for transition in reverse(run, training, start, run.steps, memory, curvature):
-        yield AdjointStep(transition, cotangent)
-        if transition.step > start:
-            propagator = transition.propagator or _linearize(run, training, transition, curvature)
-            cotangent = propagator.T @ cotangent
+        yield AdjointStep(transition, cotangent, statistics)
+        if transition.step <= start:
+            return
+        propagator = transition.propagator or _linearize(run, training, transition, curvature)
+        before = propagator.T @ cotangent
+        if statistics:
+            data = run.step_input(transition.step, training.problem.device)
+            through: Params = {}
+            if data.training and any(worth.any() for worth in statistics.values()):
+                statistics, through = pull_statistics(training.problem, transition.before, data, statistics)
+                if all(float(worth.norm()) <= floors[n] for n, worth in statistics.items()):
+                    statistics = {n: torch.zeros_like(worth) for n, worth in statistics.items()}
+            elif not data.training and curvature != "none":
+                worth = propagator.pull_to_gradient(cotangent)
+                statistics = pull_from_gradient(training.problem, transition.before, data, worth, statistics)
+            params = {n: a + through[n] if n in through else a for n, a in before.params.items()}
+            before = before._replace(params=params)
+            statistics = {} if transition.step == begin else statistics
+        cotangent = before
 
 
 def _linearize(run: RunLike, training: Training, transition: Transition, curvature: Curvature) -> Propagator:
@@ -70,9 +104,12 @@ def performance_sweep(
     memory: int = MEMORY,
     progress: Progress = silent,
 ) -> Iterator[AdjointStep]:
-    """`adjoint_sweep` from the gradient of a performance of the trained model."""
-    cotangent = final_cotangent(training, performance, snapshot_before(run, training, run.steps))
-    sweep = adjoint_sweep(run, training, cotangent, curvature, start=start, memory=memory)
+    """`adjoint_sweep` from the gradient of a performance of the trained model, in its running statistics, too."""
+    final = snapshot_before(run, training, run.steps)
+    cotangent = final_cotangent(training, performance, final)
+    followed, judged = moving(run, training).followed, (training.problem, performance, final.state.judged)
+    statistics = slope_in_statistics(*judged, final.buffers, followed) if followed else {}
+    sweep = adjoint_sweep(run, training, cotangent, statistics, curvature, start=start, memory=memory)
     for done, at in enumerate(sweep, 1):
         yield at
         progress(done, run.steps - start)

@@ -327,7 +327,7 @@ def _length(params: Params) -> float:
 
 def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:
     change = update_of_step(run, training, at.transition.before, at.transition.after, semantics)
-    return pair(at.cotangent, as_rays(change))[:, 0]
+    return sum(at.of_statistics().values(), start=pair(at.cotangent, as_rays(change))[:, 0])
 
 
 def steps_of(run: RunLike, stages: Sequence[str] | None, steps: Sequence[int] | None = None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -21,12 +21,15 @@ from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.records import RunLike, StepInput
 from aa_core.replay import MEMORY, Progress, silent
+from aa_core.running_statistics import moving
 from aa_core.stages import select, stage_of_steps
 from aa_core.state import Params, Snapshot, State, as_rays, norm, pair, subtract
 
 COUNT = "(step count)"
 """The one leaf of the state that belongs to no parameter; Adam's bias correction depends on it."""
 CAUSES = ("momentum", "weight decay", "data")
+STATISTICS = "running statistics"
+"""What a step's forward passes leave in the model: a cause of its own, where batch normalisation moves them."""
 
 
 def step_effects_by_parameter(
@@ -42,8 +45,8 @@ def step_effects_by_parameter(
 ) -> Attribution:
     """Through which parameters each step acted: tau_k = sum_n <a_{k+1}, Delta_k>_n, summed over the leaves of n.
 
-    An optimizer slot counts for its parameter; the step count stands by itself (`COUNT`). Costs as much as
-    `step_effects`.
+    An optimizer slot counts for its parameter; the step count stands by itself (`COUNT`), and so do the running
+    statistics of batch normalisation, as parameters of their layer. Costs as much as `step_effects`.
 
     Returns:
         Attribution with units (step, stage, layer, group, parameter) and effects [units, values]; positive = it helped.
@@ -52,10 +55,12 @@ def step_effects_by_parameter(
 
     def parts(training: Training, at: AdjointStep) -> Tensor:
         change = update_of_step(run, training, at.transition.before, at.transition.after, semantics)
-        return by_parameter(at.cotangent, change, names["parameter"])
+        return by_parameter(at.cotangent, change, names["parameter"], at.of_statistics())
 
-    asked, names = Question(run, problem, performance, curvature, semantics, memory, progress), _parameters(run)
-    return _split_steps(asked, steps_of(run, stages), names, parts)
+    asked = Question(run, problem, performance, curvature, semantics, memory, progress)
+    training = asked.training()
+    names = _parameters(run, training)
+    return _split_steps(asked, training, steps_of(run, stages), names, parts)
 
 
 def step_effects_by_cause(
@@ -70,8 +75,9 @@ def step_effects_by_cause(
 ) -> Attribution:
     """What in each step acted: carried momentum, weight decay, or the step's own data; see `causes`.
 
-    Adds up to the `freeze` effect of the step; "data" alone is its `zero_gradient` effect. Costs what `step_effects`
-    does: causes need no gradient of their own.
+    Where batch normalisation moves running statistics, `STATISTICS` is a cause of its own: what the step's forward
+    passes left in them. Adds up to the `freeze` effect of the step; "data", with that, is its `zero_gradient` effect.
+    Costs what `step_effects` does: causes need no gradient of their own.
 
     Returns:
         Attribution with units (step, stage, cause) and effects [units, values]; positive = it helped.
@@ -81,10 +87,14 @@ def step_effects_by_cause(
     def parts(training: Training, at: AdjointStep) -> Tensor:
         before, after = at.transition.before, at.transition.after
         found = causes(training, before, after, run.step_input(before.step, training.problem.device))
-        return torch.stack([pair(at.cotangent, as_rays(found[cause]))[:, 0] for cause in CAUSES])
+        effects = [pair(at.cotangent, as_rays(found[cause]))[:, 0] for cause in CAUSES]
+        left = sum(at.of_statistics().values(), start=torch.zeros_like(effects[0]))
+        return torch.stack([*effects, left] if STATISTICS in named else effects)
 
     asked = Question(run, problem, performance, curvature, "freeze", memory, progress)
-    return _split_steps(asked, steps_of(run, stages), pd.DataFrame({"cause": CAUSES}), parts)
+    training = asked.training()
+    named = (*CAUSES, STATISTICS) if moving(run, training).followed else CAUSES
+    return _split_steps(asked, training, steps_of(run, stages), pd.DataFrame({"cause": named}), parts)
 
 
 def stage_effects_by_parameter(
@@ -100,8 +110,10 @@ def stage_effects_by_parameter(
 ) -> Attribution:
     """Through which parameters each stage acted: <a_e, xi_e - base_e> by leaf, for every block [s, e) of the stage.
 
-    The parameters are those that the stage itself changed, wherever later training carried the change. Adds up to
-    `stage_effects` with method "boundary", readout "linear". Costs one curvature product per value and step.
+    The parameters are those that the stage itself changed, wherever later training carried the change; the running
+    statistics of batch normalisation that it left behind stand beside them. Adds up to `stage_effects` with method
+    "boundary", readout "linear" (with batch normalisation nearly: there the statistics are read by a difference).
+    Costs one curvature product per value and step.
 
     Returns:
         Attribution with units (stage, layer, group, parameter) and effects [units, values]; positive = it helped.
@@ -110,22 +122,23 @@ def stage_effects_by_parameter(
     wanted = tuple(s for s in select(run.stages, stages) if len(s))
     if not wanted:
         raise EmptyStageError("none of the stages has a step, so there is no effect to split")
-    training, names = asked.training(), _parameters(run)
+    training = asked.training()
+    names = _parameters(run, training)
     starts = {start: stage.name for stage in wanted for start, _ in stage.blocks}
     ends = {stop for stage in wanted for _, stop in stage.blocks}
     parts = {s.name: torch.zeros(len(names), len(performance), dtype=torch.float64) for s in wanted}
     norms: list[Tensor] = []
-    cotangent, end = None, None
+    last: AdjointStep | None = None
     for at in asked.sweep(training, min(starts)):
         norms.append(norm(at.cotangent))
         if at.transition.step + 1 in ends:
-            cotangent, end = at.cotangent, at.transition.after
+            last = at._replace(transition=at.transition._replace(propagator=None))
         if at.transition.step in starts:
-            assert cotangent is not None and end is not None
-            base = _carried(run, training, at.transition.before, end.step, semantics)
-            parts[starts[at.transition.step]] += by_parameter(
-                cotangent, subtract(end.state, base), names["parameter"]
-            ).cpu()
+            assert last is not None
+            first, end = at.transition.before, last.transition.after
+            change = subtract(end.state, _carried(run, training, first, end.step, semantics))
+            left = last.of_statistics(since=first)
+            parts[starts[first.step]] += by_parameter(last.cotangent, change, names["parameter"], left).cpu()
     units = pd.DataFrame({"stage": list(parts)}).merge(names, how="cross")
     return asked.answer(training, units, torch.cat(list(parts.values())), norms, "boundary")
 
@@ -164,11 +177,14 @@ def causes(training: Training, before: Snapshot, after: Snapshot, step: StepInpu
 
 
 def _split_steps(
-    asked: Question, steps: list[int], names: pd.DataFrame, parts: Callable[[Training, AdjointStep], Tensor]
+    asked: Question,
+    training: Training,
+    steps: list[int],
+    names: pd.DataFrame,
+    parts: Callable[[Training, AdjointStep], Tensor],
 ) -> Attribution:
     """Every part of every step; `parts` gives the [names, values] of one."""
-    training, owner = asked.training(), stage_of_steps(asked.run.stages, asked.run.steps)
-    wanted, found, norms = set(steps), [], []
+    owner, wanted, found, norms = stage_of_steps(asked.run.stages, asked.run.steps), set(steps), [], []
     for at in asked.sweep(training, steps[0]):
         norms.append(norm(at.cotangent))
         if at.transition.step in wanted:
@@ -177,13 +193,16 @@ def _split_steps(
     return asked.answer(training, units, torch.cat(found[::-1]), norms, "step")
 
 
-def by_parameter(cotangent: State, change: State, names: Iterable[str]) -> Tensor:
-    """<a, d> leaf by leaf, [names, R]: each parameter with its slots, and under `COUNT` the step count.
+def by_parameter(
+    cotangent: State, change: State, names: Iterable[str], others: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """<a, d> leaf by leaf, [names, R]: each parameter with its slots, `COUNT` the step count, others as given.
 
     Zero for a name that the state does not have: it is of another phase.
     """
     parts = [
         {COUNT: _inner(cotangent.count, change.count)},
+        others or {},
         *(
             {n: _inner(a[n], d) for n, d in moved.items()}
             for a, moved in zip(_leaves(cotangent), _leaves(change), strict=True)
@@ -202,13 +221,14 @@ def _inner(rays: Tensor, change: Tensor) -> Tensor:
     return rays.reshape(len(rays), -1).double() @ change.reshape(-1).double()
 
 
-def _parameters(run: RunLike) -> pd.DataFrame:
-    """(layer, group, parameter) of every leaf of any phase.
+def _parameters(run: RunLike, training: Training) -> pd.DataFrame:
+    """(layer, group, parameter) of every leaf of any phase, and of the running statistics that are followed.
 
     A layer is the module that owns a parameter; a group is the optimizer's, by number, where the parameter was last
-    trained, and -1 for the step count.
+    trained, and -1 for the step count and for running statistics.
     """
-    names = [*dict.fromkeys(n for phase in run.phases for n in run.load(phase.start).state.params), COUNT]
+    trained = dict.fromkeys(n for phase in run.phases for n in run.load(phase.start).state.params)
+    names = [*trained, COUNT, *moving(run, training).followed]
     groups = {n: i for phase in run.phases for i, group in enumerate(phase.groups) for n in group}
     layers = [n.rpartition(".")[0] or n for n in names]
     return pd.DataFrame({"layer": layers, "group": [groups.get(n, -1) for n in names], "parameter": names})

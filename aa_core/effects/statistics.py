@@ -13,7 +13,7 @@ from aa_core.replay import at_steps, beginning_of_last, moving_buffers, snapshot
 from aa_core.state import Buffers, Params, Snapshot
 
 LAST = 100
-"""Steps whose forward passes are made again; of what was before them, torch's default momentum (0.1) keeps 3e-5."""
+"""Steps in training mode whose forward passes are made again; of what was before them, torch's momentum keeps 3e-5."""
 
 
 class Shift(NamedTuple):
@@ -32,9 +32,9 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
 
     In training mode outputs do not depend on them, so they follow from the parameters: the forward passes that occur
     after `first`, those of the last LAST steps, are made again at the recorded parameters of each step minus `params`.
-    That is exact as far as `params` is, and has not changed since those steps.
+    That is exact as far as `params` is, and has not changed since those steps. Evaluation mode does not move them.
 
-    Cost: a replay of the last LAST steps (beside those that are absent), and a forward pass for each step and shift.
+    Cost: a replay of those steps (beside the ones that are absent), and a forward pass for each step and shift.
     """
     final = snapshot_before(run, training, run.steps)
     names, begin = moving_buffers(run, training, final), beginning_of_last(run)
@@ -42,7 +42,7 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
         return tuple({} for _ in shifts)
     firsts = [max(shift.first, begin) for shift in shifts]
     windows = [
-        [k for k in range(first, run.steps) if k not in shift.absent][-LAST:]
+        [k for k in range(first, run.steps) if k not in shift.absent and run.record(k).training][-LAST:]
         for first, shift in zip(firsts, shifts, strict=True)
     ]
     starts = [w[0] if len(w) == LAST else first for w, first in zip(windows, firsts, strict=True)]

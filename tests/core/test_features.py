@@ -121,7 +121,9 @@ def test_effects_are_those_of_really_scaling_the_stage_a_little(recorded: tuple[
     run, model = recorded
     problem, gamma = aa.Problem(model, zoo.cross_entropy), aa.log_likelihood(*zoo.examples(20, seed=99)).mean()
     if any(True for _ in model.buffers()):
-        pytest.skip("batch statistics are held at their recorded values: a named assumption")
+        pytest.skip(
+            "stages read running statistics by a difference, not a slope: tests/core/test_running_statistics.py"
+        )
     slope = aa.stage_effects(run, problem, gamma, method="additive", cache=EmbeddingCache(None)).effects[:, 0]
     for stage, expected in zip(("a", "b"), slope, strict=True):
         less, more = (

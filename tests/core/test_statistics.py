@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
+from aa_core.confidence.reliability import EVALUATED
 from aa_core.effects import statistics
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.effects.statistics import Shift, statistics_changes
@@ -103,6 +104,25 @@ def test_only_the_last_passes_are_made_again(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.equal(found, final[name] - buffers[name]) and bool(found.abs().max() > 1e-3)
 
 
+def test_what_comes_in_evaluation_mode_does_not_move_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(lambda k: 1.0 if k < 4 else 0.1)
+    inputs = [step._replace(training=k < 4) for k, step in enumerate(case.run.inputs)]
+    training, states = case.training(), [case.run.states[0]]
+    for step in inputs:
+        states.append(training.step(states[-1], step))
+    case = dataclasses.replace(case, run=dataclasses.replace(case.run, inputs=inputs, states=states))
+    monkeypatch.setattr(statistics, "LAST", 6)  # fewer than the steps in evaluation mode
+    gamma = queries(4)
+    (change,) = statistics_changes(case.run, case.training(), [Shift(0, set(range(4)), {})])
+    for name, found in change.items():
+        assert torch.equal(found, states[-1].buffers[name] - states[0].buffers[name]) and bool(found.any())
+    found = aa.stage_effects(case.run, case.problem, gamma, cache=memory_cache())
+    assert EVALUATED in found.reliability.assumptions
+    real = truth(case, aa.Counterfactual.skip("a"), gamma)
+    displaced = found.readings["displaced"][0]
+    assert float((displaced - real).abs().mean()) < 0.5 * float((held(case, gamma, "a") - real).abs().mean())
+
+
 def test_models_without_running_statistics_have_none_and_are_not_replayed_for_them() -> None:
     plain = make_case(zoo.MODELS["mlp"], zoo.OPTIMIZERS["momentum"])
     fixed = zoo.mlp()
@@ -110,22 +130,6 @@ def test_models_without_running_statistics_have_none_and_are_not_replayed_for_th
     constant = make_case(lambda: fixed, zoo.OPTIMIZERS["momentum"])
     for case in (plain, constant):
         assert all(e.statistics == {} for e in aa.embed_stages(case.run, case.problem, cache=memory_cache()))
-
-
-def test_the_assumption_is_named_as_it_is() -> None:
-    case, gamma = case_of(), queries(3)
-    of_stages = aa.stage_effects(case.run, case.problem, gamma, cache=memory_cache()).reliability.assumptions
-    of_steps = aa.step_effects(case.run, case.problem, gamma.mean()).reliability.assumptions
-    assert any("made again" in a for a in of_stages) and not any("held" in a for a in of_stages)
-    assert any("buffers are held" in a for a in of_steps)
-
-
-def test_effects_of_steps_which_hold_them_are_trusted_for_nothing() -> None:
-    case = case_of()
-    found = aa.step_effects(case.run, case.problem, queries(4).mean()).reliability.verdict
-    assert found.trust == "nothing" and "Running statistics" in found.reason
-    of_stages = aa.stage_effects(case.run, case.problem, queries(4), cache=memory_cache())
-    assert of_stages.reliability.blind == ""
 
 
 def test_cached_embeddings_bring_their_statistics(tmp_path: Path) -> None:
