@@ -6,7 +6,7 @@ operator that has a double backward (LSTM and plain attention included), and tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -57,6 +57,8 @@ def gradient_and_curvature(
         return *gradient(problem, at, step), lambda vectors: [torch.zeros_like(v) for v in vectors]
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     buffers, total, products = problem.passed(params, at.buffers, step), None, []
+    if problem.fused_attention is None:
+        problem.fused_attention = _has_fused_attention(problem, params, buffers, step)
     with twice_differentiable_kernels():
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}
@@ -106,6 +108,13 @@ def _by_example(products: Tensor) -> Tensor:
     return products.reshape(*products.shape[:2], -1).sum(2)
 
 
+def _has_fused_attention(problem: Problem, params: Params, buffers: Buffers, step: StepInput) -> bool:
+    """Whether the recorded step itself attended by another kernel than derivatives do."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):  # not counted by whoever counts
+        loss, _ = problem.batch_loss(params, buffers, step.batches[0][0], training=step.training)
+    return any("ScaledDotProduct" in node.name() for node in _graph([loss]))
+
+
 def check_twice_differentiable(problem: Problem, grads: Sequence[Tensor]) -> None:
     """Raise UnsupportedError for an operator whose second derivative would silently be left out; once per problem.
 
@@ -113,19 +122,25 @@ def check_twice_differentiable(problem: Problem, grads: Sequence[Tensor]) -> Non
     """
     if problem.twice_differentiable:
         return
-    seen, todo = set(), [g.grad_fn for g in grads]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in _graph(grads):
         if node.name() in ("torch::autograd::Error", "torch::autograd::NotImplemented", "Error", "NotImplemented"):
             raise UnsupportedError(
                 f"the model uses an operator that can be differentiated only once ({_complaint(node)}): its curvature "
                 "would be missing. Write its backward with differentiable operations, or use curvature='none'"
             )
-        todo += [n for n, _ in node.next_functions]
     problem.twice_differentiable = True
+
+
+def _graph(tensors: Sequence[Tensor]) -> Iterator[Any]:
+    """All nodes of the graph that these tensors come from, each once."""
+    seen, todo = set(), [t.grad_fn for t in tensors]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        todo += [n for n, _ in node.next_functions]
 
 
 def _complaint(node: Any) -> str:

@@ -23,6 +23,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path = tmp_path_factory.mktemp("workspace")
         patch.setenv("AA_WORKSPACE", str(path))
         patch.setenv("AA_JOBS_FIRST", "1")  # a test waits for its jobs, beside others that keep the cores busy
+        patch.setenv("OMP_NUM_THREADS", "1")  # of processes that it starts; more threads than cores wait for each other
         yield path
 
 

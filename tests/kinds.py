@@ -59,11 +59,12 @@ class Kind:
         return aa.open_run(path)
 
     def trained(self, treatments: Mapping[int, float]) -> nn.Module:
-        """Plain torch: what step k does to parameters and optimizer is multiplied by its treatment, if it has one."""
+        """Plain torch: what step k does to parameters, optimizer and buffers is multiplied by its treatment, if any."""
         model = self.start()
         optimizer = self.optimizer(trainable(model))
         torch.manual_seed(5)
         for k in range(STEPS):
+            buffers = {n: b.clone() for n, b in model.named_buffers() if b.is_floating_point()}
             backward(model, optimizer, *self.data(7, k))
             before = [(p.detach().clone(), dict(slots(optimizer, p))) for p in trainable(model)]
             optimizer.step()
@@ -72,13 +73,14 @@ class Kind:
                     p.data = blend(old, p.detach(), treatments[k])
                     now = slots(optimizer, p)
                     optimizer.state[p] |= {s: blend(old_slots.get(s), t, treatments[k]) for s, t in now.items()}
+                for n, old in buffers.items():
+                    model.get_buffer(n).copy_(blend(old, model.get_buffer(n).clone(), treatments[k]))
         return model
 
-    def judged(self, run: Trajectory, treatments: Mapping[int, float]) -> Tensor:
-        """The values of `gamma` after such a training, with the model's buffers as recorded."""
+    def judged(self, treatments: Mapping[int, float], buffers: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The values of `gamma` after such a training, with the model's buffers as they came, or as given."""
         model = self.trained(treatments)
-        recorded = run.load(STEPS).buffers
-        buffers = {n: recorded[n] for n, _ in model.named_buffers()}
+        buffers = {n: b if buffers is None else buffers[n] for n, b in model.named_buffers()}
         with torch.no_grad():
             return self.gamma()(self.problem(), dict(model.named_parameters()), buffers)
 

@@ -134,9 +134,17 @@ def _whatif_text(found: dict[str, Any]) -> str:
             if found["reliability"]
             else "none: it changes in steps",
             "effect, retrained": f"{found['mean_truth']:+.6g}  (positive = training as recorded did better)",
+            "noise floor": _noise(found),
             "agreement": agreed or "not defined (no estimate, or fewer than 3 examples)",
         }.items()
     )
+
+
+def _noise(found: dict[str, Any]) -> str:
+    if found["noise"] is None:
+        return "not measured here: aa calibrate"
+    where = "within it: neither sign nor size means anything" if found["within_noise"] else "above it"
+    return f"{found['noise']:.2g}  (the retrained effect is {where})"
 
 
 def separately(
@@ -181,6 +189,7 @@ def _row(found: Outcome) -> dict[str, object]:
         "what if": result["counterfactual"],
         "estimate": result["mean_estimate"],
         "truth": result["mean_truth"],
+        "within noise": result["within_noise"],
         "unit": result["unit"],
         "n": result["n"],
         "pearson": result["agreement"]["pearson"],

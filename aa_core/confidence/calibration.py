@@ -103,6 +103,10 @@ class Calibration(Model):
         at = self.environment
         return "an unnamed machine" if at is None else f"{at.platform}, {at.device}, torch {at.torch}"
 
+    def noise_of(self, values: int) -> float:
+        """How far the mean effect on so many values moves by itself: if these are but some, as far as on any one."""
+        return self.noise_of_mean if values == self.values else self.noise_of_value
+
     @property
     def default(self) -> Figures | None:
         """The estimator to prefer on this run, by RULE; None where none gave a finite answer."""

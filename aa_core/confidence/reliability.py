@@ -38,6 +38,7 @@ EVALUATED = (
     "steps in evaluation mode are propagated as if they had seen the recorded running statistics whatever happened"
 )
 HELD = "Buffers ({}) are held here, though steps move them and predictions with them"
+ATTENTION = "training attended by a fused kernel; derivatives take the plain one, which rounds otherwise"
 ANEW = "what begins anew between stages (optimizer, new or reset parameters) does so whatever happened before"
 
 
@@ -160,7 +161,7 @@ class Reliability:
         known = self.calibration
         if known is None or self.readout_spread is None:
             return None
-        return known.noise_of_mean if self.judged in (None, known.values) else known.noise_of_value
+        return known.noise_of(known.values if self.judged is None else self.judged)
 
     def _borne_out(self, known: Figures, what: str = "") -> Verdict:
         """The verdict of the calibration, which says who measured it, and on what."""
@@ -247,6 +248,7 @@ def _assumptions(training: Training, semantics: Semantics, curvature: Curvature)
         *(assumption for rule in training.rules for assumption in rule.assumptions),
         *(rule.blind for rule in training.rules if rule.blind),
         *([ANEW] if len(training.stretches) > 1 else []),
+        *([ATTENTION] if any(stretch.problem.fused_attention for stretch in training.stretches) else []),
     )
 
 

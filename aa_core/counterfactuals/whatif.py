@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aa_core.confidence.agreement import NO_AGREEMENT, Agreement, agreement
-from aa_core.confidence.calibration import prefer
+from aa_core.confidence.calibration import find_calibration, prefer
 from aa_core.confidence.reliability import Reliability
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
@@ -41,7 +41,14 @@ class WhatIf:
     model: TrainedModel
     reliability: Reliability | None
     """Of the estimate, as it was known before retraining; None where there is none."""
+    noise: float | None = None
+    """How far a mean effect on these values moves by itself, where a stored calibration measured it."""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def within_noise(self) -> bool | None:
+        """Whether the mean effect, retrained, is no larger than the noise; None where that was not measured."""
+        return None if self.noise is None else abs(float(self.truth.mean())) <= self.noise
 
     def to_frame(self) -> pd.DataFrame:
         """One row a value: example, recorded, retrained; estimate and truth are effects, positive = it had helped."""
@@ -90,6 +97,7 @@ def what_if(
         origin["counterfactual"] = what.name
     model = retrain(run, problem, what, progress, kept)
     truth = recorded - model.performance(performance).double().cpu()
+    known = find_calibration(run, performance.basis, what.semantics, problem.fingerprint)
     return WhatIf(
         counterfactual=what,
         labels=performance.labels,
@@ -100,5 +108,6 @@ def what_if(
         agreement=agreement(predicted.numpy(), truth.numpy()) if performance.differentiable else NO_AGREEMENT,
         model=model,
         reliability=reliability,
+        noise=None if known is None else known.noise_of(len(truth)),
         provenance=origin,
     )

@@ -189,6 +189,8 @@ def _summary(found: WhatIf, asked: WhatIfRequest) -> dict[str, Any]:
         "mean_retrained": float((found.recorded - found.truth).mean()),
         "mean_estimate": float(found.estimate.mean()),
         "mean_truth": float(found.truth.mean()),
+        "noise": found.noise,
+        "within_noise": found.within_noise,
         "agreement": found.agreement._asdict(),
         "reliability": None if found.reliability is None else found.reliability.to_dict(),
         "steps_replayed": found.model.steps_replayed,

@@ -30,9 +30,7 @@ def noise(desk: Desk, s: Selection) -> float | None:
     On some of the examples: as far as on any one. Below it nothing is known.
     """
     found = calibration(desk, s)
-    if found is None:
-        return None
-    return found.noise_of_mean if len(desk.rows(s)) == found.values else found.noise_of_value
+    return None if found is None else found.noise_of(len(desk.rows(s)))
 
 
 def chosen_by(found: Calibration) -> dict[str, str]:

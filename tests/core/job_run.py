@@ -84,7 +84,7 @@ def make(folder: Path) -> tuple[Trajectory, Path]:
     return open_run(folder / "run"), file
 
 
-def wait(reached: Callable[[], object], seconds: float = 60) -> float:
+def wait(reached: Callable[[], object], seconds: float = 120) -> float:
     """Wait until something holds; how long it took."""
     began = time.monotonic()
     while not reached():

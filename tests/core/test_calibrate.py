@@ -304,3 +304,17 @@ def test_effects_know_the_noise_floor_of_their_calibration() -> None:
     assert marked is not None and torch.equal(marked, effects.effects.abs() <= 0.06) and bool(marked.any())
     assert means is not None and torch.equal(means, effects.effects.mean(1).abs() <= 0.06)
     store_calibration(found)
+
+
+def test_a_retrained_effect_within_the_noise_is_said_to_be_so() -> None:
+    case = named(curved(), "within noise")
+    what, gamma = aa.Counterfactual.skip("b"), queries(6)
+    assert aa.what_if(case.run, case.problem, what, gamma).within_noise is None
+    found = aa.calibrate(case.run, case.problem, gamma)
+    quiet = aa.what_if(case.run, case.problem, what, gamma)
+    size = abs(float(quiet.truth.mean()))
+    assert quiet.noise == found.noise_of_mean < size and quiet.within_noise is False
+    store_calibration(found.model_copy(update={"noise_of_mean": 2 * size, "noise_of_value": 0.0}))
+    assert aa.what_if(case.run, case.problem, what, gamma).within_noise is True
+    some = aa.what_if(case.run, case.problem, what, gamma[[0, 1]])
+    assert some.noise is None, "another question"

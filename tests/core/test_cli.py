@@ -264,6 +264,17 @@ def test_whatif_changes_whatever_a_counterfactual_can(run: str, problem: str, op
     assert any(line.startswith("effect, retrained") for line in rest)
 
 
+def test_a_whatif_says_what_is_noise_where_that_was_measured(run: str, problem: str) -> None:
+    from aa_core.commands.whatif import _whatif_text
+
+    assert "not measured here: aa calibrate" in aa("whatif", run, problem, "--skip", "first").stdout
+    found = strict_json(aa("whatif", run, problem, "--skip", "first", "--format", "json").stdout)
+    assert found["noise"] is None and found["within_noise"] is None
+    for noise, said in ((0.5, "0.5  (the retrained effect is above it)"), (1.0, "is within it: neither sign nor size")):
+        found |= {"noise": noise, "within_noise": noise > 0.7}
+        assert said in _whatif_text(found | {"agreement": {"n": 3}})
+
+
 def test_accuracy_is_retrained_and_not_estimated(run: str, problem: str) -> None:
     printed = aa("whatif", run, problem, "--skip", "first", "--performance", "accuracy").stdout
     assert "none: it changes in steps" in printed and "share correct" in printed

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 import aa_core as aa
+from aa_core.confidence.reliability import ATTENTION
 from aa_core.errors import Cancelled, NonFiniteError, RequestError, UnsupportedError
 from aa_core.stages import Stage
 from aa_core.state import Params, nbytes
@@ -559,3 +560,13 @@ def test_so_it_is_for_stage_effects() -> None:
     case = recorded("mlp", "adam")
     with pytest.raises(RequestError):
         stage_effects(case.run, case.problem, queries(), stages=[])
+
+
+def test_it_is_said_where_training_attended_by_another_kernel() -> None:
+    for model, fused in (("attention", True), ("mlp", False)):
+        case = recorded(model, "adamw")
+        for found in (
+            aa.step_effects(case.run, case.problem, queries().mean()),
+            aa.stage_effects(case.run, case.problem, queries(), cache=memory_cache()),
+        ):
+            assert (ATTENTION in found.reliability.assumptions) == fused

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 import aa_core as aa
 from aa_core import curvature
-from aa_core.effects import embedding
+from aa_core.effects import adjoint, embedding
 from aa_core.errors import ProblemError, UnsupportedError
+from aa_core.running_statistics import Moving
 from aa_core.runs.trajectory import Trajectory
 from tests import kinds, zoo
 from tests.core.cases import assert_close, memory_cache
@@ -55,14 +56,15 @@ def test_step_effects_are_the_derivative_of_the_whole_remaining_training(name: s
     kind, run, problem = recorded(name)
     found = aa.step_effects(run, problem, kind.gamma()).effects
     h = 1e-5
-    expected = [(kind.judged(run, {k: 1 + h}) - kind.judged(run, {k: 1 - h})) / (2 * h) for k in range(STEPS)]
+    expected = [(kind.judged({k: 1 + h}) - kind.judged({k: 1 - h})) / (2 * h) for k in range(STEPS)]
     assert_close(found, torch.stack(expected), rtol=1e-6)
 
 
 @pytest.fixture
 def held_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Effects of stages without what running statistics add: with those as recorded, as effects of steps have them."""
+    """Effects without what running statistics add: of stages it is a difference, of steps a derivative."""
     monkeypatch.setattr(embedding, "statistics_changes", lambda run, training, shifts: tuple({} for _ in shifts))
+    monkeypatch.setattr(adjoint, "moving", lambda run, training: Moving((), ()))
 
 
 @pytest.mark.usefixtures("held_statistics")
@@ -88,8 +90,9 @@ def test_retraining_without_a_stage_is_torchs_own_to_the_bit(name: str) -> None:
 def test_stage_effects_are_those_of_really_retraining(name: str) -> None:
     """Of the last stage exactly, whatever it did; of the one before it to first order."""
     kind, run, problem = recorded(name)
-    as_recorded = kind.judged(run, {})
-    truth = [as_recorded - kind.judged(run, dict.fromkeys(STEPS_OF[stage], 0.0)) for stage in "bc"]
+    held = run.load(STEPS).buffers
+    as_recorded = kind.judged({}, held)
+    truth = [as_recorded - kind.judged(dict.fromkeys(STEPS_OF[stage], 0.0), held) for stage in "bc"]
     found = aa.stage_effects(run, problem, kind.gamma(), readout="displaced", cache=memory_cache()).effects
     assert_close(found[2], truth[1], rtol=1e-9)
     assert_close(found[1], truth[0], rtol=0.2)
