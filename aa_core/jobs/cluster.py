@@ -57,7 +57,7 @@ def run_fleet(
     if all(job.status == "done" for job in jobs):
         return jobs
     with _cluster(address) as ray:
-        board = ray.remote(num_cpus=0)(_Board).remote()
+        board = ray.remote(num_cpus=0)(_board()).remote()
         task = ray.remote(num_cpus=threads, max_retries=RETRIES)(_perform)
         under_way = {
             task.remote(job.spec.to_bytes(), threads, job.id, board): _Task(job, lock)
@@ -79,17 +79,20 @@ def run_fleet(
     return jobs
 
 
-class _Board:
-    """An actor: how far each job is."""
+def _board() -> type:
+    """Of an actor: how far each job is. A class of no module travels by value: its process never loads torch."""
 
-    def __init__(self) -> None:
-        self._at: dict[str, tuple[str, int, int, float]] = {}
+    class Board:
+        def __init__(self) -> None:
+            self._at: dict[str, tuple[str, int, int, float]] = {}
 
-    def tell(self, job: str, phase: str, done: int, total: int, started: float) -> None:
-        self._at[job] = (phase, done, total, started)
+        def tell(self, job: str, phase: str, done: int, total: int, started: float) -> None:
+            self._at[job] = (phase, done, total, started)
 
-    def read(self) -> dict[str, tuple[str, int, int, float]]:
-        return self._at
+        def read(self) -> dict[str, tuple[str, int, int, float]]:
+            return self._at
+
+    return Board
 
 
 def _perform(spec: bytes, threads: int, job: str, board: Any) -> dict[str, bytes]:

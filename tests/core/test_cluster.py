@@ -1,4 +1,4 @@
-"""A fleet of jobs on a real Ray of this machine, with two workers."""
+"""Fleets of jobs on a real Ray of this machine, with two workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 from aa_core.cli import app
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.errors import RequestError
-from aa_core.jobs import Job, JobSpec, perform, submit, whatif_spec
+from aa_core.jobs import Job, JobSpec, cluster, perform, submit, whatif_spec
 from aa_core.jobs.cluster import run_fleet
 from aa_core.jobs.spec import RESULT
 from aa_core.jobs.worker import answer
@@ -45,10 +47,25 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Trajectory, 
     return run, f"{file}:problem"
 
 
+@pytest.fixture(scope="module")
+def ray_of_our_own() -> Iterator[Any]:
+    """As a fleet starts it: once for all fleets that are tested, since it takes longer than they do."""
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    with cluster._cluster(None) as ray:
+        yield ray
+
+
+@pytest.fixture
+def shared(ray_of_our_own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fleets run on that one."""
+    monkeypatch.setattr(cluster, "_cluster", lambda address: nullcontext(ray_of_our_own))
+
+
 def specs(run: Trajectory, problem: str) -> list[JobSpec]:
     return [whatif_spec(run, Counterfactual.skip(name), problem=problem) for name in STAGES]
 
 
+@pytest.mark.usefixtures("shared")
 def test_it_finds_what_one_machine_finds_to_the_bit_and_does_nothing_twice(asked: tuple[Trajectory, str]) -> None:
     run, problem = asked
     line = ["whatif", str(run.path), "--each", "--problem", problem, "--format", "json"]
@@ -78,6 +95,7 @@ def mortal(config):
 """
 
 
+@pytest.mark.usefixtures("shared")
 def test_one_is_killed_one_cancelled_one_fails_and_an_interrupt_stops_the_rest(
     asked: tuple[Trajectory, str], tmp_path: Path
 ) -> None:
