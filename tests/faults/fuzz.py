@@ -1,4 +1,4 @@
-"""Exploring with hypothesis: the same few examples in every run of the tests; with FUZZ_SECONDS, new ones until they end.
+"""Exploring with hypothesis: the same few examples in every run of the tests, new ones as long as FUZZ_SECONDS last.
 
 Within bounded time and memory, the only exceptions are those of the package.
 """
@@ -31,7 +31,7 @@ JUNK = [b"-1", b"1e999", b"null", b"NaN", b'"', b"\\u0000", b"[" * 80, b"9" * 20
 
 
 def explore(run: Callable[[settings], object], examples: int, **more: Any) -> None:
-    """`run` with settings for so many examples, again and again for its share of FUZZ_SECONDS; without it, for fewer."""
+    """`run` with settings for so many examples, again and again for its share of FUZZ_SECONDS; without, for fewer."""
     chosen = settings(
         max_examples=examples if SECONDS else examples // FEWER,
         deadline=HANGS,
