@@ -1,4 +1,4 @@
-"""What is killed, and the processes that it runs in: forks of one that has loaded torch and done nothing with it."""
+"""What is killed, and the processes that it runs in: forks of one that has done all of it before (`warm`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +32,15 @@ from tests.recorded import LOSS, make, train
 
 ROOT = str(Path(__file__).resolve().parents[2])
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
+PROCESSES.set_forkserver_preload(["tests.faults.warm"])
 REPORTS = ("html", "json")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-
-for late in (
-    "numpy.ctypeslib",
-    "pandas.io.formats.csvs",
-    "plotly.graph_objs.layout",
-    "plotly.io",
-    "pyarrow.pandas_compat",
-    "torch._decomp.decompositions_for_jvp",
-    "torch._dynamo",
-):
-    import_module(late)  # what is imported only when first needed: once here, not in each victim
 
 
 def start(victim: Callable[..., object], *arguments: Any) -> Any:
     process = PROCESSES.Process(target=victim, args=arguments, daemon=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", ROOT)  # the first one starts the server, which finds this module nowhere else
+        patch.setenv("PYTHONPATH", ROOT)  # the first one starts the server, which finds `warm` nowhere else
         process.start()
     return process
 
