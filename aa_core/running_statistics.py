@@ -53,7 +53,7 @@ def slope_in_statistics(
 ) -> Buffers:
     """d gamma / d running statistics of a trained model, [values, ...] by name."""
     leaves = _leaves(buffers, names)
-    with _Evaluated():
+    with Evaluated():
         values = performance(problem, params, buffers | leaves)
     seeds = torch.eye(len(values), dtype=values.dtype, device=values.device)
     return dict(zip(leaves, pull_back([values], list(leaves.values()), [seeds]), strict=True))
@@ -65,19 +65,51 @@ def pull_statistics(problem: Problem, at: Snapshot, step: StepInput, after: Buff
     With r' = (1 - m) r + m s(theta):  r* = (1 - m) r'*  and  theta* += m (ds / dtheta)^T r'*, for each forward pass of
     the step, last one first. Cost: its forward passes and one backward pass. [R, ...] per name.
     """
-    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
-    buffers = {n: b.clone() for n, b in at.buffers.items()}
-    with _Trained(buffers) as made:
-        for batch in (*step.passed, *(batch for batch, _ in step.batches)):
-            problem.batch_outputs(params, buffers, batch, training=True)
+    params, calls = _passed(problem, at, step)
     before, statistics, worth = dict(after), [], []
-    for name, momentum, statistic in reversed(made.calls):
+    for name, momentum, statistic in reversed(calls):
         if name in before:
             statistics.append(statistic)
             worth.append(momentum * before[name])
             before[name] = (1 - momentum) * before[name]
     through = pull_back(statistics, list(params.values()), worth) if statistics else []
     return before, dict(zip(params, through, strict=bool(through)))
+
+
+class Pass(NamedTuple):
+    """What one forward pass in training mode does to a running statistic: r' = (1 - m) r + m s."""
+
+    name: str
+    momentum: float
+    statistic: Tensor
+    """s, of the batch."""
+    change: Tensor
+    """ds / dtheta d for R directions d, [R, ...]."""
+
+
+def push_statistics(problem: Problem, at: Snapshot, step: StepInput, directions: Params) -> list[Pass]:
+    """The passes of a step in training mode, in order; directions: [R, ...] per parameter.
+
+    Cost: the forward passes, and a double backward for all R together.
+    """
+    with torch.enable_grad():
+        params, calls = _passed(problem, at, step)
+        made = [statistic for *_, statistic in calls]
+        seeds = [torch.zeros_like(statistic, requires_grad=True) for statistic in made]
+        leaves = [params[n] for n in directions]
+        transposed = torch.autograd.grad(made, leaves, seeds, create_graph=True, materialize_grads=True)
+        changes = pull_back(transposed, seeds, list(directions.values()))
+    return [Pass(name, m, s.detach(), change) for (name, m, s), change in zip(calls, changes, strict=True)]
+
+
+def _passed(problem: Problem, at: Snapshot, step: StepInput) -> tuple[Params, list[tuple[str, float, Tensor]]]:
+    """(parameters, what each forward pass of the step made of running statistics, with its graph)."""
+    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    buffers = {n: b.clone() for n, b in at.buffers.items()}
+    with twice_differentiable_kernels(), _Trained(buffers) as made:
+        for batch in (*step.passed, *(batch for batch, _ in step.batches)):
+            problem.batch_outputs(params, buffers, batch, training=True)
+    return params, made.calls
 
 
 def pull_from_gradient(problem: Problem, at: Snapshot, step: StepInput, worth: Params, after: Buffers) -> Buffers:
@@ -88,7 +120,7 @@ def pull_from_gradient(problem: Problem, at: Snapshot, step: StepInput, worth: P
     """
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     leaves = _leaves(at.buffers, after)
-    with twice_differentiable_kernels(), _Evaluated():
+    with twice_differentiable_kernels(), Evaluated():
         losses = [
             weight * problem.batch_loss(params, at.buffers | leaves, batch, training=False)[0]
             for batch, weight in step.batches
@@ -103,7 +135,7 @@ def _leaves(buffers: Buffers, names: Iterable[str]) -> Buffers:
     return {n: buffers[n].detach().requires_grad_() for n in names}
 
 
-class _Evaluated(TorchFunctionMode):
+class Evaluated(TorchFunctionMode):
     """Batch normalisation by given statistics, in operations that have a derivative in them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -31,7 +31,8 @@ from aa_core.running_statistics import Moving, moving
 from aa_core.state import Params
 
 FOLLOWED = (
-    "running statistics are those of the last forward passes, made again with the parameters moved as they arrive"
+    "running statistics follow the parameters, moved as they arrive, through the last forward passes: by their "
+    "derivative, and made again for the displaced readout"
 )
 DIFFERENTIATED = "running statistics of batch normalisation are differentiated with the parameters"
 EVALUATED = (

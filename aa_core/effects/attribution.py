@@ -18,7 +18,7 @@ from aa_core.curvature import Curvature
 from aa_core.effects.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.effects.embedding import ASSUMED, Method, Readout, check_request, embed_stages, read
-from aa_core.effects.statistics import Shift, statistics_changes
+from aa_core.effects.statistics import Shift, StatisticsChange, statistics_changes
 from aa_core.effects.tangent import intervention_tangent, midway, recorded, update_of_step
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
@@ -27,7 +27,7 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
 from aa_core.stages import stage_of_steps
-from aa_core.state import Buffers, Params, Snapshot, as_rays, norm, pair
+from aa_core.state import Params, Snapshot, as_rays, norm, pair
 from aa_core.version import __version__
 
 LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages and steps, not on changes of this kind"
@@ -300,7 +300,7 @@ def _read(
     performance: Performance,
     problem: Problem,
     final: Snapshot,
-    statistics: Sequence[Buffers],
+    statistics: Sequence[StatisticsChange],
 ) -> dict[Readout, Tensor]:
     """By each readout, [changes, values], float64 on the CPU."""
     found = read(changes, performance, problem, final.state.judged, final.buffers, statistics)

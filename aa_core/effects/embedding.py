@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -16,13 +17,14 @@ from torch.func import jvp, vmap
 from aa_core.counterfactuals.counterfactual import Semantics, check_semantics
 from aa_core.curvature import Curvature, check_curvature, jacobian
 from aa_core.effects.cache import EmbeddingCache, default_cache
-from aa_core.effects.statistics import Shift, statistics_changes
+from aa_core.effects.statistics import UNCHANGED, Shift, StatisticsChange, statistics_changes
 from aa_core.effects.tangent import additive_tangents, boundary_tangents, midway
 from aa_core.errors import EmptyStageError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem, twice_differentiable_kernels
 from aa_core.records import Inputs, RunLike
 from aa_core.replay import Progress, prepare, silent, verify_once
+from aa_core.running_statistics import Evaluated
 from aa_core.stages import select
 from aa_core.state import Buffers, Params, State
 
@@ -36,8 +38,10 @@ SWEEPS: dict[Method, Callable[..., tuple[dict[str, State], dict[str, float]]]] =
 }
 ASSUMED = {"midpoint": ("every step was linearised half way to the mean of the states predicted without the stages",)}
 """What a method takes for granted beside the others."""
-METHOD_VERSION = 3
+METHOD_VERSION = 4
 """Raised when an embedding's definition changes, so that no stale one is read."""
+FIRST_ORDER = " (first order)"
+"""Ends the names of `StatisticsChange.first_order` where embeddings are kept."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class StageEmbedding:
 
     stage: str
     params: Params
-    statistics: Buffers
-    """The same of the model's running statistics, see `aa_core.effects.statistics`; {} where it has none."""
+    statistics: StatisticsChange
+    """The same of the model's running statistics."""
     growth: float
     """Norm of the propagated change over the norm of the change itself."""
     method: Method
@@ -99,16 +103,18 @@ def embed_stages(
         together = tuple(s for s in run.stages if len(s)) if method == "midpoint" else missing
         tangents, growth = SWEEPS[method](run, training, together, curvature, semantics, progress)
         shifts = [Shift(s.start, frozenset(s.steps), tangents[s.name].params) for s in together]
-        for s, statistics in zip(together, statistics_changes(run, training, shifts), strict=True):
-            found[s.name] = ({**tangents[s.name].judged, **statistics}, growth[s.name])
+        for s, moved in zip(together, statistics_changes(run, training, shifts), strict=True):
+            first_order = {n + FIRST_ORDER: change for n, change in moved.first_order.items()}
+            found[s.name] = ({**tangents[s.name].judged, **moved.measured, **first_order}, growth[s.name])
             cache.put(_key(run, problem, s.name, method, curvature, semantics), *found[s.name])
     verify_once(run, training, progress)
     trained = training.stretches[-1].packing.shapes
     embeddings = []
     for s in wanted:
-        moved, grown = found[s.name]
-        params = {n: moved[n] for n in trained}
-        statistics = {n: t for n, t in moved.items() if n not in trained}
+        kept, grown = found[s.name]
+        params = {n: kept[n] for n in trained}
+        others = {n: t for n, t in kept.items() if n not in trained and not n.endswith(FIRST_ORDER)}
+        statistics = StatisticsChange(others, {n: kept[n + FIRST_ORDER] for n in others if n + FIRST_ORDER in kept})
         embeddings.append(StageEmbedding(s.name, params, statistics, grown, method, curvature, semantics, keys[s.name]))
     return tuple(embeddings)
 
@@ -119,35 +125,38 @@ def read(
     problem: Problem,
     params: Params,
     buffers: Buffers,
-    statistics: Sequence[Buffers] = (),
+    statistics: Sequence[StatisticsChange] = (),
 ) -> dict[Readout, Tensor]:
     """The effects that embeddings E have on every value of a performance, [embeddings, values] per readout.
 
-    `statistics` are the changes of running statistics that go with each E. Torch takes no derivative in them: what they
-    change in the outputs is measured at theta and added to J E; the displaced readout moves them with the parameters.
+    `statistics` are the changes of running statistics that go with each E: they are part of E, by their derivative in
+    J E, as measured in theta - E. Of buffers without a derivative J E takes what they change in the outputs at theta.
 
     linear    <d gamma / d theta, E>
     displaced gamma(theta) - gamma(theta - E)
     link      gamma(f) - gamma(f - J E): the network is linearised, the score is not
 
-    Positive = helped. Cost of all three: a forward-mode derivative and a forward pass an embedding (one more where
-    statistics move), and one more pass for all of them. Where they disagree, the effect is too large for a first-order
-    answer.
+    Positive = helped. Cost of all three: a forward-mode derivative and a forward pass an embedding, and one more pass
+    for all of them. Where they disagree, the effect is too large for a first-order answer.
     """
     performance.check_differentiable()
     parts: dict[Readout, list[list[Tensor]]] = {readout: [[] for _ in embeddings] for readout in READOUTS}
+    changed = statistics or [UNCHANGED] * len(embeddings)
     directions = {n: torch.stack([e[n] for e in embeddings]) for n in params}
+    directions |= {n: torch.stack([c.first_order[n] for c in changed]) for n in changed[0].first_order}
     moved = [{n: p - e[n] for n, p in params.items()} for e in embeddings]
-    without = [{n: buffers[n] - d for n, d in own.items()} for own in statistics or [{}] * len(embeddings)]
+    without = [{n: buffers[n] - d for n, d in c.measured.items()} for c in changed]
+    held = [{n: b for n, b in own.items() if n not in directions} for own in without]
     with performance.explained(), torch.no_grad():
         for inputs, targets in performance.chunks(problem.device, len(embeddings)):
             score = partial(_score, performance, targets)
             outputs, changes = push_outputs(problem, params, buffers, inputs, directions)
             value = score(outputs)
             for i, pushed in enumerate(changes):
-                there = {**buffers, **without[i]}
-                change = pushed + outputs - problem.outputs(params, dict(there), inputs) if without[i] else pushed
-                elsewhere = problem.outputs(moved[i], there, inputs)
+                change = pushed
+                if held[i]:
+                    change = pushed + outputs - problem.outputs(params, {**buffers, **held[i]}, inputs)
+                elsewhere = problem.outputs(moved[i], {**buffers, **without[i]}, inputs)
                 parts["linear"][i].append(jvp(score, (outputs,), (change,))[1])
                 parts["displaced"][i].append(value - score(elsewhere))
                 parts["link"][i].append(value - score(outputs - change))
@@ -159,24 +168,27 @@ def push_outputs(
 ) -> tuple[Tensor, Tensor]:
     """(outputs [examples, ...], J d [R, examples, ...] for R directions d): one forward-mode pass for all of them.
 
-    Where that is missing: J^T u differentiated in u.
+    Directions of parameters, and of running statistics if there are any. Where forward mode is missing: J^T u
+    differentiated in u.
     """
+    start = {n: params[n] if n in params else buffers[n] for n in directions}
 
-    def outputs_at(params: Params) -> Tensor:
-        return problem.outputs(params, dict(buffers), inputs)
+    def outputs_at(moved: Params) -> Tensor:
+        at = {**params, **buffers, **moved}
+        return problem.outputs({n: at[n] for n in params}, {n: at[n] for n in buffers}, inputs)
 
     def push(direction: Params) -> tuple[Tensor, Tensor]:
-        outputs, change = jvp(outputs_at, (params,), (direction,))[:2]
+        outputs, change = jvp(outputs_at, (start,), (direction,))[:2]
         return outputs, change
 
-    with twice_differentiable_kernels():
+    with twice_differentiable_kernels(), nullcontext() if start.keys() <= params.keys() else Evaluated():
         try:
             outputs, changes = vmap(push, out_dims=(None, 0), randomness="same")(directions)  # type: ignore[arg-type]
             return outputs, changes
         except (NotImplementedError, RuntimeError, ValueError):
             pass  # an operator without forward mode or batching: reverse mode does the same, or raises what is wrong
         with torch.enable_grad():
-            leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
+            leaves = {n: p.detach().requires_grad_() for n, p in start.items()}
             outputs = outputs_at(leaves)
             (changes,) = jacobian(problem, outputs, leaves)([directions[n] for n in leaves])
         return outputs.detach(), changes

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import aa_core as aa
 from aa_core import curvature
 from aa_core.effects import adjoint, embedding
+from aa_core.effects.statistics import UNCHANGED
 from aa_core.errors import ProblemError, UnsupportedError
 from aa_core.running_statistics import Moving
 from aa_core.runs.trajectory import Trajectory
@@ -63,7 +64,7 @@ def test_step_effects_are_the_derivative_of_the_whole_remaining_training(name: s
 @pytest.fixture
 def held_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Effects without what running statistics add: of stages it is a difference, of steps a derivative."""
-    monkeypatch.setattr(embedding, "statistics_changes", lambda run, training, shifts: tuple({} for _ in shifts))
+    monkeypatch.setattr(embedding, "statistics_changes", lambda run, training, shifts: [UNCHANGED] * len(shifts))
     monkeypatch.setattr(adjoint, "moving", lambda run, training: Moving((), ()))
 
 

@@ -16,6 +16,7 @@ from aa_core.effects import adjoint
 from aa_core.effects.adjoint import performance_sweep
 from aa_core.effects.splits import STATISTICS, collapse, stage_effects_by_parameter, step_effects_by_cause
 from aa_core.effects.splits import step_effects_by_parameter as by_parameter
+from aa_core.effects.statistics import Shift, statistics_changes
 from aa_core.records import Batch
 from aa_core.running_statistics import moving
 from aa_core.state import Snapshot
@@ -177,12 +178,36 @@ def test_parameters_and_statistics_add_up_to_the_stage() -> None:
     case, gamma = make_case(Pictures, gentle), queries(4)
     split = stage_effects_by_parameter(case.run, case.problem, gamma)
     whole = collapse(split, "stage").effects
+    linear = aa.stage_effects(case.run, case.problem, gamma, readout="linear", cache=memory_cache()).effects
+    torch.testing.assert_close(whole[-1], linear[-1], rtol=1e-9, atol=1e-12)  # nothing comes after it
+    torch.testing.assert_close(whole, linear, rtol=0.2, atol=1e-3)
     real = torch.stack([truth(case, aa.Counterfactual.skip(s.name), gamma) for s in case.run.stages])
     statistics = split.units["parameter"].str.contains("running").to_numpy(copy=True)
     without = split.effects.clone()
     without[statistics] = 0
     held = collapse(dataclasses.replace(split, effects=without), "stage").effects
     assert float((whole - real).abs().mean()) < 0.5 * float((held - real).abs().mean())
+
+
+def test_the_linear_readout_is_first_order_in_all_that_moves() -> None:
+    case = make_case(Pictures, sgd)
+    final = case.run.states[-1].state.params
+    direction, steps = {n: p * n.startswith("conv") for n, p in final.items()}, range(4, case.run.steps)
+    (moved,) = statistics_changes(case.run, case.training(), [Shift(4, (), direction)])
+    assert set(moved.first_order) == {"norm.running_mean", "norm.running_var"}
+    for name, change in moved.first_order.items():
+
+        def passed(size: float, name: str = name) -> Tensor:
+            buffers = {n: b.clone() for n, b in case.run.states[4].buffers.items()}
+            for k in steps:
+                at = case.run.states[k]
+                params = {n: p - size * direction[n] for n, p in at.state.params.items()}
+                for batch, _ in case.run.inputs[k].batches:
+                    case.problem.outputs(params, buffers, batch.inputs, training=True)
+            return -buffers[name]
+
+        torch.testing.assert_close(change, difference(passed), rtol=1e-6, atol=1e-9)
+        assert bool(change.abs().max() > 0.1)
 
 
 def test_it_is_said_what_is_followed_and_what_is_held() -> None:

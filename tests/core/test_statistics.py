@@ -99,8 +99,8 @@ def test_only_the_last_passes_are_made_again(monkeypatch: pytest.MonkeyPatch) ->
         for batch, _ in case.run.inputs[k].batches:
             case.problem.outputs(params, buffers, batch.inputs, training=True)
     final = case.run.states[-1].buffers
-    assert set(change) == {"norm.running_mean", "norm.running_var"}
-    for name, found in change.items():
+    assert set(change.measured) == set(change.first_order) == {"norm.running_mean", "norm.running_var"}
+    for name, found in change.measured.items():
         assert torch.equal(found, final[name] - buffers[name]) and bool(found.abs().max() > 1e-3)
 
 
@@ -114,7 +114,8 @@ def test_what_comes_in_evaluation_mode_does_not_move_them(monkeypatch: pytest.Mo
     monkeypatch.setattr(statistics, "LAST", 6)  # fewer than the steps in evaluation mode
     gamma = queries(4)
     (change,) = statistics_changes(case.run, case.training(), [Shift(0, set(range(4)), {})])
-    for name, found in change.items():
+    for name, found in change.measured.items():
+        assert torch.equal(found, change.first_order[name])
         assert torch.equal(found, states[-1].buffers[name] - states[0].buffers[name]) and bool(found.any())
     found = aa.stage_effects(case.run, case.problem, gamma, cache=memory_cache())
     assert EVALUATED in found.reliability.assumptions
@@ -129,12 +130,13 @@ def test_models_without_running_statistics_have_none_and_are_not_replayed_for_th
     fixed.register_buffer("fixed", torch.ones(3))
     constant = make_case(lambda: fixed, zoo.OPTIMIZERS["momentum"])
     for case in (plain, constant):
-        assert all(e.statistics == {} for e in aa.embed_stages(case.run, case.problem, cache=memory_cache()))
+        assert all(e.statistics == ({}, {}) for e in aa.embed_stages(case.run, case.problem, cache=memory_cache()))
 
 
 def test_cached_embeddings_bring_their_statistics(tmp_path: Path) -> None:
     case = case_of()
     first, second = (aa.embed_stages(case.run, case.problem, cache=EmbeddingCache(tmp_path)) for _ in range(2))
     for a, b in zip(first, second, strict=True):
-        assert a.statistics.keys() == b.statistics.keys() and len(a.statistics) == 2
-        assert all(torch.equal(a.statistics[n], b.statistics[n]) for n in a.statistics)
+        for one, other in zip(a.statistics, b.statistics, strict=True):
+            assert one.keys() == other.keys() and len(one) == 2
+            assert all(torch.equal(one[n], other[n]) for n in one)
