@@ -42,9 +42,7 @@ def moving(run: RunLike, training: Training) -> Moving:
 
 
 def _of_batch_norm(model: nn.Module) -> set[str]:
-    layers = [
-        n for n, m in model.named_modules() if isinstance(m, _BatchNorm) and type(m).forward is _BatchNorm.forward
-    ]
+    layers = [n for n, m in model.named_modules() if getattr(type(m), "forward", None) is _BatchNorm.forward]
     return {f"{layer}.{which}".removeprefix(".") for layer in layers for which in ("running_mean", "running_var")}
 
 
@@ -88,17 +86,17 @@ class Pass(NamedTuple):
 
 
 def push_statistics(problem: Problem, at: Snapshot, step: StepInput, directions: Params) -> list[Pass]:
-    """The passes of a step in training mode, in order; directions: [R, ...] per parameter.
+    """The passes of a step in training mode, in order; directions: [R, ...] for every parameter of the state.
 
     Cost: the forward passes, and a double backward for all R together.
     """
-    with torch.enable_grad():
-        params, calls = _passed(problem, at, step)
-        made = [statistic for *_, statistic in calls]
-        seeds = [torch.zeros_like(statistic, requires_grad=True) for statistic in made]
-        leaves = [params[n] for n in directions]
-        transposed = torch.autograd.grad(made, leaves, seeds, create_graph=True, materialize_grads=True)
-        changes = pull_back(transposed, seeds, list(directions.values()))
+    params, calls = _passed(problem, at, step)
+    made = [statistic for *_, statistic in calls]
+    if not made:
+        return []
+    seeds = [torch.zeros_like(statistic, requires_grad=True) for statistic in made]
+    transposed = torch.autograd.grad(made, list(params.values()), seeds, create_graph=True, materialize_grads=True)
+    changes = pull_back(transposed, seeds, [directions[n] for n in params])
     return [Pass(name, m, s.detach(), change) for (name, m, s), change in zip(calls, changes, strict=True)]
 
 

@@ -74,19 +74,35 @@ def adjoint_sweep(
         propagator = transition.propagator or _linearize(run, training, transition, curvature)
         before = propagator.T @ cotangent
         if statistics:
-            data = run.step_input(transition.step, training.problem.device)
-            through: Params = {}
-            if data.training and any(worth.any() for worth in statistics.values()):
-                statistics, through = pull_statistics(training.problem, transition.before, data, statistics)
-                if all(float(worth.norm()) <= floors[n] for n, worth in statistics.items()):
-                    statistics = {n: torch.zeros_like(worth) for n, worth in statistics.items()}
-            elif not data.training and curvature != "none":
-                worth = propagator.pull_to_gradient(cotangent)
-                statistics = pull_from_gradient(training.problem, transition.before, data, worth, statistics)
+            asked = (run, training, transition.before, propagator, cotangent, statistics, curvature)
+            statistics, through = _pull_statistics(*asked)
             params = {n: a + through[n] if n in through else a for n, a in before.params.items()}
             before = before._replace(params=params)
+            if all(float(worth.norm()) <= floors[n] for n, worth in statistics.items()):
+                statistics = {n: torch.zeros_like(worth) for n, worth in statistics.items()}
             statistics = {} if transition.step == begin else statistics
         cotangent = before
+
+
+def _pull_statistics(
+    run: RunLike,
+    training: Training,
+    before: Snapshot,
+    propagator: Propagator,
+    cotangent: State,
+    statistics: Buffers,
+    curvature: Curvature,
+) -> tuple[Buffers, Params]:
+    """(what they are worth before a step, what that adds to the parameters), from both cotangents after it."""
+    data = run.step_input(before.step, training.problem.device)
+    if not data.training:
+        if curvature == "none":
+            return statistics, {}
+        worth = propagator.pull_to_gradient(cotangent)
+        return pull_from_gradient(training.problem, before, data, worth, statistics), {}
+    if not any(worth.any() for worth in statistics.values()):
+        return statistics, {}
+    return pull_statistics(training.problem, before, data, statistics)
 
 
 def _linearize(run: RunLike, training: Training, transition: Transition, curvature: Curvature) -> Propagator:

@@ -66,14 +66,12 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
     measured = [{n: snapshot_before(run, training, start).buffers[n] for n in names} for start in starts]
     followed = [{n: own[n] for n in moved.followed} for own in measured]
     for at in at_steps(run, training, {k for window in windows for k in window}):
-        step, here = (
-            run.step_input(at.step, training.problem.device),
-            [i for i in range(len(shifts)) if at.step in windows[i]],
-        )
-        for i in here:
-            measured[i] = _after(training.problem, at, step, shifts[i].params, measured[i])
-        known = [n for n in at.state.params if all(n in shifts[i].params for i in here)]
-        directions = {n: torch.stack([shifts[i].params[n] for i in here]) for n in known}
+        step = run.step_input(at.step, training.problem.device)
+        here = [i for i in range(len(shifts)) if at.step in windows[i]]
+        moves = [{n: shifts[i].params.get(n, torch.zeros_like(p)) for n, p in at.state.params.items()} for i in here]
+        for i, move in zip(here, moves, strict=True):
+            measured[i] = _after(training.problem, at, step, move, measured[i])
+        directions = {n: torch.stack([move[n] for move in moves]) for n in at.state.params}
         for made in push_statistics(training.problem, at, step, directions) if moved.followed else ():
             for i, change in zip(here, made.change, strict=True):
                 kept = (1 - made.momentum) * followed[i][made.name]
@@ -86,7 +84,7 @@ def statistics_changes(run: RunLike, training: Training, shifts: Sequence[Shift]
 
 def _after(problem: Problem, at: Snapshot, step: StepInput, moved: Params, statistics: Buffers) -> Buffers:
     """The statistics after the forward passes of a step, with moved parameters."""
-    params = {n: p - moved[n] if n in moved else p for n, p in at.state.params.items()}
+    params = {n: p - moved[n] for n, p in at.state.params.items()}
     buffers = {n: statistics.get(n, b).clone() for n, b in at.buffers.items()}
     with torch.no_grad():
         for batch in (*step.passed, *(batch for batch, _ in step.batches)):
