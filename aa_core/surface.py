@@ -17,8 +17,9 @@ from aa_core.counterfactuals.counterfactual_run import record_counterfactual
 from aa_core.counterfactuals.fleet import retrain_all
 from aa_core.counterfactuals.retrain import TrainedModel, final_model, retrain
 from aa_core.counterfactuals.whatif import WhatIf, what_if
-from aa_core.effects.attribution import Attribution, estimate, predict, stage_effects, step_effects
+from aa_core.effects.attribution import Attribution, stage_effects, step_effects
 from aa_core.effects.embedding import StageEmbedding, embed_stages
+from aa_core.effects.estimate import estimate, predict
 from aa_core.effects.example_effects import example_effects, example_effects_by_step, ranked
 from aa_core.effects.path_shares import PathShares, path_shares
 from aa_core.effects.splits import (

@@ -77,6 +77,7 @@ LAYERS = (
     ("effects.cache",),
     ("effects.embedding",),
     ("effects.attribution",),
+    ("effects.estimate",),
     (
         "effects.question",
         "effects.path_shares",
@@ -100,7 +101,14 @@ LAYERS = (
     ("cli", "commands", "commands.*", "surface", "__init__", "__main__"),
 )
 UNPLACED = -1
-ESTIMATORS = ("effects.tangent", "effects.adjoint", "effects.statistics", "effects.embedding", "effects.attribution")
+ESTIMATORS = (
+    "effects.tangent",
+    "effects.adjoint",
+    "effects.statistics",
+    "effects.embedding",
+    "effects.attribution",
+    "effects.estimate",
+)
 RETRAIN = "counterfactuals.retrain"
 SHARED_WITH_RETRAIN = {"replay", "counterfactuals.counterfactual", "counterfactuals.intervention", "performance"}
 LAZY = {"ray", "transformers", "lightning", "pytorch_lightning", "sklearn", "typst", "model_signing", "cryptography"}

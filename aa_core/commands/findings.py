@@ -23,7 +23,7 @@ from aa_core.commands.options import (
     problem_of,
 )
 from aa_core.counterfactuals.counterfactual import Counterfactual
-from aa_core.effects.attribution import estimate
+from aa_core.effects.estimate import estimate
 from aa_core.findings import (
     Added,
     Finding,

@@ -16,8 +16,9 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
 from aa_core.counterfactuals.retrain import TrainedModel, final_model, retrain
 from aa_core.curvature import Curvature
-from aa_core.effects.attribution import estimate, provenance
+from aa_core.effects.attribution import provenance
 from aa_core.effects.embedding import Method, Readout
+from aa_core.effects.estimate import estimate
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.records import RunLike

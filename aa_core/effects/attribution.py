@@ -13,13 +13,12 @@ from torch import Tensor
 from aa_core.confidence.calibration import find_calibration, prefer
 from aa_core.confidence.reliability import Reliability, assess
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
-from aa_core.counterfactuals.intervention import intervene
 from aa_core.curvature import Curvature
 from aa_core.effects.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.effects.embedding import ASSUMED, Method, Readout, check_request, embed_stages, read
-from aa_core.effects.statistics import Shift, StatisticsChange, statistics_changes
-from aa_core.effects.tangent import intervention_tangent, midway, recorded, update_of_step
+from aa_core.effects.statistics import StatisticsChange
+from aa_core.effects.tangent import update_of_step
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -30,7 +29,6 @@ from aa_core.stages import stage_of_steps
 from aa_core.state import Params, Snapshot, as_rays, norm, pair
 from aa_core.version import __version__
 
-LIMITS_OF_SKIPS = "the limits of the verdict were measured on skipped stages and steps, not on changes of this kind"
 SIGN = "positive = helped, negative = hurt"
 
 
@@ -120,7 +118,9 @@ def stage_effects(
         progress=progress,
     )
     final = snapshot_before(run, training, run.steps, progress)
-    readings = _read([e.params for e in embeddings], performance, problem, final, [e.statistics for e in embeddings])
+    readings = readings_of(
+        [e.params for e in embeddings], performance, problem, final, [e.statistics for e in embeddings]
+    )
     growth = max((e.growth for e in embeddings), default=0.0)
     found = assess(run, training, growth, semantics, curvature, readings)
     reliability = replace(
@@ -128,7 +128,7 @@ def stage_effects(
         assumptions=(*found.assumptions, *ASSUMED.get(method, ())),
         estimator=(method, curvature, readout),
         calibration=find_calibration(run, performance.basis, semantics, problem.fingerprint),
-        **(_distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method != "additive" else {}),
+        **(distances([(e.params, e.growth) for e in embeddings], final.state.judged) if method != "additive" else {}),
     )
     return Attribution(
         units=pd.DataFrame({"stage": [e.stage for e in embeddings]}),
@@ -184,118 +184,7 @@ def step_effects(
     )
 
 
-def predict(
-    run: RunLike,
-    problem: Problem,
-    what: Counterfactual,
-    performance: Performance,
-    *,
-    method: Method | None = None,
-    readout: Readout | None = None,
-    curvature: Curvature | None = None,
-    cache: EmbeddingCache | None = None,
-    progress: Progress = silent,
-) -> Tensor:
-    """The effects of `estimate` alone, [values]."""
-    chosen: dict[str, Any] = {"method": method, "readout": readout, "curvature": curvature}
-    return estimate(run, problem, what, performance, cache=cache, progress=progress, **chosen).effects[0]
-
-
-def estimate(
-    run: RunLike,
-    problem: Problem,
-    what: Counterfactual,
-    performance: Performance,
-    *,
-    method: Method | None = None,
-    readout: Readout | None = None,
-    curvature: Curvature | None = None,
-    cache: EmbeddingCache | None = None,
-    progress: Progress = silent,
-) -> Attribution:
-    """The effect of a counterfactual without retraining: gamma(recorded) - gamma(counterfactual).
-
-    Skipped stages: the sum of their embeddings, from the cache where they are known. Steps, scales and changed
-    hyperparameters: the touched steps are taken exactly, block by block, from the recorded state in which each block
-    began, and the difference at its end is propagated. Training examples: what they taught in each step, propagated
-    from there. See `aa_core.effects.tangent.intervention_tangent`.
-
-    Where none of method, readout and curvature is given, they are those that a stored calibration of this performance
-    prefers among boundary and midpoint (training examples: boundary alone), else boundary, linear and exact.
-
-    Returns:
-        Attribution of one unit, the counterfactual; positive = training as recorded did better.
-    """
-    training = prepare(run, problem)
-    chosen, methods = (method, curvature, readout), what.methods
-    method, curvature, readout = prefer(
-        run, performance.basis, what.semantics, chosen, *methods, problem=problem.fingerprint
-    )
-    check_request(method, curvature, readout, what.semantics)
-    what.check_method(method)
-    performance.check_differentiable()
-    intervention = intervene(run, what)
-    if what.skips_stages:
-        names = tuple(s.name for s in what.resolve(run.stages))
-        parts = embed_stages(
-            run,
-            problem,
-            names,
-            method=method,
-            curvature=curvature,
-            semantics=what.semantics,
-            cache=cache,
-            progress=progress,
-        )
-        changes = [(e.params, e.growth) for e in parts]
-        total = {n: torch.stack([e.params[n] for e in parts]).sum(0) for n in parts[0].params}
-        known, trained = [e.statistics for e in parts], total
-    else:
-        place = midway if method == "midpoint" else recorded
-        tangent, growth = intervention_tangent(intervention, training, curvature, progress, place)
-        changes, total = [(tangent.judged, growth)], tangent.judged
-        known, trained = [], tangent.params
-    if len(known) != 1:  # statistics are no sums
-        known = list(statistics_changes(run, training, [Shift(min(intervention.steps), intervention.absent, trained)]))
-    final = snapshot_before(run, training, run.steps)
-    readings = _read([total], performance, problem, final, known)
-    found = assess(run, training, max(g for _, g in changes), what.semantics, curvature, readings)
-    return Attribution(
-        units=pd.DataFrame({"counterfactual": [what.name]}),
-        labels=performance.labels,
-        effects=finite(readings[readout]),
-        unit=performance.unit,
-        reliability=replace(
-            found,
-            assumptions=(
-                f"{what.manner}: {what.meaning}",
-                *found.assumptions[1:],
-                *ASSUMED.get(method, ()),
-                *([] if what.skips_stages else [LIMITS_OF_SKIPS]),
-            ),
-            estimator=None if what.examples else (method, curvature, readout),
-            calibration=find_calibration(run, performance.basis, what.semantics, problem.fingerprint)
-            if what.skips_stages
-            else None,
-            **_distances(changes, final.state.judged),
-        ),
-        readings=readings,
-        provenance={
-            **provenance(
-                run,
-                problem,
-                performance,
-                what.manner,
-                curvature,
-                method="examples" if what.examples else method,
-                readout=readout,
-            ),
-            "counterfactual": what.name,
-        },
-    )
-
-
-def _read(
+def readings_of(
     changes: Sequence[Params],
     performance: Performance,
     problem: Problem,
@@ -311,7 +200,7 @@ def _within(effects: Tensor, floor: Tensor | float | None) -> Tensor | None:
     return None if floor is None else effects.abs() <= floor
 
 
-def _distances(changes: Sequence[tuple[Params, float]], final: Params) -> dict[str, Any]:
+def distances(changes: Sequence[tuple[Params, float]], final: Params) -> dict[str, Any]:
     """`displacements` of the changes, and `moved`, the largest over the norm of the final parameters.
 
     changes: (what arrived at the end, how much it grew on its way).

@@ -17,8 +17,8 @@ from aa_core.counterfactuals.kept import NOT_KEPT, KeptState
 from aa_core.counterfactuals.retrain import final_model
 from aa_core.counterfactuals.whatif import WhatIf, what_if
 from aa_core.curvature import Curvature
-from aa_core.effects.attribution import estimate
 from aa_core.effects.embedding import Method, Readout, check_request
+from aa_core.effects.estimate import estimate
 from aa_core.errors import IntegrityError, RequestError
 from aa_core.jobs.checks import calibration, replay
 from aa_core.jobs.counterfactuals import counterfactual_run

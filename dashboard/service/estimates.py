@@ -20,9 +20,10 @@ from aa_core.confidence.reliability import Reliability, disagreement
 from aa_core.confidence.verdict import Trust
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.retrain import final_model
-from aa_core.effects.attribution import Attribution, estimate
+from aa_core.effects.attribution import Attribution
 from aa_core.effects.attribution import stage_effects as attribute_stages
 from aa_core.effects.embedding import embed_stages
+from aa_core.effects.estimate import estimate
 from aa_core.jobs import EffectsRequest, estimate_spec
 from aa_core.performance import CHUNK
 from aa_core.problem import Problem

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from aa_core.effects.attribution import predict
+from aa_core.effects.estimate import predict
 from aa_core.effects.example_effects import MIXED, example_effects, example_effects_by_step, ranked
 from aa_core.effects.splits import collapse
 from aa_core.errors import RequestError

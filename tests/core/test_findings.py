@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from aa_core.cli import app
 from aa_core.counterfactuals.counterfactual import Counterfactual
-from aa_core.effects.attribution import estimate
+from aa_core.effects.estimate import estimate
 from aa_core.errors import IntegrityError, RequestError, RunBusyError, RunFormatError
 from aa_core.findings import (
     Added,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import aa_core as aa
 from aa_core.effects.adjoint import final_cotangent
-from aa_core.effects.attribution import predict
 from aa_core.effects.embedding import read
+from aa_core.effects.estimate import predict
 from aa_core.errors import RequestError
 from aa_core.performance import PERFORMANCES, accuracy, confounder_log_likelihood, subgroup, subgroups
 from aa_core.scores import (

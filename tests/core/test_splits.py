@@ -12,7 +12,8 @@ from torch import Tensor
 
 import aa_core as aa
 from aa_core.counterfactuals.counterfactual import blocks
-from aa_core.effects.attribution import Attribution, predict
+from aa_core.effects.attribution import Attribution
+from aa_core.effects.estimate import predict
 from aa_core.effects.path_shares import path_shares
 from aa_core.effects.splits import (
     CAUSES,
