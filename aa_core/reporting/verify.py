@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 import zlib
+from bisect import bisect_left
 from pathlib import Path
 
 from aa_core.errors import IntegrityError, RequestError, RunFormatError
@@ -80,7 +81,8 @@ def _first_line(page: str, expected: str) -> str:
     if differs is None:
         return "" if page == expected else ": lines are missing, or the digest was changed"
     line, found, wanted = differs
-    start = max(next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), 0) - SHOWN // 2, 0)
+    shorter = range(min(len(found), len(wanted)))
+    start = max(bisect_left(shorter, True, key=lambda i: found[: i + 1] != wanted[: i + 1]) - SHOWN // 2, 0)
     a, b = found[start : start + SHOWN], wanted[start : start + SHOWN]
     return f": line {line} has {a!r}, its data make {b!r}"
 

@@ -42,9 +42,14 @@ def flips(file: Path) -> Iterator[int]:
     rng, intact = random.Random(file.name), file.read_bytes()
     for _ in range(FLIPS):
         bit = rng.randrange(len(intact) * 8)
-        file.write_bytes(intact[: bit // 8] + bytes([intact[bit // 8] ^ 1 << bit % 8]) + intact[bit // 8 + 1 :])
-        yield bit
-    file.write_bytes(intact)
+        at, byte = bit // 8, intact[bit // 8]
+        for value in (byte ^ 1 << bit % 8, byte):
+            with file.open("r+b", buffering=0) as opened:
+                opened.seek(at)
+                opened.write(bytes([value]))
+            if value != byte:
+                yield bit
+    assert file.read_bytes() == intact
 
 
 def refuses(read: Callable[[], Any]) -> bool:
