@@ -152,8 +152,8 @@ def fmt_percent(share: float | None) -> str:
 
 
 def fmt_correlation(r: float | None) -> str:
-    """0.987 -> "0.99"."""
-    return "n/a" if r is None or not math.isfinite(r) else _minus(f"{r:.2f}")
+    """0.987 -> "0.99"; what rounds to nothing has no sign."""
+    return "n/a" if r is None or not math.isfinite(r) else _minus(f"{r:z.2f}")
 
 
 def fmt_count(count: int) -> str:

@@ -106,7 +106,7 @@ def _stages(ctx: Context) -> None:
         cosines = compare.cosines(ctx.desk, ctx.selection, progress)
     _show(ctx, pair, chosen, f"Mean over the examples of each true label, {plural(pair.n, 'example')} in all")
     st.subheader("Did the stages pull the same way?", anchor=False)
-    words = "; ".join(f"{a} and {b} {cosines.loc[a, b]:+.2f}" for a in cosines for b in cosines if a < b)
+    words = "; ".join(f"{a} and {b} {cosines.loc[a, b]:+z.2f}" for a in cosines for b in cosines if a < b)
     charts.show(plots.cosine_map(cosines), "cosines", f"Cosine between the embeddings of two stages: {words}")
     st.caption(
         "Cosine between what two stages did to the final weights, to first order: 1 = the same direction, "

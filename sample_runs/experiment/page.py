@@ -254,7 +254,7 @@ def _verdicts(trained: Sequence[Trained]) -> str:
     noise = sum(t.below_noise for t in trained)
     return (
         f"Verdict on the default, before retraining, and what it earned: {said}. Single steps, {single[0].n} a seed: r "
-        f"{_mean((s.pearson for s in single), '.3f')}, sign {_mean(s.sign for s in single)}, error "
+        f"{', '.join(_mean([s.pearson], '.3f') for s in single)}, sign {_mean(s.sign for s in single)}, error "
         f"{_mean((s.relative_error for s in single), '.0%')} (verdicts "
         f"{', '.join(t.single_steps_verdict for t in trained)}; cost of all steps "
         f"{_mean((t.costs['all steps, one mean'] for t in trained), '.1f')})."

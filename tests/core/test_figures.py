@@ -12,7 +12,7 @@ import pytest
 from aa_core.reporting import agreement_scatter, compare_bars, stage_bars, stage_timeline, step_bars
 from aa_core.reporting.bins import BARS, binned, spans_decades
 from aa_core.reporting.figures import HELPED, HURT, STAGES
-from aa_core.reporting.glossary import fmt_effect, fmt_interval, fmt_percent, fmt_seconds
+from aa_core.reporting.glossary import fmt_correlation, fmt_effect, fmt_interval, fmt_percent, fmt_seconds
 from aa_core.reporting.sketch import GRID, Sketch
 from aa_core.stages import Stage
 
@@ -174,6 +174,7 @@ def test_effects_are_signed_and_share_decimals(value: float | None, scale: float
 
 
 def test_other_formats() -> None:
+    assert [fmt_correlation(r) for r in (0.987, -0.5, -0.001, None)] == ["0.99", "−0.50", "0.00", "n/a"]
     assert [fmt_percent(s) for s in (0, 0.004, 0.5, 0.996, 1)] == ["0 %", "< 1 %", "50 %", "> 99 %", "100 %"]
     assert fmt_interval(-0.1, 0.2, 0.2) == "−0.100 to +0.200" and fmt_interval(None, None) == "–"
     assert [fmt_seconds(s) for s in (0.01, 1.26, 80, 600, None)] == ["< 0.1 s", "1.3 s", "80 s", "10 min", "–"]
