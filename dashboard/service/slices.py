@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,12 @@ def forget(digest: str, run: str | None = None) -> None:
 
 
 def saved(evaluation: str) -> dict[str, str]:
-    """{digest: name} of the subgroups of an evaluation set, by name."""
+    """{digest: name} of the subgroups of an evaluation set, by name; where two share one, the digest follows it."""
     found = {path.stem: content for path in _folder().glob("*.json") if (content := _read(path)) is not None}
     mine = {k: c["name"] for k, c in found.items() if c["evaluation"] == evaluation}
-    return dict(sorted(mine.items(), key=lambda item: (item[1].casefold(), item[0])))
+    often = Counter(mine.values())
+    ordered = sorted(mine.items(), key=lambda item: (item[1].casefold(), item[0]))
+    return {digest: name if often[name] == 1 else f"{name} ({digest[:6]})" for digest, name in ordered}
 
 
 def definition(digest: str) -> Selection:

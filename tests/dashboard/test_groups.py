@@ -42,6 +42,14 @@ def test_a_subgroup_is_named_by_what_defines_it_not_by_its_name() -> None:
     assert slices.definition(first) == replace(NOTHING, labels=(3,))
 
 
+def test_subgroups_of_one_name_are_told_apart_by_their_digests() -> None:
+    first, second = (slices.save("e", Selection(labels=(label,)), "threes") for label in (3, 4))
+    slices.save("e", Selection(labels=(5,)), "fives")
+    found = slices.saved("e")
+    assert found[first] == f"threes ({first[:6]})" and found[second] == f"threes ({second[:6]})"
+    assert sorted(found.values())[0] == "fives"
+
+
 def test_a_subgroup_that_was_tampered_with_is_not_read(tmp_path: Path) -> None:
     digest = slices.save("e", replace(NOTHING, labels=(3,)), "threes")
     path = tmp_path / "subgroups" / f"{digest}.json"
