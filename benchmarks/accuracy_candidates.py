@@ -151,7 +151,8 @@ def _midway(at: Snapshot, tangent: State) -> Snapshot:
 
 
 def _propagator(m: Moment, grads: Params, product: Product) -> Propagator:
-    return Propagator(m.training.stretch(m.at.step), m.at.state, grads, m.data, product)
+    update = m.training.stretch(m.at.step).linearized(m.at.state, grads, m.data)
+    return Propagator(update, product, m.training.crossing(m.at.step))
 
 
 def _where(chosen: Tensor, a: State, b: State) -> State:

@@ -45,8 +45,8 @@ something that retraining cannot answer, as the adjoint can (all steps, one quer
 {table(parts, KEPT)}
 
 Every readout that was tried on these sweeps is shown; the engine has `linear`, `displaced` and `link`. `blend` is displaced and
-link, weighted by the spread of the readouts; linear and displaced were not blended, since linear is the worse of the two on
-every line. `exact` and `ggn` are the boundary method with that curvature; `midpoint` is `method="midpoint"`. {verdict(parts)}
+link, weighted by the spread of the readouts; `bent` displaced and linear, weighted stage by stage by the curvature of the performance along
+what the stage did, in parts of its slope. `exact` and `ggn` are the boundary method with that curvature; `midpoint` is `method="midpoint"`. {verdict(parts)}
 
 The midpoint method linearises each step not at the recorded state, but half way to the mean of the states that the tangents predict
 for the run without a stage; a tangent that has grown counts as no longer than the change that its stage made. For one stage this is
@@ -202,5 +202,6 @@ def reasons(parts: dict[str, Runs]) -> str:
   after 20: {both("relinearised after 20 real steps")}.
 - *Second order in the treatment*: {both("second order")}. Several times as dear as the truth.
 - *Blend* of displaced and link by the stage's spread: for exact {both("exact", "blend")}: between the two that it blends.
+  *Bent*, displaced and linear by measured curvature: for exact {both("exact", "bent")}: worse than displaced on either.
   Displacement *clipped* to what the stage itself moved: for exact {both("exact", "displaced, clipped")}. It helps stiff runs and
   biases smooth ones; where it helps, ggn does as well."""

@@ -99,6 +99,14 @@ def blend(*given: Any) -> np.ndarray:
     return (1 - weight) * readings["displaced"] + weight * readings["link"]
 
 
+def bent(*given: Any) -> np.ndarray:
+    """Displaced where a stage moved the performance along its slope, linear where curvature is as large as that."""
+    readings: dict[str, np.ndarray] = given[-1]
+    slope, displaced = (readings[r].mean(1) for r in ("linear", "displaced"))
+    weight = np.clip(np.abs(slope - displaced) / np.abs(slope), 0, 1)[:, None]
+    return (1 - weight) * readings["displaced"] + weight * readings["linear"]
+
+
 def clipped(
     run: aa.Trajectory,
     problem: aa.Problem,
@@ -116,7 +124,7 @@ def clipped(
     return read_all(run, problem, gamma, states, shorter)["displaced"]
 
 
-EXTRA: dict[str, Callable[..., np.ndarray]] = {"blend": blend, "displaced, clipped": clipped}
+EXTRA: dict[str, Callable[..., np.ndarray]] = {"blend": blend, "bent": bent, "displaced, clipped": clipped}
 """Readouts that were tried beside those of the engine."""
 
 
