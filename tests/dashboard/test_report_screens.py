@@ -184,8 +184,8 @@ def test_saved_subgroups_are_in_it(desk: Desk) -> None:
     some = sorted(f"some ({digest[:6]})" for digest in (one, other))
     found = report(desk, Selection()).shown.grouping
     assert found.by == "" and [(g.value, g.n) for g in found.table.groups] == [("both", 8), *((n, 4) for n in some)]
-    for both, *parts in found.table.effect:
-        assert sum(parts) / 2 == pytest.approx(both)
+    for both, *each in found.table.effect:
+        assert sum(each) / 2 == pytest.approx(both)
     assert [g.value for g in found.gap.groups] == ["both", some[0]]
 
 
