@@ -118,7 +118,7 @@ def capped(m: Moment) -> State:
     """Exact, but no ray may grow beyond the change that its stage made."""
     pushed = curved(m, kind="exact")
     shrink = (m.sizes / norm(pushed)).clamp(max=1.0)
-    return map_state(lambda t: t * _column(shrink, t), pushed)
+    return map_state(lambda t: t * _column(shrink, t).to(t), pushed)
 
 
 def switched(m: Moment, *, after: int, first: Curvature, then: Curvature) -> State:
@@ -142,7 +142,7 @@ def uncapped_midpoint(m: Moment) -> State:
 def capped_path(m: Moment) -> Moment:
     """Where the midpoint method linearises."""
     shrink = (m.sizes / norm(m.tangent).clamp_min(1e-300)).clamp(max=1.0)
-    return m._replace(at=_midway(m.at, map_state(lambda t: t * _column(shrink, t), m.tangent)))
+    return m._replace(at=_midway(m.at, map_state(lambda t: t * _column(shrink, t).to(t), m.tangent)))
 
 
 def _midway(at: Snapshot, tangent: State) -> Snapshot:

@@ -22,6 +22,7 @@ import aa_core as aa
 from aa_core.confidence.agreement import agreement
 from aa_core.confidence.reliability import disagreement
 from aa_core.effects.embedding import READOUTS, read
+from aa_core.effects.statistics import Shift, statistics_changes
 from aa_core.registry import load_problem
 from aa_core.replay import advance, load, prepare
 from aa_core.state import Params, Snapshot
@@ -51,44 +52,58 @@ ZOO = (
     Config("SGD", 0.1, 0.9, "gelu", 20, "rotated", 0),
 )
 
+ELSEWHERE = ("comments", "xray")
+"""Runs that ship, of other architectures."""
+
 
 def measure_run(config: Config) -> dict[str, Any]:
-    """Every candidate by every readout against really leaving each stage out; costs in plain trainings (CPU time)."""
+    """Every candidate on a run of the zoo."""
     with tempfile.TemporaryDirectory() as folder:
         run = train(config, Path(folder) / "run")
-        problem = load_problem("digits-mlp", run.header.problem.config)
-        evaluation = run.evaluation
-        assert evaluation is not None
-        gamma = aa.log_likelihood(evaluation.x, evaluation.y)[slice(0, EXAMPLES)]
-        training = prepare(run, problem)
-        first, skips = load(run, training, 0), [aa.Counterfactual.skip(s.name) for s in run.stages]
-        states, plain = _timed(lambda: [first, *advance(run, training, first, run.steps)])
-        models, one_by_one = _timed(lambda: [aa.retrain(run, problem, what) for what in skips])
-        _, together = _timed(lambda: aa.retrain_all(run, problem, skips))
-        recorded = aa.final_model(run, problem).performance(gamma)
-        truth = torch.stack([recorded - m.performance(gamma) for m in models]).numpy()
-        rows, spread = [], {}
-        for name, sweep in {**KEPT, **DROPPED}.items():
-            embedded, seconds = _timed(lambda sweep=sweep: sweep(run, training, states))  # type: ignore[misc]
-            readings = read_all(run, problem, gamma, states, embedded)
-            spread[name] = disagreement({r: torch.from_numpy(readings[r]) for r in READOUTS})[0]
-            extra = EXTRA if name in KEPT else {}
-            readings |= {r: how(run, problem, gamma, states, embedded, readings) for r, how in extra.items()}
-            rows += [
-                {"candidate": name, "readout": r, "cost": seconds / plain, **compare(e, truth)}
-                for r, e in readings.items()
-            ]
-        costs = {"one by one": one_by_one / plain, "together": together / plain}
-        return {**config._asdict(), "spread": spread["exact"], "retraining": costs, "rows": rows}
+        return {**config._asdict(), **measure(run, load_problem("digits-mlp", run.header.problem.config))}
+
+
+def measure_shipped(name: str) -> dict[str, Any]:
+    """Every candidate on a run that ships."""
+    run = aa.open_run(ROOT / "sample_runs" / name / "run")
+    return {"run": name, **measure(run, load_problem(run.header.problem.name, run.header.problem.config))}
+
+
+def measure(run: aa.Trajectory, problem: aa.Problem) -> dict[str, Any]:
+    """Every candidate by every readout against really leaving each stage out; costs in plain trainings (CPU time)."""
+    evaluation = run.evaluation
+    assert evaluation is not None
+    gamma = aa.log_likelihood(evaluation.x, evaluation.y)[slice(0, EXAMPLES)]
+    training = prepare(run, problem)
+    first, skips = load(run, training, 0), [aa.Counterfactual.skip(s.name) for s in run.stages]
+    states, plain = _timed(lambda: [first, *advance(run, training, first, run.steps)])
+    models, one_by_one = _timed(lambda: [aa.retrain(run, problem, what) for what in skips])
+    _, together = _timed(lambda: aa.retrain_all(run, problem, skips))
+    recorded = aa.final_model(run, problem).performance(gamma)
+    truth = torch.stack([recorded - m.performance(gamma) for m in models]).numpy()
+    rows, spread = [], {}
+    for name, sweep in {**KEPT, **DROPPED}.items():
+        embedded, seconds = _timed(lambda sweep=sweep: sweep(run, training, states))  # type: ignore[misc]
+        readings = read_all(run, problem, gamma, states, embedded)
+        spread[name] = disagreement({r: torch.from_numpy(readings[r]) for r in READOUTS})[0]
+        extra = EXTRA if name in KEPT else {}
+        readings |= {r: how(run, problem, gamma, states, embedded, readings) for r, how in extra.items()}
+        rows += [
+            {"candidate": name, "readout": r, "cost": seconds / plain, **compare(e, truth)} for r, e in readings.items()
+        ]
+    costs = {"one by one": one_by_one / plain, "together": together / plain}
+    return {"spread": spread["exact"], "retraining": costs, "rows": rows}
 
 
 def read_all(
     run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance, states: list[Snapshot], embedded: Embedded
 ) -> dict[str, np.ndarray]:
     """[stages, examples] by readout."""
-    final = states[-1]
-    found = read([embedded[s.name] for s in run.stages], gamma, problem, final.state.params, final.buffers)
-    return {readout: values.numpy() for readout, values in found.items()}
+    final, moved = states[-1], [embedded[s.name] for s in run.stages]
+    shifts = [Shift(s.start, frozenset(s.steps), e) for s, e in zip(run.stages, moved, strict=True)]
+    statistics = statistics_changes(run, prepare(run, problem), shifts)
+    found = read(moved, gamma, problem, final.state.params, final.buffers, statistics)
+    return {readout: values.double().numpy() for readout, values in found.items()}
 
 
 def blend(*given: Any) -> np.ndarray:
@@ -157,12 +172,15 @@ def main() -> None:
     if sys.argv[1:] != ["page"]:
         with tempfile.TemporaryDirectory() as workspace:
             os.environ["AA_WORKSPACE"] = workspace
-            runs = []
+            runs, elsewhere = [], []
             for config in ZOO:
                 runs.append(measure_run(config))
                 print(len(runs), *config, flush=True)
-                date = datetime.now(UTC).date().isoformat()
-                RESULTS.write_text(compact({"date": date, "machine": machine(), "runs": runs}))
+            for name in ELSEWHERE:
+                elsewhere.append(measure_shipped(name))
+                print(name, flush=True)
+            date = datetime.now(UTC).date().isoformat()
+            RESULTS.write_text(compact({"date": date, "machine": machine(), "runs": runs, "elsewhere": elsewhere}))
     PAGE.write_text(page(*stored()))
 
 

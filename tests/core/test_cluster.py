@@ -84,8 +84,11 @@ def test_it_finds_what_one_machine_finds_to_the_bit_and_does_nothing_twice(asked
 
 
 DIES_ONCE = """
-import os, signal
+import os, signal, time
 from pathlib import Path
+
+def endless(config):
+    time.sleep(600)
 
 def mortal(config):
     if not Path({mark!r}).exists():
@@ -102,7 +105,7 @@ def test_one_is_killed_one_cancelled_one_fails_and_an_interrupt_stops_the_rest(
     run, problem = asked
     file = Path(problem.partition(":")[0])
     file.write_text(file.read_text() + DIES_ONCE.format(mark=str(tmp_path / "died")))
-    names = ("mortal", "very_slow", "broken", "problem", "very_slow")
+    names = ("mortal", "very_slow", "broken", "problem", "endless")
     questions = [
         whatif_spec(run, Counterfactual.skip(stage), problem=f"{file}:{name}")
         for name, stage in zip(names, ("first", "first", "first", "first", "last"), strict=True)
