@@ -104,7 +104,7 @@ def _start(browser: Browser, folder: Path) -> tuple[float, float, float]:
         page.set_default_timeout(PATIENCE)
         began = perf_counter()
         page.goto(f"{address}/?run=digits-shift")
-        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        page.locator("[class*='st-key-timeline'] .js-plotly-plot .main-svg").first.wait_for()
         chart = perf_counter() - began
         page.get_by_role("rowheader", name="90° (second time)").wait_for()
         complete = perf_counter() - began
@@ -139,7 +139,7 @@ def _large(browser: Browser, folder: Path) -> list[Row]:
         page.set_default_timeout(PATIENCE)
         began = perf_counter()
         page.goto(f"{address}/?run=large")
-        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        page.locator("[class*='st-key-timeline'] .js-plotly-plot .main-svg").first.wait_for()
         size = f"{EXAMPLES:,} examples, {STEPS:,} steps"
         rows = [Row(f"{size}: first chart, cold", [perf_counter() - began])]
         page.goto(f"{address}/explore?run=large")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gc
 import hashlib
 import re
 import sys
@@ -24,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 if str(HERE.parent) not in sys.path:  # Streamlit puts this file's folder there, not the project's
     sys.path.insert(0, str(HERE.parent))
 
+from dashboard import opening  # noqa: E402
 from dashboard.reach import access_file, require_local_or_access  # noqa: E402
 
 STATIC = Path(st.__file__).parent / "static"
@@ -144,10 +144,9 @@ async def warmed(_: st.App) -> AsyncIterator[None]:
 
 def _warm() -> None:
     with suppress(ImportError):  # the page imports it again, and says what is missing
-        service = import_module("dashboard.service")
-        gc.collect()
-        gc.freeze()  # Streamlit collects after every click, and would go through all that was imported each time
-        service.acts.resume()
+        with opening.imports():
+            import_module("dashboard.screens")
+        import_module("dashboard.service").acts.resume()
 
 
 require_local_or_access()

@@ -20,7 +20,6 @@ function tile(item) {
   made.type = "button";
   made.title = item.title;
   made.setAttribute("aria-label", item.title);
-  made.setAttribute("aria-pressed", String(Boolean(item.picked)));
   if (item.src) {
     const picture = element("img", "");
     picture.src = item.src;
@@ -34,12 +33,23 @@ function tile(item) {
   return made;
 }
 
+// The tile of this item, if there is one already: its picture need not be decoded again.
+function kept(drawn, item) {
+  const words = JSON.stringify(item);
+  const made = drawn.get(words) ?? tile(item);
+  drawn.delete(words);
+  made.item = words;
+  made.setAttribute("aria-pressed", String(Boolean(item.picked)));
+  return made;
+}
+
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
   const grid = parentElement.querySelector(".grid");
   grid.setAttribute("aria-label", data.label);
-  const tiles = data.items.map((item) => tile(item));
-  grid.replaceChildren(...tiles);
+  const drawn = new Map([...grid.children].map((made) => [made.item, made]));
+  const tiles = data.items.map((item) => kept(drawn, item));
+  if (tiles.length !== grid.children.length || tiles.some((made, i) => made !== grid.children[i])) grid.replaceChildren(...tiles);
   const focused = tiles[data.items.findIndex((item) => item.id === grid.lastPicked)];
   if (focused && grid.hadFocus) focused.focus({ preventScroll: true });
   grid.hadFocus = false;

@@ -15,7 +15,7 @@ from torch import nn
 
 import aa_core as aa
 from aa_core.jobs.worker import work
-from dashboard.app import SCREENS
+from dashboard.screens import SCREENS
 from sample_runs.problems import DigitsMLP
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"

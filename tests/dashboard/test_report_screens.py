@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from aa_core.reporting import Report, to_csv, to_frames, to_html, to_pdf, verify_file, write_report
-from dashboard import app
+from dashboard import screens
 from dashboard.selection import CHARTS, MODES, Selection
 from dashboard.service import (
     About,
@@ -93,7 +93,7 @@ def report(desk: Desk, s: Selection) -> Report:
 
 
 def test_every_screen_and_each_of_its_choices_has_a_place() -> None:
-    assert set(SCREENS) == {title for _, title, *_ in app.SCREENS}
+    assert set(SCREENS) == {title for _, title, *_ in screens.SCREENS}
     picked = [picks for places in SCREENS.values() for picks, _ in places]
     assert {p["chart"] for p in picked if "chart" in p} == set(CHARTS) - {"effects"}
     assert {p["mode"] for p in picked if "mode" in p} == set(MODES) - UNLIKE
