@@ -151,6 +151,23 @@ def test_several_examples_are_picked_with_control(visit: Visit) -> None:
     expect(page).to_have_url(re.compile("examples=1%2C4"))
 
 
+def test_tiles_that_stay_are_not_drawn_again(visit: Visit) -> None:
+    page = visit("explore?run=digits-shift")
+    before, picked, other = (page.get_by_role("button", name=re.compile(f"^Example {i}:")) for i in (5, 1, 4))
+    before.click()
+    expect(page.get_by_text("Effect on example 5")).to_be_visible()
+    expect(page.locator(RUNNING)).to_have_count(0)
+    for tile in (picked, other):
+        tile.evaluate("tile => { tile.dataset.drawn = 'once' }")
+    picked.click()
+    expect(page.get_by_text("Effect on example 1")).to_be_visible()
+    expect(page.locator("[data-drawn]")).to_have_count(1)  # the picked one is another picture
+    expect(other).to_have_attribute("data-drawn", "once")
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_role("button", name=re.compile("^Example 48:"))).to_be_visible()
+    expect(other).to_have_count(0)
+
+
 def test_the_back_button_goes_back(visit: Visit) -> None:
     page = visit("explore?run=digits-shift&examples=3")
     expect(page.get_by_text("Effect on example 3")).to_be_visible()
