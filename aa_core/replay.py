@@ -21,7 +21,7 @@ from aa_core.schedule import split
 from aa_core.state import AVERAGE, Params, Snapshot, max_difference, nbytes, to_device
 
 MEMORY = 1 << 30
-"""Default budget of a backward sweep for states, bytes."""
+"""Default budget of a backward sweep, bytes."""
 
 
 class Drift(NamedTuple):

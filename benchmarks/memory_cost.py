@@ -16,7 +16,7 @@ from torch import nn
 import aa_core as aa
 from benchmarks.performance_cases import batch, pictures, recorded
 
-STEPS, STAGES, BATCH = 200, 2, 16
+STEPS, STAGES, BATCH = 2_000, 2, 16
 BUDGETS = {"unlimited": 1 << 40, "1 GiB": 1 << 30}
 
 

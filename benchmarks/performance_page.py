@@ -147,19 +147,23 @@ def _memory(part: dict[str, Any], _: dict[str, Any]) -> str:
     found = part["figures"]
     base = found["budgets"]["unlimited"]["seconds"]
     rows = [
-        [name, f"{b['peak'] / 2**20:,.0f} MiB", f"{b['before'] / 2**20:,.0f} MiB", f"{b['seconds'] / base:.2f}"]
+        [name, _mib(b["peak"] - b["before"]), _mib(b["before"]), f"{b['seconds'] / base:.2f}"]
         for name, b in found["budgets"].items()
     ]
     return f"""## Memory
 
-Effects of all steps of a run with {found["parameters"]:,} parameters and {found["steps"]} steps of AdamW, a checkpoint every 100, each
-budget in a process of its own ({_when(part)}). The peak is the operating system's, with Python and torch in it; what the process
-had before the sweep stands beside it. The budget is for the states that are kept: the graph of the step at hand, two checkpoints
-and what the allocator holds on to come on top. Segments between checkpoints are swept one after another, so more of them
-cost time and no memory.
+Effects of all steps of a run with {found["parameters"]:,} parameters and {found["steps"]:,} steps of AdamW, a checkpoint every
+100, each budget in a process of its own ({_when(part)}).
+Peaks are the operating system's. What the process had before the sweep, Python and torch among it, stands beside what came on top,
+which is to stay within the budget: the states that are kept, the step at hand, two checkpoints, and what the allocator holds
+on to. Segments between checkpoints are swept one after another, so more of them cost time and no memory.
 
-{_table(["budget for states", "peak of the process", "before the sweep", "time, against unlimited"], rows)}
+{_table(["budget", "on top, at most", "before the sweep", "time, against unlimited"], rows)}
 """
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _growth(part: dict[str, Any], setting: dict[str, Any]) -> str:

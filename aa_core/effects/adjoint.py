@@ -14,8 +14,13 @@ from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, Transition, beginning_of_last, reverse, silent, snapshot_before
 from aa_core.running_statistics import moving, pull_from_gradient, pull_statistics, slope_in_statistics
-from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, map_state
+from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, map_state, rays
 
+AT_WORK, A_RAY, LEAST = 16, 4, 8
+"""In states: what a sweep takes beside those that it keeps (two checkpoints, the step at hand), and for each ray, both
+measured; and how many it keeps however small the budget: with fewer, time would grow out of bounds."""
+HELD = 7 / 6
+"""What the allocator holds on to, of what is kept; measured."""
 FADED = 1e-5
 """Of what running statistics were worth at the end of training: less is nothing, and costs no more passes."""
 
@@ -62,10 +67,11 @@ def adjoint_sweep(
     start: int = 0,
     memory: int = MEMORY,
 ) -> Iterator[AdjointStep]:
-    """Steps K-1, ..., start with their cotangents. One curvature product a ray and step; states in `memory` bytes.
+    """Steps K-1, ..., start with their cotangents, in `memory` bytes. One curvature product a ray and step.
 
     One forward and backward pass a step more while running statistics are worth anything.
     """
+    memory = _for_states(memory, cotangent)
     begin, floors = beginning_of_last(run), {n: FADED * float(worth.norm()) for n, worth in statistics.items()}
     for transition in reverse(run, training, start, run.steps, memory, curvature):
         yield AdjointStep(transition, cotangent, statistics)
@@ -82,6 +88,13 @@ def adjoint_sweep(
                 statistics = {n: torch.zeros_like(worth) for n, worth in statistics.items()}
             statistics = {} if transition.step == begin else statistics
         cotangent = before
+
+
+def _for_states(memory: int, cotangent: State) -> int:
+    """What a budget leaves for the states that are kept, bytes."""
+    count = rays(cotangent)
+    state = sum(t.numel() * t.element_size() for t in leaves(cotangent)) // count
+    return max(int(memory / HELD) - (AT_WORK + A_RAY * count) * state, LEAST * state)
 
 
 def _pull_statistics(

@@ -158,7 +158,7 @@ def step_effects(
 
     Args:
         stages: only the steps of these stages; all by default.
-        memory: budget for recomputed states, bytes.
+        memory: budget of the sweep, bytes: recomputed states and what it works with. At least 8 states are kept.
 
     Returns:
         Attribution with effects [steps, values]; positive = the step helped.

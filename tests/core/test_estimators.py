@@ -14,9 +14,10 @@ from torch.autograd.function import once_differentiable
 
 import aa_core as aa
 from aa_core.confidence.reliability import ATTENTION
+from aa_core.effects import adjoint
 from aa_core.errors import Cancelled, NonFiniteError, RequestError, UnsupportedError
 from aa_core.stages import Stage
-from aa_core.state import Params, nbytes
+from aa_core.state import Params, State, nbytes
 from tests import zoo
 from tests.core import oracle
 from tests.core.cases import (
@@ -376,14 +377,31 @@ def test_any_spacing_of_checkpoints_gives_the_same_effects(optimizer: str, seman
 METHODS = ("boundary", "additive")
 
 
-def test_any_memory_budget_gives_the_same_effects() -> None:
+def test_any_memory_budget_gives_the_same_effects(monkeypatch: pytest.MonkeyPatch) -> None:
     case = recorded("mlp", "adam")
     one = nbytes(case.run.states[0])
     expected = aa.step_effects(case.run, case.problem, queries()).effects
-    for every in (5, 100):
-        for memory in (1, one, 2 * one, 3 * one + 1, 5 * one, 1 << 40):
+
+    def same(memory: int) -> None:
+        for every in (5, 100):
             found = aa.step_effects(case.every(every), case.problem, queries(), memory=memory).effects
             assert_close(found, expected, 1e-12)
+
+    for memory in (1, 40 * one, 1 << 40):
+        same(memory)
+    monkeypatch.setattr(adjoint, "_for_states", lambda memory, cotangent: memory)
+    for memory in (1, one, 2 * one, 3 * one + 1, 5 * one):
+        same(memory)
+
+
+def test_a_budget_holds_what_a_sweep_works_with_too() -> None:
+    def kept(memory: int, rays: int = 1) -> int:
+        zeros = State({"w": torch.zeros(rays, 250)}, {}, torch.zeros(rays, 0))
+        return adjoint._for_states(memory, zeros) // 1_000
+
+    assert kept(0) == kept(30_000) == 8  # with fewer, time would grow out of bounds
+    assert kept(7_000_000) == 5_980
+    assert kept(7_000_000, rays=100) == 5_584
 
 
 @pytest.mark.parametrize("method", METHODS)
