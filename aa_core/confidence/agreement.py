@@ -9,7 +9,10 @@ import pandas as pd
 
 
 class Agreement(NamedTuple):
-    """Estimate against truth over n pairs; NaN where a figure is not defined (fewer than 3 pairs, no spread)."""
+    """Estimate against truth over n pairs; NaN where a figure is not defined (fewer than 3 pairs, no spread).
+
+    All are NaN if one of the values is not finite: what holds for the rest would pass for the whole.
+    """
 
     n: int
     pearson: float
@@ -29,6 +32,8 @@ NO_AGREEMENT = Agreement(0, *[float("nan")] * 5)
 def agreement(estimate: np.ndarray, truth: np.ndarray) -> Agreement:
     """Compare two arrays of effects of the same shape."""
     frame = pd.DataFrame({"estimate": np.ravel(estimate), "truth": np.ravel(truth)}).astype(float)
+    if not np.isfinite(frame).all(axis=None):
+        return NO_AGREEMENT._replace(n=len(frame))
     e, t = frame["estimate"], frame["truth"]
     enough = len(frame) >= 3 and all(x.std() > 1e-12 * x.abs().max() for x in (e, t))
     ranks = frame.rank()

@@ -24,7 +24,7 @@ from benchmarks.peers.page import PAGE, page
 from sample_runs.machine import machine
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers.json"
-RUNS = ("digits-shift", "coloured", "digits-adamw")
+RUNS = ("digits-shift", "coloured", "digits-adamw", "mnist", "comments")
 MODULES = {
     "ours": "",
     "captum_tracin": "captum",

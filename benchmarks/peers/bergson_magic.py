@@ -13,6 +13,9 @@ from torchopt.pytree import tree_iter
 
 from benchmarks.peers.job import Job, Method, Scores, few
 
+EPS_ROOT = 1e-17
+"""bergson's own default: at 0 its derivative is not a number where a weight has had no gradient yet."""
+
 
 class Weighted(nn.Module):
     """The model and its loss, each example weighted."""
@@ -81,7 +84,7 @@ def _optimizer(job: Job) -> Any:
     first, lrs = job.hypers[0], job.lrs
     if job.run.optimizer == "SGD":
         return torchopt.sgd(lambda k: lrs[int(k)], momentum=first["momentum"], weight_decay=first["weight_decay"])
-    return torchopt.adamw(lambda k: lrs[int(k)], weight_decay=first["weight_decay"], eps_root=0.0)
+    return torchopt.adamw(lambda k: lrs[int(k)], weight_decay=first["weight_decay"], eps_root=EPS_ROOT)
 
 
 def _any(job: Job) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from aa_core.reporting.glossary import fmt_correlation, fmt_percent
+
 PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
 WIDTH = 160
 """Characters of an error."""
 HEAD = "| method | r | Spearman | sign | error | best scale | r, stages | r, few | n | cost |"
 INTRO = """# Other libraries on the same runs
 
-Written by `make bench-peers` from the stored figures (benchmarks/results/peers.json), which came from its programs run one by one,
-a library at a time; the command as a whole was not run.
+Written by `make bench-peers` from the stored figures (benchmarks/results/peers.json); it can be asked for one run at a time, and
+each says when it was measured.
 
 Each library is called as its documentation says, in an environment of its own, on runs that ship: it is handed the recorded
 parameters and batches, and its scores of training examples are summed over their appearances in each stage. Truth is really
@@ -22,7 +24,8 @@ after scaling by the factor that fits the truth best in least squares; where the
 given. "r, stages" is over the means of the stages; "r, few" over the eight examples that methods of one backward pass an example
 were asked about: compare those by it. Cost is CPU time for the question asked (all stages, those examples), in plain
 trainings (torch's own loop and optimizer) timed in the same process; where the load is above the number of processors it is rough: the same method has been seen to take
-three times as long. One run each: small differences say nothing. In bold: this engine.
+three times as long. One run each: small differences say nothing. bergson has Adam with its own default, eps_root 1e-17; with 0
+its derivative is not a number on digits-adamw. In bold: this engine.
 
 A library that answers another question is not wrong to differ from this truth. What each cannot express of it:
 
@@ -57,11 +60,11 @@ def _row(library: str, row: dict[str, Any]) -> str:
         return f"| {name} | did not run: {said} {'| ' * 9}|"
     pairs = row["pairs"]
     cells = [
-        *(f"{pairs[k]:.2f}" for k in ("pearson", "spearman", "sign")),
-        f"{pairs['relative_error']:.0%}" if row["scaled"] else "-",
-        f"{row['error_at_best_scale']:.0%}",
-        f"{row['stages']['pearson']:.2f}",
-        f"{row['few']['pearson']:.2f}",
+        *(fmt_correlation(pairs[k]) for k in ("pearson", "spearman", "sign")),
+        fmt_percent(pairs["relative_error"] if row["scaled"] else None),
+        fmt_percent(row["error_at_best_scale"]),
+        fmt_correlation(row["stages"]["pearson"]),
+        fmt_correlation(row["few"]["pearson"]),
         str(pairs["n"]),
         f"{row['cost']:.1f}",
     ]
