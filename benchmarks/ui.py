@@ -91,6 +91,10 @@ def _samples(browser: Browser, folder: Path) -> list[Row]:
         rows += _drilled(page)
         page.goto(f"{address}/what-if?run=digits-shift")
         rows += [Row("a stage ticked in What-if, prediction shown", _each(page, _tick), "0.5 s")]
+        page.goto(f"{address}/explore?run=digits-shift&examples=3")
+        page.locator(STAGE_BARS).nth(5).wait_for()
+        made = _timed(page, page.get_by_role("link", name="Report").click, page.get_by_text("Everything as ZIP"))
+        rows += [Row("Report opened the first time: what is shown of an example is made and sealed now", [made])]
     return rows
 
 
