@@ -5,10 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from threading import Event
 
 import plotly.graph_objects as go
+import plotly.tools  # noqa: F401  # here, before two threads can meet in the middle of its imports
 import streamlit as st
+
+LOOKED_FOR = ("numpy", "pandas", "PIL.Image")
+"""What plotly uses if it finds it, even half imported by another thread: so each is waited for."""
 
 _imported = Event()
 
@@ -45,6 +50,8 @@ def waited_for() -> Iterator[None]:
 
 def _nothing() -> None:
     """A chart of nothing: what draws charts starts in the browser now, and not when the first one arrives."""
+    for name in LOOKED_FOR:
+        import_module(name)
     blank = go.Figure(layout={"height": 10, "margin": dict.fromkeys("lrtb", 0)})
     blank.update_xaxes(visible=False).update_yaxes(visible=False)
     st.plotly_chart(blank, config={"staticPlot": True}, alt="Nothing yet")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from threading import Event
 
 import pytest
@@ -62,3 +64,21 @@ def test_a_failed_import_does_too(nothing_imported: Event) -> None:
     with pytest.raises(ImportError), opening.imports():
         raise ImportError
     assert gc.isenabled() and not nothing_imported.is_set()
+
+
+HALFWAY = """
+import sys, threading
+from dashboard import opening
+
+assert {name!r} not in sys.modules
+threading.Thread(target=__import__, args=({name!r},)).start()
+while {name!r} not in sys.modules:
+    pass
+opening._nothing()
+"""
+
+
+@pytest.mark.parametrize("name", opening.LOOKED_FOR)
+def test_what_another_thread_is_importing_is_waited_for(name: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", HALFWAY.format(name=name)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
