@@ -156,7 +156,7 @@ Effects of all steps of a run with {found["parameters"]:,} parameters and {found
 100, each budget in a process of its own ({_when(part)}).
 Peaks are the operating system's. What the process had before the sweep, Python and torch among it, stands beside what came on top,
 which is to stay within the budget: the states that are kept, the step at hand, two checkpoints, and what the allocator holds
-on to. Segments between checkpoints are swept one after another, so more of them cost time and no memory.
+on to. Batches are small here: activations of large ones come on top. Segments between checkpoints are swept one after another, so more of them cost time and no memory.
 
 {_table(["budget", "on top, at most", "before the sweep", "time, against unlimited"], rows)}
 """

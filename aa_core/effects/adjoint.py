@@ -18,9 +18,10 @@ from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, map
 
 AT_WORK, A_RAY, LEAST = 16, 4, 8
 """In states: what a sweep takes beside those that it keeps (two checkpoints, the step at hand), and for each ray, both
-measured; and how many it keeps however small the budget: with fewer, time would grow out of bounds."""
+measured on the MLP of benchmarks/memory_cost.py; and how many it keeps however small the budget: with fewer, time would
+grow out of bounds."""
 HELD = 7 / 6
-"""What the allocator holds on to, of what is kept; measured."""
+"""What the allocator holds on to, of what is kept; measured there, too."""
 FADED = 1e-5
 """Of what running statistics were worth at the end of training: less is nothing, and costs no more passes."""
 

@@ -158,7 +158,8 @@ def step_effects(
 
     Args:
         stages: only the steps of these stages; all by default.
-        memory: budget of the sweep, bytes: recomputed states and what it works with. At least 8 states are kept.
+        memory: budget of the sweep, bytes: recomputed states and what it works with, but for activations of large
+            batches, which come on top. At least 8 states are kept.
 
     Returns:
         Attribution with effects [steps, values]; positive = the step helped.
