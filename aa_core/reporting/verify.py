@@ -125,7 +125,7 @@ def _unpacked(data: bytes, where: str) -> dict[str, bytes]:
         EOFError,
         ValueError,
     ) as error:
-        raise RunFormatError(f"{where}: not a readable zip file: {error}") from None
+        raise RunFormatError(f"{where}: not a readable zip file: {str(error)[:200]}") from None
 
 
 def verify_csv(data: bytes, table: str, report: Report, where: str) -> None:

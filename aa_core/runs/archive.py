@@ -79,7 +79,7 @@ def import_run(file: str | Path, target: str | Path) -> Trajectory:
             if extra := {i.filename for i in archive.infolist()} - _files(run.chain) - brought:
                 raise RunFormatError(f"{file}: " + listed(f"entry {n!r} is not part of the run" for n in sorted(extra)))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise RunFormatError(f"{file}: not a zip file that can be read: {error}") from None
+        raise RunFormatError(f"{file}: not a zip file that can be read: {str(error)[:200]}") from None
     return open_run(target)
 
 

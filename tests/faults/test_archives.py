@@ -115,6 +115,11 @@ def overlapping(packed: bytes) -> bytes:
     return packed[:start] + table + packed[end : end + 12] + size + packed[end + 16 :]
 
 
+def another_name(packed: bytes) -> bytes:
+    """Before the bytes of an entry stands a name of 30,000 bytes, in the list its own."""
+    return packed[:26] + (30_000).to_bytes(2, "little") + packed[28:]
+
+
 def flood() -> bytes:
     """An empty archive whose end announces a list of 200,000 entries."""
     table = (b"PK\x01\x02" + bytes(42)) * 200_000
@@ -136,6 +141,7 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "compressed": (lambda p: rebuilt(p, lambda a: None, zipfile.ZIP_DEFLATED), "compressed; pack runs with"),
     "a bomb": (lambda p: bomb(), "compressed; pack runs with"),
     "overlapping entries": (overlapping, "more bytes|[Oo]verlap|differ"),
+    "another name": (another_name, r"not a zip file that can be read: File name .{100,200}\s*\Z"),
     "a flood of entries": (lambda p: flood(), "a list of entries of 9200000 bytes"),
     "a comment": (lambda p: p[:-2] + b"\x03\x00abc", "without a comment"),
     "cut": (lambda p: p[: len(p) // 2], "not a zip file"),

@@ -34,6 +34,8 @@ ROOT = str(Path(__file__).resolve().parents[2])
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.warm"])
 REPORTS = ("html", "json")
+PAUSE = 0.01
+"""Seconds between the steps of a training that goes on."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 
@@ -100,10 +102,16 @@ def _record(path: Path, told: Path, every: int, stages: Iterable[tuple[str, int]
                     os.write(tell, b".")
 
 
-def go_on(path: Path, kind: str) -> None:
+def go_on(path: Path, kind: str, told: Path = Path(os.devnull)) -> None:
     """Record a training of which any part may be recorded already; its digest depends on nothing else."""
     os.environ["SOURCE_DATE_EPOCH"] = "0"
-    Training(KINDS[kind], seed=0).run(path, lambda k: time.sleep(0.01))
+    with told.open("ab", buffering=0) as tell:
+
+        def after(step: int) -> None:
+            tell.write(b".")
+            time.sleep(PAUSE)
+
+        Training(KINDS[kind], seed=0).run(path, after)
 
 
 def retrain(run: Path, problem: str, folder: Path) -> None:
