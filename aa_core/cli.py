@@ -129,7 +129,7 @@ def jobs(format: Annotated[Format, typer.Option("--format", help="How to print t
     listed = [(j.id, j.status, j.spec.kind, _share(j.progress), j.spec.run, j.error or "") for j in all_jobs()]
     frame = pd.DataFrame(listed, columns=["id", "status", "kind", "progress", "run", "error"])
     if frame.empty:
-        note("no jobs yet; the dashboard starts them")
+        note("no jobs yet; the dashboard, aa whatif and aa calibrate make them")
     write_rows(frame, format, None, {})
 
 

@@ -128,7 +128,7 @@ class Cancelled(AuditError):
     """The caller asked to stop; nothing was changed."""
 
 
-def is_memory(error: Exception) -> bool:
+def is_memory(error: BaseException) -> bool:
     """Was there not enough memory? Python says so with a type, the system with a number, torch with words."""
     match error:
         case OSError():

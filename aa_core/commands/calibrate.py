@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import typer
 
 from aa_core.commands.base import ProblemOption, epilog
@@ -15,10 +13,9 @@ from aa_core.commands.options import (
     Run,
     SemanticsOption,
     open_told,
-    problem_of,
 )
-from aa_core.confidence.calibrate import calibrate as measure
-from aa_core.run_performance import run_performance
+from aa_core.jobs import CalibrationRequest, spec_of
+from aa_core.jobs.worker import do_here
 
 
 def calibrate(
@@ -30,15 +27,14 @@ def calibrate(
     output: Output = None,
 ) -> None:
     """Retrain without every stage once, here, and see which estimator that bears out; results say so from then on."""
-    opened = open_told(run)
-    judged = run_performance(opened, performance)
-    progress = partial(Meter(), "retraining without each stage")
-    found = measure(opened, problem_of(opened, problem), judged, semantics=semantics, progress=progress)
-    write_rows(found.to_frame(), format, output, found.to_dict())
-    if found.below_noise:
-        most = f"{found.noise_of_value:.2g} {found.unit}"
-        note(f"{found.below_noise} of the effects are within noise (up to {most}) and in no figure")
-    note(f"preferred on this run: {'none' if found.default is None else found.default.name}")
+    asked = CalibrationRequest(performance=performance, semantics=semantics)
+    outcome = do_here(spec_of("calibrate", open_told(run), asked, problem), Meter())
+    found = outcome.result
+    write_rows(outcome.tables["estimators"], format, output, found)
+    if found["below_noise"]:
+        most = f"{found['noise_of_value']:.2g} {found['unit']}"
+        note(f"{found['below_noise']} of the effects are within noise (up to {most}) and in no figure")
+    note(f"preferred on this run: {found['default'] or 'none'}")
 
 
 def register(app: typer.Typer) -> None:

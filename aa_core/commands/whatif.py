@@ -25,8 +25,9 @@ from aa_core.commands.options import (
 from aa_core.commands.whatif_options import counterfactual
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
 from aa_core.effects.attribution import SIGN
-from aa_core.jobs import Job, JobSpec, Outcome, perform, whatif_spec
+from aa_core.jobs import Job, JobSpec, Outcome, whatif_spec
 from aa_core.jobs.cluster import run_fleet
+from aa_core.jobs.worker import do_here
 from aa_core.reporting.escape import visible
 from aa_core.runs.trajectory import Trajectory
 
@@ -111,7 +112,7 @@ def whatif(
         write_rows(found, format, output, {"run": opened.digest, "sign": SIGN})
         raise typer.Exit(0 if len(found) == len(specs) else 1)
     (spec,) = specs
-    outcome = perform(spec, Meter())
+    outcome = do_here(spec, Meter())
     result = outcome.result
     if format is None and output is None:
         typer.echo(_whatif_text(result), nl=False)
@@ -160,7 +161,7 @@ def separately(
 def answers(specs: Sequence[JobSpec], executor: Executor, address: str | None) -> pd.DataFrame:
     """One row a counterfactual: effects are means over the examples, positive = training as recorded did better."""
     if executor == "here":
-        return pd.DataFrame([_row(perform(spec, Meter())) for spec in specs])
+        return pd.DataFrame([_row(do_here(spec, Meter())) for spec in specs])
     jobs = run_fleet(specs, address, watch=_Told())
     for job in jobs:
         if job.status != "done":

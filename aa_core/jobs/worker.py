@@ -1,4 +1,7 @@
-"""The process that does a job: python -m aa_core.jobs.worker FOLDER. It outlives whoever started it."""
+"""The process that does a job: python -m aa_core.jobs.worker FOLDER. It outlives whoever started it.
+
+Who waits for a job, at a command line, does it in their own process: `do_here`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,33 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.errors import AuditError, Cancelled, is_memory
 from aa_core.files import sealed, write_atomic
+from aa_core.jobs.job import Job
 from aa_core.jobs.kinds import Outcome, perform
-from aa_core.jobs.spec import CANCEL, FAILURE, LOCK, PROGRESS, RESULT, STATE, TABLE, Failure, JobProgress, read_spec
+from aa_core.jobs.spec import (
+    CANCEL,
+    FAILURE,
+    LOCK,
+    LOG,
+    PROGRESS,
+    RESULT,
+    STATE,
+    TABLE,
+    Failure,
+    JobProgress,
+    JobSpec,
+    Report,
+    no_report,
+    read_spec,
+)
 from aa_core.lock import acquire
 from aa_core.plain import to_json
 
@@ -70,9 +90,51 @@ def work(folder: Path) -> None:
         _leave(folder, files)
     except OSError as error:
         (folder / PROGRESS).unlink(missing_ok=True)  # on a full disk, room for the word why
-        _leave(folder, files if FAILURE in files else _failure_of(error))
+        _leave(folder, files if FAILURE in files else _unanswered(error))
     if (folder / RESULT).exists():
         kept.forget()
+
+
+def do_here(spec: JobSpec, report: Report = no_report) -> Outcome:
+    """Do what a spec asks, here and now, and leave it as a job; where it is one already, done or under way, as it is.
+
+    Errors are those of `perform`; they, and an interrupt, are left as the job's, too. RuntimeWarning where the
+    workspace takes no job: the answer is given all the same.
+    """
+    job = Job.of(spec)
+    try:
+        lock = job.reopen()
+    except OSError as error:
+        _warn_unlisted(job, error)
+        lock = None
+    if lock is None:
+        return perform(spec, report)
+    told, kept = ProgressFile(job.folder), KeptState(job.folder / STATE)
+
+    def both(phase: str, done: int, total: int) -> None:
+        told(phase, done, total)
+        report(phase, done, total)
+
+    try:
+        found = perform(spec, both, kept)
+    except BaseException as error:
+        with suppress(OSError), (job.folder / LOG).open("a") as log:
+            _leave(job.folder, _unanswered(error))
+            traceback.print_exception(error, file=log)
+        raise
+    else:
+        try:
+            _leave(job.folder, _answered(found))
+            kept.forget()
+        except OSError as error:
+            _warn_unlisted(job, error)
+        return found
+    finally:
+        os.close(lock)
+
+
+def _warn_unlisted(job: Job, error: OSError) -> None:
+    warnings.warn(f"{job.folder}: {error.strerror}; no job lists what was done here", RuntimeWarning, stacklevel=3)
 
 
 def _leave(folder: Path, files: dict[str, bytes]) -> None:
@@ -83,20 +145,24 @@ def _leave(folder: Path, files: dict[str, bytes]) -> None:
 def answer(job: Callable[[], Outcome]) -> dict[str, bytes]:
     """The files that a job leaves: its tables and then the result, which says that all is there; or a failure."""
     try:
-        found = job()
-        tables = {f"{name}{TABLE}": frame.to_dict("list") for name, frame in found.tables.items()}
-        return {name: sealed(to_json(content).encode()) for name, content in {**tables, RESULT: found.result}.items()}
-    except Cancelled as stopped:
-        return _failed("cancelled", str(stopped))
-    except AuditError as error:
-        return _failed("failed", str(error))
+        return _answered(job())
     except Exception as error:
-        return _failure_of(error)
+        if not isinstance(error, AuditError):
+            traceback.print_exception(error)
+        return _unanswered(error)
 
 
-def _failure_of(error: Exception) -> dict[str, bytes]:
-    """Of an error that is none of ours: a line, and the traceback in the log."""
-    traceback.print_exception(error)
+def _answered(found: Outcome) -> dict[str, bytes]:
+    tables = {f"{name}{TABLE}": frame.to_dict("list") for name, frame in found.tables.items()}
+    return {name: sealed(to_json(content).encode()) for name, content in {**tables, RESULT: found.result}.items()}
+
+
+def _unanswered(error: BaseException) -> dict[str, bytes]:
+    """Why there is no answer: a line; of an error that is none of ours the log has the traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return _failed("cancelled", "interrupted; nothing was changed")
+    if isinstance(error, AuditError):
+        return _failed("cancelled" if isinstance(error, Cancelled) else "failed", str(error))
     if is_memory(error):
         error = MemoryError("out of memory; close other programs, or ask on a machine with more of it")
     said = (str(error).strip() or "no message").splitlines()[0]

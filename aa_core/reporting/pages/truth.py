@@ -24,9 +24,7 @@ from aa_core.reporting.pages.basis import (
 from aa_core.reporting.pages.front import plural
 
 MOST_SCATTERS = 3
-UNLISTED = (
-    "What was trained by aa whatif (but on a cluster), by aa calibrate or from Python leaves no job, and is not listed."
-)
+UNLISTED = "What was trained from Python leaves no job, and is not listed."
 EVIDENCE = {
     "question": "Question",
     "estimate": "Estimated effect",
