@@ -22,7 +22,7 @@ from aa_core.commands.options import (
     open_told,
     problem_of,
 )
-from aa_core.counterfactuals.counterfactual import Counterfactual
+from aa_core.commands.whatif_options import ChangeOption, ScaleOption, StepsOption, WithoutOption, counterfactual
 from aa_core.effects.estimate import estimate
 from aa_core.findings import (
     Added,
@@ -50,13 +50,14 @@ ledger = typer.Typer(
     short_help="Enter, check and sign off findings.",
     epilog=epilog(
         'aa findings my_run add --stage "stage two" --claim "It hurt." --severity high',
+        'aa findings my_run add --change finetune:lr=0.5x --claim "Half the rate is better."',
         "aa findings my_run confirm F1 --retrain",
     ),
     no_args_is_help=True,
 )
 Id = Annotated[str, typer.Argument(metavar="FINDING", help="Such as F1.", show_default=False)]
 By = Annotated[str | None, typer.Option(metavar="NAME", help="Who enters it; by default the user of this machine.")]
-Retrain = Annotated[bool, typer.Option("--retrain", help="Really train without the stages first, if that is not done.")]
+Retrain = Annotated[bool, typer.Option("--retrain", help="Really train that way first, if that is not done.")]
 
 
 @ledger.callback()
@@ -98,7 +99,13 @@ def _row(run: Trajectory, f: Finding) -> dict[str, object]:
 def add(
     ctx: typer.Context,
     claim: Annotated[str, typer.Option(help="What you claim, in a sentence.")],
-    stage: Annotated[list[str], typer.Option(metavar="STAGE", help="The stage it is about; repeat it for several.")],
+    stage: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="The stage it is about; repeat it for several.")
+    ] = None,
+    steps: StepsOption = None,
+    without_example: WithoutOption = None,
+    change: ChangeOption = None,
+    scale: ScaleOption = None,
     severity: Annotated[Severity, typer.Option(help="How grave it is.")] = "medium",
     extent: Annotated[Extent, typer.Option(help="Whether the claim is about the sign, or the size of the effect.")] = (
         "sign"
@@ -112,9 +119,9 @@ def add(
     by: By = None,
     problem: ProblemOption = None,
 ) -> None:
-    """Estimate the effect of the stages now, and enter a claim that rests on it."""
+    """Estimate the effect of what is named now, and enter a claim that rests on it."""
+    what = counterfactual(stage or (), steps or (), without_example, change or (), scale, semantics)
     run, picked = open_told(ctx.obj), rows(examples)
-    what = Counterfactual.skip(*stage, semantics=semantics)
     judged, meter = run_performance(run, performance, picked), Meter()
     found = estimate(
         run,

@@ -22,7 +22,7 @@ from aa_core.commands.options import (
     SemanticsOption,
     open_told,
 )
-from aa_core.commands.whatif_options import counterfactual
+from aa_core.commands.whatif_options import ChangeOption, ScaleOption, StepsOption, WithoutOption, counterfactual
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
 from aa_core.effects.attribution import SIGN
 from aa_core.jobs import Job, JobSpec, Outcome, whatif_spec
@@ -53,24 +53,10 @@ def whatif(
     skip: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="A stage to train without; repeat it for several at once.")
     ] = None,
-    steps: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A:B", help="Steps A to B - 1 to train without, or one step; repeatable."),
-    ] = None,
-    without_example: Annotated[
-        str | None, typer.Option(metavar="ROWS", help="Training examples to leave out wherever they were used: 3,7-9.")
-    ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STAGE:NAME=HOW",
-            help="Other hyperparameters in a stage (or NAME=HOW in --steps): lr=0.5x, momentum=0.8, "
-            "'lr=0.1 to 0', 'lr=cosine 0.1 to 0'.",
-        ),
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Scale what is named by this factor instead of leaving it out.")
-    ] = None,
+    steps: StepsOption = None,
+    without_example: WithoutOption = None,
+    change: ChangeOption = None,
+    scale: ScaleOption = None,
     performance: PerformanceOption = "log-likelihood",
     examples: ExamplesOption = None,
     method: MethodOption = None,

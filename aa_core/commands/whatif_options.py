@@ -1,13 +1,39 @@
-"""The options of `aa whatif` as one counterfactual."""
+"""Options that say what is changed, as one counterfactual."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from aa_core.commands.console import rows
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
+
+StepsOption = Annotated[
+    list[str] | None,
+    typer.Option("--steps", metavar="A:B", help="Steps A to B - 1 to train without, or one step; repeatable."),
+]
+WithoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--without-example",
+        metavar="ROWS",
+        help="Training examples to leave out wherever they were used: 3,7-9.",
+    ),
+]
+ChangeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--change",
+        metavar="STAGE:NAME=HOW",
+        help="Other hyperparameters in a stage (or NAME=HOW in --steps): lr=0.5x, momentum=0.8, "
+        "'lr=0.1 to 0', 'lr=cosine 0.1 to 0'.",
+    ),
+]
+ScaleOption = Annotated[
+    float | None, typer.Option("--scale", help="Scale what is named by this factor instead of leaving it out.")
+]
 
 
 def counterfactual(
@@ -37,7 +63,7 @@ def counterfactual(
             )
         return Counterfactual.change(*filter(None, stages), steps=chosen, **{hyper: how for _, hyper, how in parts})
     if not (skip or chosen or examples):
-        raise typer.BadParameter("needed: what to change", param_hint="--skip, --steps, --without-example or --change")
+        raise typer.BadParameter("needed: what to change", param_hint="a stage, --steps, --without-example or --change")
     share = 0.0 if scale is None else scale
     return Counterfactual(tuple(skip), share, "zero_gradient" if examples else semantics, chosen, examples)
 
