@@ -144,6 +144,11 @@ class CheckpointRun:
         return self.header.stages[-1].optimizer
 
     @property
+    def environment(self) -> Mapping[str, Any]:
+        """Of the machine that trained nothing is known."""
+        return {}
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         names = (tuple(t.name for t in self.header.parameters),)
         return (Phase(0, self.optimizer, names, names),)

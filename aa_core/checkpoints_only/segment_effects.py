@@ -34,6 +34,7 @@ from aa_core.counterfactuals.counterfactual import SEMANTICS
 from aa_core.effects.attribution import Attribution, finite, provenance
 from aa_core.effects.cache import EmbeddingCache, default_cache
 from aa_core.effects.embedding import Readout, check_request, read
+from aa_core.errors import RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.replay import Progress, silent
@@ -42,6 +43,12 @@ from aa_core.state import Params
 
 METHOD_VERSION = 1
 APPROXIMATION = "segment-wise stationary approximation from checkpoints only; batch order unknown"
+
+
+def check_segment_request(method: str | None, semantics: str) -> None:
+    """RequestError unless this is how stages are attributed where only checkpoints are known."""
+    if (method or "boundary", semantics) != ("boundary", "freeze"):
+        raise RequestError("where only checkpoints are known there is one method, boundary, and one semantics, freeze")
 
 
 class SegmentEmbedding(NamedTuple):

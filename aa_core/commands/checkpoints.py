@@ -7,10 +7,9 @@ from typing import Any
 import typer
 
 from aa_core.checkpoints_only.checkpoints import CheckpointRun, check_checkpoints
-from aa_core.checkpoints_only.segment_effects import APPROXIMATION, segment_effects
+from aa_core.checkpoints_only.segment_effects import APPROXIMATION, check_segment_request, segment_effects
 from aa_core.commands.console import note
 from aa_core.effects.attribution import Attribution
-from aa_core.errors import RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
 
@@ -47,8 +46,7 @@ def effects(run: CheckpointRun, problem: Problem, judged: Performance, **asked: 
     """`aa effects`: of the stages, approximated; RequestError for what needs steps."""
     if asked["by"] == "step":
         run.refuse("the effects of steps were asked for")
-    if (asked["method"] or "boundary", asked["semantics"]) != ("boundary", "freeze"):
-        raise RequestError("where only checkpoints are known there is one method, boundary, and one semantics, freeze")
+    check_segment_request(asked["method"], asked["semantics"])
     note(f"{APPROXIMATION}; how good that is: docs/checkpoints-only.md")
     return segment_effects(
         run,

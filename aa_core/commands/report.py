@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -12,16 +13,22 @@ import typer.core
 from aa_core import signing
 from aa_core.commands.base import ProblemOption, epilog
 from aa_core.commands.console import Meter, note, rows
-from aa_core.commands.options import ExamplesOption, PerformanceOption, Run, SemanticsOption, open_told, problem_of
+from aa_core.commands.options import (
+    ExamplesOption,
+    PerformanceOption,
+    Run,
+    SemanticsOption,
+    open_any_told,
+    open_told,
+    problem_of,
+)
 from aa_core.commands.sign import PrivateKey, SignatureOption
 from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout
-from aa_core.jobs import replayed, retrainings
-from aa_core.reporting import About, Context, build_report, json_schema, read_about, verify_file, write_report
-from aa_core.reporting.activity import activity
+from aa_core.reporting import About, build_report, json_schema, read_about, verify_file, write_report
 from aa_core.reporting.asked import Picks
-from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.reporting.report import DASHBOARD
+from aa_core.reporting.surroundings import surroundings
 
 PREFERRED = "By default as a stored calibration of this run prefers, else {}."
 
@@ -83,13 +90,9 @@ def build(
     problem: ProblemOption = None,
 ) -> None:
     """Attribute, and write a report. Every what-if job on this run that is over is part of it."""
-    opened, other = open_told(run), None if against is None else open_told(against)
-    context = Context(
-        whatifs=retrainings(opened),
-        ledger=ledger_section(opened),
-        events=ledger_events(opened),
-        replay=replayed(opened),
-        activity=activity(opened),
+    opened, other = open_any_told(run), None if against is None else open_told(against)
+    context = replace(
+        surroundings(opened),
         about=About() if about is None else read_about(about),
         date=date,
         dashboard=dashboard,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aa_core.access_log import Entry, read_log
+from aa_core.checkpoints_only.checkpoints import AnyRun
 from aa_core.errors import AuditError
 from aa_core.jobs import Job, all_jobs
 from aa_core.jobs.retrained import asked_at
 from aa_core.reporting.model import Event
-from aa_core.runs.trajectory import Trajectory
 
 UNKNOWN = "not recorded"
 ACTS = {
@@ -36,7 +36,7 @@ class Activity:
     """Why the access log cannot be read."""
 
 
-def activity(run: Trajectory) -> Activity:
+def activity(run: AnyRun) -> Activity:
     """From the access log and the jobs of this workspace, those that were deleted since included."""
     entries, trouble = _entries(run)
     who = {e.what: e.who for e in reversed(entries) if e.act == "started job"}
@@ -50,7 +50,7 @@ def activity(run: Trajectory) -> Activity:
     return Activity((*replays, *acts), who, len({*jobs, *who}), trouble)
 
 
-def _entries(run: Trajectory) -> tuple[list[Entry], str]:
+def _entries(run: AnyRun) -> tuple[list[Entry], str]:
     try:
         return [e for e in read_log().entries if e.run == run.digest], ""
     except AuditError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from aa_core.confidence.verdict import SEGMENTS
 from aa_core.counterfactuals.counterfactual import WALL_CLOCK
 
 SIGN = "positive = the {thing} helped, negative = it hurt"
@@ -33,6 +34,12 @@ METHODS = {
     "additive": "Every step’s own change is carried to the end of training through the derivatives of all later steps, "
     "and the results are summed over the stage.",
 }
+APPROXIMATED = {
+    SEGMENTS: "The change that the stage made to the weights is known exactly. How later stages carried it on is "
+    "approximated: between two known states curvature, preconditioner and learning rate are taken to stand still, and "
+    "nothing of their batches is known.",
+}
+"""No choice: it is the method where only checkpoints are known."""
 CURVATURES = {
     "exact": "Later steps react to the change with the exact Hessian of their recorded loss.",
     "ggn": "Later steps react to the change with the Gauss-Newton part of the Hessian, which stays bounded.",
@@ -51,6 +58,7 @@ LATER_STEPS = f"In the comparison, {WALL_CLOCK}."
 EMBEDDINGS = {
     "boundary": "E_S = M_{K−1} ⋯ M_{e} (ξ_e − ξ_s)",
     "midpoint": "E_S = M_{K−1} ⋯ M_{e} (ξ_e − ξ_s), M_k at θ_k − ½ mean of d_k over the stages",
+    SEGMENTS: "E_S ≈ Φ_n ⋯ Φ_1 (θ_e − θ_s),  Φ_i = P_i^½ exp(−η_i K_i P_i^½ (H_i + λ_i) P_i^½) P_i^−½",
     "additive": "E_S = Σ_{k∈S} M_{K−1} ⋯ M_{k+1} Δ_k",
 }
 FORMULAS = {

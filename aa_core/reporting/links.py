@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from aa_core.confidence.verdict import SEGMENTS
 from aa_core.performance import PERFORMANCES
 from aa_core.reporting.blocks import Link
 from aa_core.reporting.model import Check, Report
@@ -37,7 +38,7 @@ def views(report: Report, screen: str, by: Mapping[str, Query]) -> Link:
         picked = {} if selection.examples == "all" else {"examples": ranges(int(i) for i in selection.examples)}
     asked = {
         "performance": selection.performance if selection.named else None,
-        "method": method.method,
+        "method": "boundary" if method.method == SEGMENTS else method.method,
         "curvature": method.curvature,
         "readout": method.readout,
         "semantics": method.semantics,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, JsonValue
 
@@ -32,8 +32,8 @@ class RunStage(Section):
     metadata: dict[str, JsonValue]
     examples: int
     """Distinct training examples that its steps used."""
-    uses: int
-    """How often it used one."""
+    uses: int | None
+    """How often it used one; None where its steps are not known."""
     optimizer: str = ""
     """The update rules of its steps, in their order."""
 
@@ -87,6 +87,8 @@ class RunSection(Section):
     environment: dict[str, JsonValue]
     stages: tuple[RunStage, ...]
     checkpoints: tuple[StoredFile, ...]
+    known: Literal["steps", "checkpoints"] = "steps"
+    """What was recorded: every step, or some states only."""
     log: Log | None = None
 
 
@@ -95,7 +97,7 @@ class DataSection(Section):
 
     examples: int
     """Distinct training examples over the whole run."""
-    uses: int
+    uses: int | None
     evaluation: int
     classes: tuple[str, ...]
     columns: tuple[str, ...]

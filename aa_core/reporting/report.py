@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aa_core.checkpoints_only.checkpoints import CheckpointRun
+from aa_core.checkpoints_only.segment_effects import check_segment_request, segment_effects
 from aa_core.confidence.borne_out import with_calibration
 from aa_core.confidence.calibration import prefer
 from aa_core.counterfactuals.counterfactual import Semantics
@@ -94,6 +96,8 @@ def build_report(
 ) -> Report:
     """Attribute, then report. See `aa_core.effects.attribution.stage_effects` for the request.
 
+    Where only checkpoints are known, by `segment_effects` and its defaults; of steps, and beside another run, nothing.
+
     Args:
         performance: a name that `run_performance` knows, judged on the run's evaluation set, or one of your own.
         examples: rows of the evaluation set; all by default.
@@ -105,6 +109,13 @@ def build_report(
         gamma = run_performance(run, performance, examples)
     else:
         gamma = performance if examples is None else performance[examples]
+    if isinstance(run, CheckpointRun):
+        check_segment_request(method, semantics)
+        if against is not None:
+            run.refuse("a report beside another run was asked for")
+        chosen: dict[str, Any] = {k: v for k, v in (("curvature", curvature), ("readout", readout)) if v is not None}
+        approximated = segment_effects(run, problem, gamma, stages=stages, progress=progress, **chosen)
+        return report_from(run, approximated, examples=examples, context=context)
     estimator = _estimator(run, gamma, semantics, (method, curvature, readout))
     request: dict[str, Any] = {"stages": stages, "semantics": semantics, **estimator}
     phases = 1 + with_steps + (against is not None)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
+from aa_core.confidence.verdict import SEGMENTS
 from aa_core.reporting.about import About
 from aa_core.reporting.asked import Request
 from aa_core.reporting.links import ranges
@@ -40,8 +41,9 @@ def commands(
     again = dict.fromkeys(line for c in checks if (line := _again(folder, c)))
     report: Options = [("stage", name) for name in stages]
     report += [("performance", selection.performance), *_examples(selection)]
-    report += [(name, getattr(method, name)) for name in ("method", "curvature", "readout", "semantics")]
-    report += [] if with_steps else [("no-steps", "")]
+    parts = ("curvature", "readout") if method.method == SEGMENTS else ("method", "curvature", "readout", "semantics")
+    report += [(name, getattr(method, name)) for name in parts]
+    report += [] if with_steps or method.method == SEGMENTS else [("no-steps", "")]
     report += [] if against is None else [("against", against.name)]
     report += [] if dashboard == DASHBOARD else [("dashboard", dashboard)]
     last = [f"aa report {folder} {options([*report, ('output', 'report.html')])}"] if selection.named else []

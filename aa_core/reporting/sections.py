@@ -9,17 +9,18 @@ from typing import Any, Protocol
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from aa_core.check import check_files
+from aa_core.checkpoints_only.checkpoints import CheckpointRun, check_checkpoints
 from aa_core.confidence.reliability import Reliability
+from aa_core.confidence.verdict import SEGMENTS
 from aa_core.records import RunLike
 from aa_core.reporting import glossary
 from aa_core.reporting.bins import binned
 from aa_core.reporting.model import MethodSection, ReliabilitySection
 from aa_core.reporting.recorded import DataSection, Log, Replay, RunSection, RunStage, StoredFile
 from aa_core.runs.evaluation import Evaluation
-from aa_core.runs.header import FileEntry
+from aa_core.runs.header import Role
 from aa_core.runs.trajectory import Trajectory
 from aa_core.stages import Stage
 
@@ -63,7 +64,7 @@ def run_section(run: ReportedRun, replay: Mapping[str, Any] | None = None) -> Ru
         stages=tuple(stage_section(run, s) for s in run.stages),
         log=_log(run.log_frame()),
         replay=None if replay is None else Replay(**replay),
-        **(_written(run) if isinstance(run, Trajectory) else _UNKNOWN),
+        **_written(run),
     )
 
 
@@ -77,61 +78,74 @@ _UNKNOWN: dict[str, Any] = {
 }
 
 
-def _written(run: Trajectory) -> dict[str, Any]:
-    header = run.header
+def _written(run: ReportedRun) -> dict[str, Any]:
+    """What the header and the files say."""
+    if isinstance(run, CheckpointRun):
+        known = {"created": "", "known": "checkpoints"}
+        integrity = "; ".join(check_checkpoints(run)) or "intact; all match their digests"
+    elif isinstance(run, Trajectory):
+        known, integrity = {"created": run.header.created}, check_files(run).integrity
+    else:
+        return _UNKNOWN
     return {
-        "created": header.created,
-        "model": header.model_class,
-        "loss": header.loss,
-        "parameters": sum(math.prod(t.shape) for t in header.parameters),
-        "integrity": check_files(run).integrity,
-        "checkpoints": _files(run.chain.files("state")),
+        **known,
+        "model": run.header.model_class,
+        "loss": run.header.loss,
+        "parameters": sum(math.prod(t.shape) for t in run.header.parameters),
+        "integrity": integrity,
+        "checkpoints": _files(run, "state"),
     }
 
 
 def data_section(run: ReportedRun) -> DataSection:
     """Counts of the examples, and the digests of the files that hold them."""
-    rows, evaluation = _rows(run, run.stages), run.evaluation
-    kept = ("examples", "evaluation") if isinstance(run, Trajectory) else ()
+    (examples, uses), evaluation = _used(run, run.stages), run.evaluation
     return DataSection(
-        examples=len(rows.unique()),
-        uses=len(rows),
+        examples=examples,
+        uses=uses,
         evaluation=0 if evaluation is None else len(evaluation),
         classes=() if evaluation is None else evaluation.class_names or (),
         columns=() if evaluation is None or evaluation.metadata is None else tuple(evaluation.metadata.columns),
-        files=tuple(f for role in kept for f in _files(run.chain.files(role))),  # type: ignore[attr-defined]
+        files=(*_files(run, "examples"), *_files(run, "evaluation")),
     )
 
 
 def stage_section(run: RunLike, stage: Stage) -> RunStage:
     """One stage: what it was, what it was trained on, and by which optimizer."""
-    rows = _rows(run, (stage,))
+    examples, uses = _used(run, (stage,))
     return RunStage(
         name=stage.name,
         blocks=stage.blocks,
         note=stage.note,
         metadata=dict(stage.metadata),
-        examples=len(rows.unique()),
-        uses=len(rows),
+        examples=examples,
+        uses=uses,
         optimizer=", then ".join(_optimizers(run, stage)),
     )
 
 
 def _optimizers(run: RunLike, stage: Stage) -> Iterator[str]:
     """The update rule of each phase that has steps of this stage."""
+    if isinstance(run, CheckpointRun):
+        yield next(s.optimizer for s in run.header.stages if s.name == stage.name)
+        return
     stops = [*(phase.start for phase in run.phases[1:]), run.steps]
     for phase, stop in zip(run.phases, stops, strict=True):
         if any(a < stop and phase.start < b for a, b in stage.blocks):
             yield phase.optimizer
 
 
-def _rows(run: RunLike, stages: tuple[Stage, ...]) -> Tensor:
-    """The training examples of all steps of these stages, as often as they were used."""
+def _used(run: RunLike, stages: tuple[Stage, ...]) -> tuple[int, int | None]:
+    """How many distinct training examples these stages have, and how often one was used, where steps are known."""
+    if isinstance(run, CheckpointRun):
+        return len({bytes(d) for s in stages for d in run.stage_examples(s.name).digests.numpy()}), None
     used = [m.rows for s in stages for a, b in s.blocks for k in range(a, b) for m in run.record(k).micro_batches]
-    return torch.cat(used) if used else torch.zeros(0, dtype=torch.int64)
+    rows = torch.cat(used) if used else torch.zeros(0, dtype=torch.int64)
+    return len(rows.unique()), len(rows)
 
 
-def _files(entries: tuple[FileEntry, ...]) -> tuple[StoredFile, ...]:
+def _files(run: ReportedRun, role: Role) -> tuple[StoredFile, ...]:
+    entries = run.files(role) if isinstance(run, Trajectory | CheckpointRun) else ()
     return tuple(StoredFile(name=f.name, sha256=f.sha256, size=f.size) for f in entries)
 
 
@@ -154,8 +168,8 @@ def method_section(asked: Mapping[str, Any], reliability: Reliability) -> Method
         formula=(glossary.EMBEDDINGS[method], glossary.FORMULAS[readout]),
         words=(
             glossary.SEMANTICS[semantics],
-            glossary.LATER_STEPS,
-            glossary.METHODS[method],
+            *([] if method == SEGMENTS else [glossary.LATER_STEPS]),
+            {**glossary.METHODS, **glossary.APPROXIMATED}[method],
             glossary.CURVATURES[curvature],
             glossary.READOUTS[readout],
         ),

@@ -59,13 +59,14 @@ class Desk:
         return self.run
 
     @property
+    def has_steps(self) -> bool:
+        """Is more known than checkpoints?"""
+        return not isinstance(self.run, CheckpointRun)
+
+    @property
     def what(self) -> str:
         """What kind of run this is, in words."""
-        return (
-            "A training of which only checkpoints are known"
-            if isinstance(self.run, CheckpointRun)
-            else "A recorded training"
-        )
+        return "A recorded training" if self.has_steps else "A training of which only checkpoints are known"
 
     @property
     def problem(self) -> Problem:

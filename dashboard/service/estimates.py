@@ -25,7 +25,7 @@ from aa_core.effects.attribution import stage_effects as attribute_stages
 from aa_core.effects.embedding import embed_stages
 from aa_core.effects.estimate import estimate
 from aa_core.jobs import EffectsRequest, estimate_spec
-from aa_core.performance import CHUNK
+from aa_core.performance import CHUNK, Performance
 from aa_core.problem import Problem
 from aa_core.reporting.bins import BARS
 from aa_core.reporting.bootstrap import bootstrap_interval
@@ -120,7 +120,8 @@ def every_stage(desk: Desk, s: Selection, progress: Progress) -> Attribution:
     """All stages on all examples, in all readouts: whatever is selected later is a mean over this."""
 
     if isinstance(desk.run, CheckpointRun):
-        return desk.ask(request_of(s), partial(_from_checkpoints, desk.run, desk.problem, s, progress))
+        gamma = run_performance(desk.run, s.performance)
+        return desk.ask(request_of(s), partial(from_checkpoints, desk.run, desk.problem, gamma, s, progress))
 
     def work() -> Attribution:
         return attribute_stages(
@@ -138,12 +139,14 @@ def every_stage(desk: Desk, s: Selection, progress: Progress) -> Attribution:
     return desk.ask(request_of(s), work)
 
 
-def _from_checkpoints(run: CheckpointRun, problem: Problem, s: Selection, progress: Progress) -> Attribution:
+def from_checkpoints(
+    run: CheckpointRun, problem: Problem, gamma: Performance, s: Selection, progress: Progress
+) -> Attribution:
     """The segment-wise approximation: Gauss-Newton stands in for the exact curvature, which has no such form."""
     if (s.method, s.semantics) != ("boundary", "freeze"):
         run.refuse("this method or meaning of leaving out needs its steps; choose a stage as a whole, and frozen")
     curvature: SegmentCurvature = "none" if s.curvature == "none" else "ggn"
-    return segment_effects(run, problem, run_performance(run, s.performance), curvature=curvature, progress=progress)
+    return segment_effects(run, problem, gamma, curvature=curvature, readout=s.readout, progress=progress)
 
 
 def steps(desk: Desk, s: Selection, progress: Progress) -> Effects:

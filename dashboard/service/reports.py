@@ -8,17 +8,16 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from aa_core.checkpoints_only.checkpoints import CheckpointRun
 from aa_core.confidence.borne_out import with_calibration
 from aa_core.confidence.calibration import find_calibration
 from aa_core.effects.attribution import Attribution, stage_effects
-from aa_core.jobs import replayed, retrainings
-from aa_core.reporting import About, Context, Report, report_from, stated, to_html, to_json, to_pdf, to_zip
-from aa_core.reporting.activity import activity
+from aa_core.reporting import About, Report, report_from, stated, to_html, to_json, to_pdf, to_zip
 from aa_core.reporting.asked import Picks
-from aa_core.reporting.ledger import ledger_events, ledger_section
 from aa_core.reporting.model import ReliabilitySection, StepTable
 from aa_core.reporting.results import step_rows
 from aa_core.reporting.shown import Query
+from aa_core.reporting.surroundings import surroundings
 from aa_core.run_performance import run_performance
 from dashboard.selection import Selection, to_query
 from dashboard.service import estimates, people, slices, work
@@ -66,20 +65,10 @@ def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: st
     Effects are computed once, whatever the auditor says beside them; raises Waiting while a job computes them.
     """
     effects = _effects(desk, s, progress)
-    steps = _steps(desk, s, progress) if with_steps else None
+    steps = _steps(desk, s, progress) if with_steps and desk.has_steps else None
     told, other = shown(parts(desk, s), progress)
-    run = desk.recorded
-    context = Context(
-        whatifs=retrainings(run),
-        ledger=ledger_section(run),
-        events=ledger_events(run),
-        replay=replayed(run),
-        dashboard=origin(),
-        picks=picks(desk, s),
-        activity=activity(run),
-        shown=told,
-        comparison=other,
-    )
+    run = desk.run
+    context = replace(surroundings(run), dashboard=origin(), picks=picks(desk, s), shown=told, comparison=other)
     measured = find_calibration(run, None, s.semantics)  # told of, too, where it is of another question
     around = hashlib.sha256(repr((context, effects.reliability, measured, steps)).encode()).digest()
     examples = estimates.picked(desk, s)
@@ -90,7 +79,9 @@ def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: st
 
 def _effects(desk: Desk, s: Selection, progress: Progress) -> Attribution:
     """Those of every stage on each of the examples, with what retraining said of them until now."""
-    run, gamma = desk.recorded, run_performance(desk.recorded, s.performance, estimates.picked(desk, s))
+    run, gamma = desk.run, run_performance(desk.run, s.performance, estimates.picked(desk, s))
+    if isinstance(run, CheckpointRun):
+        return estimates.from_checkpoints(run, desk.problem, gamma, s, progress)
 
     def computed() -> Attribution:
         how: dict[str, Any] = {n: getattr(s, n) for n in ("method", "curvature", "readout", "semantics")}

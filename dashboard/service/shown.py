@@ -46,7 +46,9 @@ class Part(NamedTuple):
 
 
 def parts(desk: Desk, s: Selection) -> list[Part]:
-    """What was chosen, each with what computes it."""
+    """What was chosen, each with what computes it; where only checkpoints are known there is no more than groups."""
+    if not desk.has_steps:
+        return [*_subgroups(desk, s)]
     return [*_explore(desk, s), *_subgroups(desk, s), *_compare(desk, s), *_what_if(desk, s)]
 
 

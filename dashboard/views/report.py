@@ -70,10 +70,12 @@ def _contents(ctx: Context) -> bool:
         ("Estimator", ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))),
         *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],
         *[(f"From {part.screen}", part.words) for part in parts(desk, s)],
-        ("Findings", plural(len(ledger.listed(desk)), "finding") if ledger.listed(desk) else "none entered"),
     ]
+    if desk.has_steps:
+        found = ledger.listed(desk)
+        rows.append(("Findings", plural(len(found), "finding") if found else "none entered"))
     st.html(tables.facts(rows, "list"))
-    return st.toggle("Include the effect of every step", value=True)
+    return desk.has_steps and st.toggle("Include the effect of every step", value=True)
 
 
 def _about() -> About:

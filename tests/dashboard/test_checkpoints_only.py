@@ -50,9 +50,21 @@ def test_effects_are_labelled_in_every_readout(kept_screen: Open) -> None:
         ("explore", {"method": "additive"}),
         ("explore", {"semantics": "zero_gradient"}),
         ("whatif", {"skip": "fine-tune 45°"}),
-        ("report", {}),
+        ("report", {"method": "additive"}),
         ("findings", {}),
     ],
 )
 def test_what_needs_steps_is_refused_in_words(kept_screen: Open, view: str, query: dict[str, str]) -> None:
     assert REFUSED in said(kept_screen(view, run="kept", **query))
+
+
+def test_its_report_is_made_and_says_what_is_not_known(kept_screen: Open) -> None:
+    app = kept_screen("report", run="kept")
+    words = said(app)
+    assert "What it says" in words and "Approximated from checkpoints only" in words
+    assert REFUSED not in words and not app.toggle and len(app.get("download_button")) >= 3
+
+
+def test_its_groups_are_in_the_report(kept_screen: Open) -> None:
+    words = said(kept_screen("report", run="kept", by="rotation"))
+    assert "From Subgroups" in words and "What it says" in words and REFUSED not in words

@@ -10,7 +10,7 @@ from aa_core.reporting.links import overview
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import SHORT, evidence
 from aa_core.reporting.pages.front import plural
-from aa_core.reporting.recorded import Replay, RunStage
+from aa_core.reporting.recorded import RunSection, RunStage
 
 
 def training(report: Report) -> Iterator[Block]:
@@ -24,10 +24,17 @@ def training(report: Report) -> Iterator[Block]:
     sealed = "sealed: nothing was added after its end"
     growing = "not sealed: it may still grow, and this report describes what it held"
     stages, steps = plural(len(run.stages), "stage"), plural(run.steps, "step")
-    yield Paragraph(
-        f"{steps} of {run.optimizer} in {stages}. The record is {sealed if run.sealed else growing}. It says what was "
-        "recorded; it cannot prove that the training took place as recorded, which a replay shows step by step."
-    )
+    if run.known == "checkpoints":
+        yield Paragraph(
+            f"{steps} of {run.optimizer} in {stages}, of which only some states are known. Batches and their order are "
+            "not, so the training can neither be replayed nor repeated without a stage, and nothing here shows that it "
+            "took place as stated."
+        )
+    else:
+        yield Paragraph(
+            f"{steps} of {run.optimizer} in {stages}. The record is {sealed if run.sealed else growing}. It says what "
+            "was recorded; it cannot prove that the training took place as recorded, which a replay shows step by step."
+        )
     yield Facts(
         tuple(
             (label, text)
@@ -38,7 +45,7 @@ def training(report: Report) -> Iterator[Block]:
                 ("Optimizer", run.optimizer),
                 ("Recorded", run.created),
                 ("Files", run.integrity),
-                ("Replay", _replay(run.replay)),
+                ("Replay", _replay(run)),
                 ("Run digest", run.digest),
             )
             if text
@@ -60,10 +67,10 @@ def training(report: Report) -> Iterator[Block]:
         )
 
 
-def _replay(found: Replay | None) -> str:
-    if found is None:
-        return "not replayed in this workspace"
-    return f"{found.words} (job {found.job})"
+def _replay(run: RunSection) -> str:
+    if run.known == "checkpoints":
+        return "not to be had: no step was recorded"
+    return "not replayed in this workspace" if run.replay is None else f"{run.replay.words} (job {run.replay.job})"
 
 
 def _timeline(report: Report) -> Iterator[Block]:
@@ -91,7 +98,7 @@ def _stage(stage: RunStage) -> tuple[Cell, ...]:
     steps = ", ".join(f"{a:,}–{b - 1:,}" for a, b in stage.blocks)
     count = sum(b - a for a, b in stage.blocks)
     note = "; ".join([*([stage.note] if stage.note else []), *more])
-    counts = (Cell(f"{n:,}") for n in (count, stage.examples, stage.uses))
+    counts = (Cell("–" if n is None else f"{n:,}") for n in (count, stage.examples, stage.uses))
     return Cell(stage.name, note), Cell(stage.optimizer or "–"), Cell(steps), *counts
 
 
@@ -99,8 +106,9 @@ def data(report: Report) -> Iterator[Block]:
     """What it learnt from, and what it is judged on."""
     found, selection = report.data, report.selection
     yield Heading("Data")
+    uses = "how often is not known" if found.uses is None else f"used {found.uses:,} times in all"
     facts = [
-        ("Training", f"{plural(found.examples, 'distinct example')}, used {found.uses:,} times in all"),
+        ("Training", f"{plural(found.examples, 'distinct example')}, {uses}"),
         ("Evaluation set", plural(found.evaluation, "example")),
         (
             "Judged here",
