@@ -37,7 +37,8 @@ METHODS = {
 APPROXIMATED = {
     SEGMENTS: "The change that the stage made to the weights is known exactly. How later stages carried it on is "
     "approximated: between two known states curvature, preconditioner and learning rate are taken to stand still, and "
-    "nothing of their batches is known.",
+    "nothing of their batches is known. Φ takes a change through one such piece: K steps of rate η with the curvature H, "
+    "the preconditioner P and the penalty λ; weight decay apart from the gradient is a factor.",
 }
 """No choice: it is the method where only checkpoints are known."""
 CURVATURES = {
@@ -58,7 +59,7 @@ LATER_STEPS = f"In the comparison, {WALL_CLOCK}."
 EMBEDDINGS = {
     "boundary": "E_S = M_{K−1} ⋯ M_{e} (ξ_e − ξ_s)",
     "midpoint": "E_S = M_{K−1} ⋯ M_{e} (ξ_e − ξ_s), M_k at θ_k − ½ mean of d_k over the stages",
-    SEGMENTS: "E_S ≈ Φ_n ⋯ Φ_1 (θ_e − θ_s),  Φ_i = P_i^½ exp(−η_i K_i P_i^½ (H_i + λ_i) P_i^½) P_i^−½",
+    SEGMENTS: "E_S ≈ Φ_n ⋯ Φ_1 (θ_e − θ_s),  Φ = √P exp(−η K √P (H + λ) √P) √P⁻¹",
     "additive": "E_S = Σ_{k∈S} M_{K−1} ⋯ M_{k+1} Δ_k",
 }
 FORMULAS = {

@@ -106,7 +106,7 @@ def data(report: Report) -> Iterator[Block]:
     """What it learnt from, and what it is judged on."""
     found, selection = report.data, report.selection
     yield Heading("Data")
-    uses = "how often is not known" if found.uses is None else f"used {found.uses:,} times in all"
+    uses = "how often they were used is not known" if found.uses is None else f"used {found.uses:,} times in all"
     facts = [
         ("Training", f"{plural(found.examples, 'distinct example')}, {uses}"),
         ("Evaluation set", plural(found.evaluation, "example")),
