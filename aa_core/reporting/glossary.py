@@ -37,7 +37,7 @@ METHODS = {
 APPROXIMATED = {
     SEGMENTS: "The change that the stage made to the weights is known exactly. How later stages carried it on is "
     "approximated: between two known states curvature, preconditioner and learning rate are taken to stand still, and "
-    "nothing of their batches is known. Φ takes a change through one such piece: K steps of rate η with the curvature H, "
+    "nothing of their batches is known. Φ takes a change through one such piece: K steps of rate η, curvature H, "
     "the preconditioner P and the penalty λ; weight decay apart from the gradient is a factor.",
 }
 """No choice: it is the method where only checkpoints are known."""
