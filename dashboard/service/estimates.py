@@ -142,11 +142,15 @@ def every_stage(desk: Desk, s: Selection, progress: Progress) -> Attribution:
 def from_checkpoints(
     run: CheckpointRun, problem: Problem, gamma: Performance, s: Selection, progress: Progress
 ) -> Attribution:
-    """The segment-wise approximation: Gauss-Newton stands in for the exact curvature, which has no such form."""
+    """The segment-wise approximation."""
     if (s.method, s.semantics) != ("boundary", "freeze"):
         run.refuse("this method or meaning of leaving out needs its steps; choose a stage as a whole, and frozen")
-    curvature: SegmentCurvature = "none" if s.curvature == "none" else "ggn"
-    return segment_effects(run, problem, gamma, curvature=curvature, readout=s.readout, progress=progress)
+    return segment_effects(run, problem, gamma, curvature=segment_curvature(s), readout=s.readout, progress=progress)
+
+
+def segment_curvature(s: Selection) -> SegmentCurvature:
+    """Gauss-Newton stands in for the exact curvature, which has no segment-wise form."""
+    return "none" if s.curvature == "none" else "ggn"
 
 
 def steps(desk: Desk, s: Selection, progress: Progress) -> Effects:

@@ -10,7 +10,18 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard import feedback, tables
 from dashboard.activity import describe
 from dashboard.pin import NAME, signature_fields, signed
-from dashboard.service import About, Report, exporting, formats, glossary, ledger, parts, report_of, retraining
+from dashboard.service import (
+    About,
+    Report,
+    estimates,
+    exporting,
+    formats,
+    glossary,
+    ledger,
+    parts,
+    report_of,
+    retraining,
+)
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, performance_words, plural, subject
 
@@ -55,7 +66,7 @@ def _made(ctx: Context, place: DeltaGenerator, with_steps: bool, about: About) -
     with place, feedback.refusals():
         with feedback.working("Computing the effects for the report") as progress:
             report = report_of(ctx.desk, ctx.selection, with_steps, about, date.today().isoformat(), progress)
-        _summary(report)
+        _summary(ctx, report)
         _downloads(ctx, report)
 
 
@@ -67,7 +78,7 @@ def _contents(ctx: Context) -> bool:
         ("Run", desk.run.title or desk.entry.id),
         ("Examples", subject(s, len(desk.rows(s)), desk.facts().examples)),
         ("Performance", performance_words(s.performance)),
-        ("Estimator", ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))),
+        ("Estimator", _estimator(ctx)),
         *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],
         *[(f"From {part.screen}", part.words) for part in parts(desk, s)],
     ]
@@ -76,6 +87,14 @@ def _contents(ctx: Context) -> bool:
         rows.append(("Findings", plural(len(found), "finding") if found else "none entered"))
     st.html(tables.facts(rows, "list"))
     return desk.has_steps and st.toggle("Include the effect of every step", value=True)
+
+
+def _estimator(ctx: Context) -> str:
+    s = ctx.selection
+    if ctx.desk.has_steps:
+        return ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout, s.semantics))
+    known = ", ".join(OPTIONS[v] for v in (estimates.segment_curvature(s), s.readout, s.semantics))
+    return f"Approximated from checkpoints: {known}"
 
 
 def _about() -> About:
@@ -91,14 +110,16 @@ def _about() -> About:
     return about.model_copy(update={"sign_off": () if signature is None else (signature,)})
 
 
-def _summary(report: Report) -> None:
+def _summary(ctx: Context, report: Report) -> None:
     status = glossary.STATUS[report.answer.status]
     st.markdown(f"**What it says** :gray-badge[{status}]")
     with st.container(border=True):
         st.text(report.question)
         for line in (*report.answer.lines, report.answer.confidence):
             st.text(line)
-    if report.answer.status == "estimate":
+    if not ctx.desk.has_steps:
+        st.caption(":material/info: Nothing of this can be checked by retraining: the steps are not known.")
+    elif report.answer.status == "estimate":
         st.caption(":material/info: Nothing of this was checked by retraining yet. Verify stages in What-if.")
     st.caption(
         f"Digest of this report `{report.digest[:12]}`: `aa report verify` finds a changed digit and names the field, "

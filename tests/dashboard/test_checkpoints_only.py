@@ -62,6 +62,7 @@ def test_its_report_is_made_and_says_what_is_not_known(kept_screen: Open) -> Non
     app = kept_screen("report", run="kept")
     words = said(app)
     assert "What it says" in words and "Approximated from checkpoints only" in words
+    assert "Approximated from checkpoints: Gauss-Newton" in words and "can be checked by retraining" in words
     assert REFUSED not in words and not app.toggle and len(app.get("download_button")) >= 3
 
 
