@@ -120,7 +120,7 @@ def add(
     problem: ProblemOption = None,
 ) -> None:
     """Estimate the effect of what is named now, and enter a claim that rests on it."""
-    what = counterfactual(stage or (), steps or (), without_example, change or (), scale, semantics)
+    what = counterfactual(stage or (), steps or (), without_example, change or (), scale, semantics, "--stage")
     run, picked = open_told(ctx.obj), rows(examples)
     judged, meter = run_performance(run, performance, picked), Meter()
     found = estimate(

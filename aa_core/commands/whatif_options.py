@@ -43,11 +43,12 @@ def counterfactual(
     change: Sequence[str],
     scale: float | None,
     semantics: Semantics,
+    named: str = "--skip",
 ) -> Counterfactual:
     """What the options ask; BadParameter where they do not go together, RequestError where the question makes no sense.
 
     Args:
-        skip: stages. steps: "40:60" for 40 to 59, or "7". without: rows of training examples, "3,7-9".
+        skip: stages, by the option `named`. steps: "40:60" for 40 to 59, or "7". without: rows of training examples, "3,7-9".
         change: "STAGE:lr=0.5x"; "lr=0.5x" for the steps.
     """
     chosen = tuple(k for text in steps for k in _steps(text))
@@ -63,7 +64,9 @@ def counterfactual(
             )
         return Counterfactual.change(*filter(None, stages), steps=chosen, **{hyper: how for _, hyper, how in parts})
     if not (skip or chosen or examples):
-        raise typer.BadParameter("needed: what to change", param_hint="a stage, --steps, --without-example or --change")
+        raise typer.BadParameter(
+            "needed: what to change", param_hint=f"{named}, --steps, --without-example or --change"
+        )
     share = 0.0 if scale is None else scale
     return Counterfactual(tuple(skip), share, "zero_gradient" if examples else semantics, chosen, examples)
 

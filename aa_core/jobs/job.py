@@ -144,9 +144,18 @@ class Job:
             os.close(lock)
             return None
         try:
+            self._put_away()
+            self.write_spec()
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _put_away(self) -> None:
+        """What an earlier attempt left; how it ended stays noted."""
+        try:
             self._note_attempt()
         except OSError as error:
-            os.close(lock)
             raise RequestError(
                 f"job {self.id} is not begun again: how it ended could not be noted ({error.strerror}); make room for "
                 f"that, or make {self.folder} writable"
@@ -154,8 +163,6 @@ class Job:
         tables = (path.name for path in self.folder.glob(f"*{TABLE}"))
         for name in (RESULT, CANCEL, PROGRESS, FAILURE, ATTEMPTS, *tables):
             (self.folder / name).unlink(missing_ok=True)
-        self.write_spec()
-        return lock
 
     def _note_attempt(self) -> None:
         """Keep how the last attempt ended, if there was one: what says so is about to go."""

@@ -343,7 +343,8 @@ def test_a_claim_may_be_about_whatever_a_what_if_changes(
 
 
 def test_a_claim_is_about_something(run: Trajectory) -> None:
-    assert "what to change" in aa("findings", str(run.path), "add", "--claim", "x", code=2).stderr
+    said = aa("findings", str(run.path), "add", "--claim", "x", code=2).stderr
+    assert "what to change" in said and "--stage" in said and "--skip" not in said
 
 
 def test_the_report_has_the_findings_and_every_entry(

@@ -102,7 +102,7 @@ def fill(disk: Path) -> Path:
 def files(folder: Path) -> dict[str, str]:
     """What is written under a folder; empty folders and locks are not."""
     found = contents(folder)
-    return {name: found[name] for name in found if (folder / name).is_file() and not name.endswith(".lock")}
+    return {name: found[name] for name in found if (folder / name).is_file() and not name.endswith(("/lock", ".lock"))}
 
 
 @pytest.mark.parametrize("why", ["No space left", "Read-only"])
