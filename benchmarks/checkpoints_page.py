@@ -50,7 +50,8 @@ print(effects.to_frame(), effects.reliability.words)
 files must be safetensors, other formats are yours to load. The folder is a run of its own kind (`aa.open_checkpoints`;
 `run.json` with a digest of every file, `states/`, `data/`), which `aa info`, `aa check`, `aa effects --by stage`, `aa report`
 and the dashboard open; a report says on its pages what is not known. Steps, training examples of a step, replay,
-retraining, what-ifs and findings, which only retraining can confirm, are refused: the batches and their order are not known. `aa.forget_steps(run, path)` makes such a run of a recorded one, to compare.
+retraining, what-ifs and findings, which only retraining can confirm, are refused: the batches and their order are not known.
+`aa.forget_steps(run, path)` makes such a run of a recorded one, to compare.
 
 ## What is computed
 

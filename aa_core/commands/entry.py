@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -14,6 +16,7 @@ from aa_core.commands.console import note, unforeseen
 
 def main() -> None:
     """Parse and run. AA_DEBUG=1 shows the traceback of an error that was not foreseen."""
+    warnings.showwarning = _warned
     try:
         _app()(prog_name="aa")
     except Exception as error:
@@ -21,6 +24,11 @@ def main() -> None:
             raise
         note(f"error: {unforeseen(error)}")
         sys.exit(1)
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+    """A warning as a line, without the place in the code."""
+    note(f"warning: {message}")
 
 
 def _app() -> typer.Typer:

@@ -48,7 +48,8 @@ def counterfactual(
     """What the options ask; BadParameter where they do not go together, RequestError where the question makes no sense.
 
     Args:
-        skip: stages, by the option `named`. steps: "40:60" for 40 to 59, or "7". without: rows of training examples, "3,7-9".
+        skip: stages, by the option `named`. steps: "40:60" for 40 to 59, or "7".
+        without: rows of training examples, "3,7-9".
         change: "STAGE:lr=0.5x"; "lr=0.5x" for the steps.
     """
     chosen = tuple(k for text in steps for k in _steps(text))

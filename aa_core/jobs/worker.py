@@ -98,16 +98,11 @@ def work(folder: Path) -> None:
 def do_here(spec: JobSpec, report: Report = no_report) -> Outcome:
     """Do what a spec asks, here and now, and leave it as a job; where it is one already, done or under way, as it is.
 
-    Errors are those of `perform`; they, and an interrupt, are left as the job's, too. RuntimeWarning where the
-    workspace takes no job: the answer is given all the same.
+    Errors are those of `perform`; they, and an interrupt, are left as the job's, too. Where the workspace takes no job,
+    OSError before anything is done; RuntimeWarning after it: then the answer is given all the same.
     """
     job = Job.of(spec)
-    try:
-        lock = job.reopen()
-    except OSError as error:
-        _warn_unlisted(job, error)
-        lock = None
-    if lock is None:
+    if (lock := job.reopen()) is None:
         return perform(spec, report)
     told, kept = ProgressFile(job.folder), KeptState(job.folder / STATE)
 
@@ -127,14 +122,11 @@ def do_here(spec: JobSpec, report: Report = no_report) -> Outcome:
             _leave(job.folder, _answered(found))
             kept.forget()
         except OSError as error:
-            _warn_unlisted(job, error)
+            unlisted = f"{job.folder}: {error.strerror}; no job lists what was done here"
+            warnings.warn(unlisted, RuntimeWarning, stacklevel=2)
         return found
     finally:
         os.close(lock)
-
-
-def _warn_unlisted(job: Job, error: OSError) -> None:
-    warnings.warn(f"{job.folder}: {error.strerror}; no job lists what was done here", RuntimeWarning, stacklevel=3)
 
 
 def _leave(folder: Path, files: dict[str, bytes]) -> None:

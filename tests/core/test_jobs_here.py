@@ -102,15 +102,16 @@ def test_whoever_lists_it_can_cancel_it(ask: Ask) -> None:
     assert (find(job_of.id).folder / CANCEL).exists() and not (find(job_of.id).folder / RESULT).exists()
 
 
-def test_a_workspace_that_takes_no_job_costs_the_job_and_not_the_answer(ask: Ask, place: Path) -> None:
+def test_where_the_workspace_takes_no_job_nothing_is_done(ask: Ask, place: Path) -> None:
     place.mkdir()
     (place / "jobs").touch()
-    with pytest.warns(RuntimeWarning, match="no job lists what was done here"):
-        found = do_here(ask())
-    assert found.result["n"] == 12
+    with pytest.raises(NotADirectoryError):
+        do_here(ask(), lambda *_: pytest.fail("begun"))
 
 
-def test_a_full_disk_costs_the_job_and_not_the_answer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_in_the_end_costs_the_job_and_not_the_answer(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(folder: Path, files: dict[str, bytes]) -> None:
         raise OSError(28, "No space left on device")
 

@@ -123,6 +123,7 @@ def test_where_the_workspace_cannot_be_written_commands_say_why_and_leave_nothin
     for command in (
         ("effects", run.path, *problem),
         ("calibrate", run.path, *problem),
+        ("whatif", run.path, "--skip", "first", *problem),
         ("report", run.path, "-o", small / "report.html", *problem),
         ("export", run.path, "-o", small / "r.zip"),
         finding,
