@@ -9,6 +9,7 @@ import json
 import os
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -72,13 +73,17 @@ def main() -> None:
 
 def _samples(browser: Browser, folder: Path) -> list[Row]:
     """From a server that is not running to clicks, on the shipped runs."""
+    scale = Row("for scale: torch imported by a process of its own", [_torch_alone() for _ in range(STARTS)])
     starts = [_start(browser, folder / str(i)) for i in range(STARTS)]
     names = (
         "server answers after its start",
         "first chart, cold server and empty browser cache",
         "all of the first page",
     )
-    rows = [Row(n, list(t), w) for n, t, w in zip(names, zip(*starts, strict=True), ("2 s", "5 s", ""), strict=True)]
+    rows = [
+        scale,
+        *(Row(n, list(t), w) for n, t, w in zip(names, zip(*starts, strict=True), ("2 s", "5 s", ""), strict=True)),
+    ]
     with dashboard(folder / "workspace", folder / "log") as address:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(PATIENCE)
@@ -114,6 +119,13 @@ def _start(browser: Browser, folder: Path) -> tuple[float, float, float]:
         complete = perf_counter() - began
         page.context.close()
         return answers, chart, complete
+
+
+def _torch_alone() -> float:
+    """Seconds; half of the way to the first chart, and as fast as the machine is just now."""
+    began = perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return perf_counter() - began
 
 
 def _drilled(page: Page) -> list[Row]:
