@@ -66,7 +66,7 @@ def _made(ctx: Context, place: DeltaGenerator, with_steps: bool, about: About) -
     with place, feedback.refusals():
         with feedback.working("Computing the effects for the report") as progress:
             report = report_of(ctx.desk, ctx.selection, with_steps, about, date.today().isoformat(), progress)
-        _summary(ctx, report)
+        _summary(report)
         _downloads(ctx, report)
 
 
@@ -110,14 +110,14 @@ def _about() -> About:
     return about.model_copy(update={"sign_off": () if signature is None else (signature,)})
 
 
-def _summary(ctx: Context, report: Report) -> None:
+def _summary(report: Report) -> None:
     status = glossary.STATUS[report.answer.status]
     st.markdown(f"**What it says** :gray-badge[{status}]")
     with st.container(border=True):
         st.text(report.question)
         for line in (*report.answer.lines, report.answer.confidence):
             st.text(line)
-    if not ctx.desk.has_steps:
+    if report.run.known == "checkpoints":
         st.caption(":material/info: Nothing of this can be checked by retraining: the steps are not known.")
     elif report.answer.status == "estimate":
         st.caption(":material/info: Nothing of this was checked by retraining yet. Verify stages in What-if.")
