@@ -122,7 +122,7 @@ def _start(browser: Browser, folder: Path) -> tuple[float, float, float]:
 
 
 def _torch_alone() -> float:
-    """Seconds; half of the way to the first chart, and as fast as the machine is just now."""
+    """Seconds; much of what the first chart waits for, and a measure of how fast the machine is just now."""
     began = perf_counter()
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
     return perf_counter() - began

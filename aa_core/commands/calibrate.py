@@ -16,6 +16,7 @@ from aa_core.commands.options import (
 )
 from aa_core.jobs import CalibrationRequest, spec_of
 from aa_core.jobs.worker import do_here
+from aa_core.run_performance import run_performance
 
 
 def calibrate(
@@ -27,8 +28,9 @@ def calibrate(
     output: Output = None,
 ) -> None:
     """Retrain without every stage once, here, and see which estimator that bears out; results say so from then on."""
-    asked = CalibrationRequest(performance=performance, semantics=semantics)
-    outcome = do_here(spec_of("calibrate", open_told(run), asked, problem), Meter())
+    opened, asked = open_told(run), CalibrationRequest(performance=performance, semantics=semantics)
+    run_performance(opened, performance).check_differentiable()  # a slip of the pen is no job that failed
+    outcome = do_here(spec_of("calibrate", opened, asked, problem), Meter())
     found = outcome.result
     write_rows(outcome.tables["estimators"], format, output, found)
     if found["below_noise"]:

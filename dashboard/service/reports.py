@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -80,14 +81,14 @@ def report_of(desk: Desk, s: Selection, with_steps: bool, about: About, date: st
 def _effects(desk: Desk, s: Selection, progress: Progress) -> Attribution:
     """Those of every stage on each of the examples, with what retraining said of them until now."""
     run, gamma = desk.run, run_performance(desk.run, s.performance, estimates.picked(desk, s))
+    key = ("report", "effects", *_asked(desk, s))
     if isinstance(run, CheckpointRun):
-        return estimates.from_checkpoints(run, desk.problem, gamma, s, progress)
+        return desk.ask(key, partial(estimates.from_checkpoints, run, desk.problem, gamma, s, progress))
 
     def computed() -> Attribution:
         how: dict[str, Any] = {n: getattr(s, n) for n in ("method", "curvature", "readout", "semantics")}
         return stage_effects(run, desk.problem, gamma, progress=progress, **how)
 
-    key = ("report", "effects", *_asked(desk, s))
     if desk.key(key) not in memo():
         work.wait_for(desk, work.request_for(s, by="stages"))
     found = desk.ask(key, computed)

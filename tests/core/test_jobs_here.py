@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from aa_core.cli import app
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.errors import Cancelled
 from aa_core.jobs import JobSpec, all_jobs, find, perform, submit, whatif_spec
@@ -121,3 +123,19 @@ def test_a_disk_that_is_full_in_the_end_costs_the_job_and_not_the_answer(
     job = find(ask().id)
     assert found.result["n"] == 12 and job.status == "failed" and not (job.folder / FAILURE).exists()
     assert not is_held(job.folder / "lock")
+
+
+def test_a_calibration_at_the_command_line_is_a_job_and_a_slip_of_the_pen_is_none(ask: Ask) -> None:
+    run, problem = ask().run, f"--problem={ask().problem}"
+
+    def said(*arguments: str, code: int) -> Result:
+        result = CliRunner().invoke(app, ["calibrate", run, problem, *arguments], prog_name="aa")
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    for name in ("likelyhood", "accuracy"):
+        assert said("--performance", name, code=1).stderr.startswith("error: ")
+    assert all_jobs() == ()
+    assert "preferred on this run: " in said(code=0).stderr
+    (job,) = all_jobs()
+    assert (job.spec.kind, job.status) == ("calibrate", "done") and job.result()["stages"] == list(STAGES)

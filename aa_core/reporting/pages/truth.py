@@ -24,7 +24,7 @@ from aa_core.reporting.pages.basis import (
 from aa_core.reporting.pages.front import plural
 
 MOST_SCATTERS = 3
-UNLISTED = "What was trained from Python leaves no job, and is not listed."
+UNLISTED = "What was trained from Python, or by aa experiment, leaves no job, and is not listed."
 EVIDENCE = {
     "question": "Question",
     "estimate": "Estimated effect",
