@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
-from benchmarks.performance_cases import MODELS, batch, seconds
+from benchmarks.performance_cases import MODELS, batch
 
 STEPS, ROUNDS = 100, 2
 BATCHES = {"MLP": 1024, "CNN": 512, "transformer": 64}
@@ -19,7 +20,7 @@ BATCHES = {"MLP": 1024, "CNN": 512, "transformer": 64}
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """By model: CPU time of a plain step, what recording adds to it in the first pass and in later ones, and bytes."""
+    """By model: a plain step, what recording adds to it in the first pass and in later ones, and bytes."""
     return {name: _of(name, folder / "recorder" / name) for name in MODELS}
 
 
@@ -52,12 +53,20 @@ def _of(name: str, folder: Path) -> dict[str, float]:
 def _round(build: Callable[[], nn.Module], batches: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, float]:
     """Two passes over the batches, a stage each; every step is taken without and with the recorder, in turn."""
     alone, watched = _loop(build()), _loop(build())
-    plain, recorded = [0.0, 0.0], [0.0, 0.0]
+    plain, recorded = torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
     with aa.Recorder(path, watched.model, watched.optimizer, nn.functional.cross_entropy) as recorder:
         for stage in (0, 1):
             with recorder.stage(f"pass {stage + 1}"):
                 for x, y in batches:
-                    plain[stage] += seconds(lambda x=x, y=y: alone.step(x, y))
-                    recorded[stage] += seconds(lambda x=x, y=y: (recorder.batch(x, y), watched.step(x, y)))
-    new, known = (r / p - 1 for r, p in zip(recorded, plain, strict=True))
-    return {"plain_ms": sum(plain) / (2 * len(batches)) * 1e3, "new": new, "known": known}
+                    plain[stage] += _seconds(lambda x=x, y=y: alone.step(x, y))
+                    recorded[stage] += _seconds(lambda x=x, y=y: (recorder.batch(x, y), watched.step(x, y)))
+    names = ("new", "new_cpu", "known", "known_cpu")
+    added = dict(zip(names, (recorded / plain - 1).flatten().tolist(), strict=True))
+    return {"plain_ms": float(plain[:, 0].sum()) / (2 * len(batches)) * 1e3, **added}
+
+
+def _seconds(task: Callable[[], Any]) -> Tensor:
+    """(that the loop waits, CPU time of all threads)."""
+    start = time.perf_counter(), time.process_time()
+    task()
+    return torch.tensor((time.perf_counter() - start[0], time.process_time() - start[1]), dtype=torch.float64)

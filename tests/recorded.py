@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from aa_core.recording.recorder import Recorder
 from aa_core.runs.evaluation import Evaluation
+from aa_core.runs.journal import decode_journal
 from aa_core.runs.trajectory import Trajectory, open_run
 from tests.core.job_run import wait
 
@@ -111,3 +113,10 @@ def record(path: Path, first: int = 7, second: int = 5, **settings: object) -> T
         with recorder.stage("second"):
             train(recorder, model, optimizer, second)
     return open_run(path)
+
+
+def steps_of(journal: Path, first: int = 0) -> list[bytes]:
+    """The bytes of each step from `first` on: its line, and the examples that follow it."""
+    data = journal.read_bytes()
+    stops = [0, *(step.stop for step in decode_journal(data, first, "journal").steps)]
+    return [data[a:b] for a, b in pairwise(stops)]

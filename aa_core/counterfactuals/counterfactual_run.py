@@ -21,6 +21,7 @@ from aa_core.recording.writer import RunWriter
 from aa_core.records import Phase, StepInput, StepRecord
 from aa_core.replay import Progress, prepare, silent, snapshot_before, verify_once
 from aa_core.rules.clipping import clip
+from aa_core.runs.examples import New
 from aa_core.runs.header import Header
 from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.state import Snapshot, is_finite, to_device
@@ -105,7 +106,7 @@ def _write(writer: RunWriter, run: Trajectory, intervention: Intervention, train
             begun, evaluation = record.stage, None
         if k >= start:
             at, record = _take(run, training, at, record._replace(hyper=intervention.hyper.get(k, record.hyper)))
-        writer.append(record._replace(step=writer.steps), None if writer.steps else run.stored_examples)
+        writer.append(record._replace(step=writer.steps), None if writer.steps else New.of(run.stored_examples))
         told(k + 1, run.steps)
     if not is_finite(at.state):
         raise NonFiniteError(f"training with {what.name!r} diverged: it has no end that could be recorded")

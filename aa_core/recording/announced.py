@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,18 @@ from aa_core.recording.live import Live, LossFunction, carried_now, read_buffers
 from aa_core.recording.observer import ForwardObserver, check_clipped, read_precision
 from aa_core.records import Batch, Clip, MicroBatch, Precision
 from aa_core.state import Buffers
+
+
+class Pending(NamedTuple):
+    """An announced batch."""
+
+    rows: Future[Tensor]
+    """Looked up while the model runs."""
+    weight: float
+    batch: Batch
+
+    def seen_with(self, rng: Tensor | None) -> MicroBatch:
+        return MicroBatch(self.rows.result(), self.weight, rng)
 
 
 class Made(NamedTuple):
@@ -34,7 +47,7 @@ class Announced:
 
     def __init__(self, loss_fn: LossFunction, device: torch.device, scaler: torch.amp.GradScaler | None) -> None:
         self._observer, self._scaler, self._scale = ForwardObserver(loss_fn, device), scaler, 1.0
-        self._batches: list[tuple[MicroBatch, Batch]] = []
+        self._batches: list[Pending] = []
         self._passed: list[tuple[MicroBatch, Batch]] = []
         self._before = 0
         """How many batches the step before was made of."""
@@ -64,9 +77,9 @@ class Announced:
         if not self._passed:
             self._buffers = read_buffers(live, self._moving if self._before and not checked else None)
 
-    def add(self, micro: MicroBatch, batch: Batch) -> None:
-        self._batches.append((micro, batch))
-        self._observer.expect(batch.targets, micro.weight)
+    def add(self, pending: Pending) -> None:
+        self._batches.append(pending)
+        self._observer.expect(pending.batch.targets, pending.weight)
 
     def pass_over(self, live: Live) -> None:
         """No step is made of them; where they went through the model and moved buffers, the next one knows of them."""
@@ -74,8 +87,8 @@ class Announced:
         self._batches, now = [], carried_now(live, self._buffers)
         if any(not torch.equal(now[n], before) for n, before in self._buffers.items()):
             self._passed += [
-                (micro._replace(weight=0.0, rng=f.rng), batch._replace(rng=f.rng, autocast=f.autocast))
-                for (micro, batch), f in zip(announced, seen, strict=False)  # the last one may not have got there
+                (p._replace(weight=0.0).seen_with(f.rng), p.batch._replace(rng=f.rng, autocast=f.autocast))
+                for p, f in zip(announced, seen, strict=False)  # the last one may not have got there
             ]
 
     def drop(self) -> None:
@@ -97,17 +110,18 @@ class Announced:
         training = live.model.training
         precision = read_precision(seen or (), self._scaler, step)
         rngs = [f.rng for f in seen] if seen else [None] * len(announced)
+        micro_batches = tuple(p.seen_with(rng) for p, rng in zip(announced, rngs, strict=True))
         if checked or len(announced) != before:
             now = carried_now(live)
             batches = [
-                (batch._replace(rng=rng, autocast=precision.dtype), micro.weight)
-                for (micro, batch), rng in zip(announced, rngs, strict=True)
+                (p.batch._replace(rng=rng, autocast=precision.dtype), p.weight)
+                for p, rng in zip(announced, rngs, strict=True)
             ]
             told = Evidence(now | buffers, batches, clip, precision.scale, [batch for _, batch in passed])
             check_gradient(live, gradients, told, training, step)
             self._moving = tuple(n for n in buffers if n in self._moving or not torch.equal(buffers[n], now[n]))
         return Made(
-            tuple(micro._replace(rng=rng) for (micro, _), rng in zip(announced, rngs, strict=True)),
+            micro_batches,
             training,
             precision,
             tuple(n for n in live.trained if n not in gradients),

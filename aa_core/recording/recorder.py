@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from aa_core.errors import EmptyStageError, RecordingError, UnsupportedError
-from aa_core.recording.announced import Announced
+from aa_core.recording.announced import Announced, Pending
 from aa_core.recording.averaging import AverageWatch, Averaging
 from aa_core.recording.live import LossFunction, observe, read_counts, read_hyper, read_snapshot
 from aa_core.recording.observer import announced_clip, check_hyper
 from aa_core.recording.preamble import check_stage_name, json_object, preamble
 from aa_core.recording.resume import Loop, Resumed, read_generators, resume, set_generators
 from aa_core.recording.writer import IfExists, RunWriter
-from aa_core.records import Hyper, Inputs, MicroBatch, StepRecord
+from aa_core.records import Hyper, Inputs, StepRecord
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.examples import DatasetReference, ExampleLog, check_ids, check_reference, to_batch, to_fields
 from aa_core.runs.header import PhaseEntry
@@ -70,6 +71,8 @@ class Recorder:
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
         self._header = preamble(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
+        self._thread = ThreadPoolExecutor(1, "examples")
+        """Hashes them while the model runs."""
         self._announced = Announced(loss_fn, self._live.device, scaler)
         self._clip = self._clip_of_all = announced_clip(clip_norm, clip_value)
         self._scaler = scaler
@@ -155,6 +158,7 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._detach()
+        self._thread.shutdown()
         writer = self._active()
         try:
             self._finish(clean=error is None)
@@ -242,9 +246,10 @@ class Recorder:
             self._begin_step(writer)
         if self._is_checked and self._dataset is not None:
             check_reference(self._dataset, fields, plain_ids)
-        rows = self._examples.add(fields, plain_ids)
+        self._examples.check(fields, plain_ids)
         kept = {n: t.detach().clone() for n, t in fields.items()}
-        self._announced.add(MicroBatch(rows, float(weight)), to_batch(kept))
+        rows = self._thread.submit(self._examples.add, {n: t.cpu() for n, t in kept.items()}, plain_ids)
+        self._announced.add(Pending(rows, float(weight), to_batch(kept)))
 
     def discard(self) -> None:
         """The loop takes no step with what was announced since the last one (a loss that is not finite).

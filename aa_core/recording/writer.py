@@ -22,14 +22,14 @@ from aa_core.recording.contents import Contents, files_of, write_file
 from aa_core.records import StepRecord
 from aa_core.runs.chain import number_of, read_chain
 from aa_core.runs.evaluation import Evaluation
-from aa_core.runs.examples import Examples, decode_examples
+from aa_core.runs.examples import Examples, New, decode_examples
 from aa_core.runs.header import Commit, FileEntry, Header, PhaseEntry, StageEntry, parse, parse_header
 from aa_core.runs.journal import (
     CommitUnderway,
     Generators,
     JournalStep,
     decode_journal,
-    encode_line,
+    encode_step,
     extend,
 )
 from aa_core.runs.remote import Upload, is_remote, outgoing
@@ -94,13 +94,13 @@ class RunWriter:
         self._publish()
 
     def _take_up(self, steps: Sequence[JournalStep]) -> None:
-        """Go on behind the steps of the journal that is written to, and behind its last whole line."""
+        """Go on behind the steps of the journal that is written to, and behind its last whole one."""
         self._records = [step.record for step in steps]
         self._examples = [step.new for step in steps if step.new is not None]
         for record in self._records:
             self._stages[record.stage] = extend(self._stages.get(record.stage, Stage(record.stage, ())), record.step)
         if steps:
-            os.truncate(self._journal_path, _end_of_line(self._journal_path, len(steps)))
+            os.truncate(self._journal_path, steps[-1].stop)
             self._journal = self._journal_path.open("ab")
 
     def finish(self, snapshot: Snapshot | None) -> None:
@@ -130,15 +130,15 @@ class RunWriter:
         """How many of them are of this stage."""
         return len(self._stages.get(stage, Stage(stage, ())))
 
-    def append(self, record: StepRecord, new: Examples | None, generators: Generators = ()) -> None:
-        """Acknowledge a complete step: its line is with the operating system when this returns."""
+    def append(self, record: StepRecord, new: New | None, generators: Generators = ()) -> None:
+        """Acknowledge a complete step: it is with the operating system when this returns."""
         if self._underway is not None and self._underway.done():
             self.wait()
         first, before = self._journal is None, self.generators
         if self._journal is None:
             self._journal = create(self._journal_path)
         told = not first and len(generators) == len(before) and all(map(torch.equal, generators, before))
-        self._journal.write(encode_line(record, new, () if told else generators))
+        self._journal.writelines(encode_step(record, new, () if told else generators))
         self._journal.flush()
         if first:
             self._drop_journals(but=self._number - (self._underway is not None))
@@ -146,7 +146,7 @@ class RunWriter:
         self._records.append(record)
         self._stages[record.stage] = extend(self._stages[record.stage], record.step)
         if new is not None:
-            self._examples.append(new)
+            self._examples.append(new.examples)
 
     def commit(
         self,
@@ -258,14 +258,6 @@ class RunWriter:
         if self._journal is not None:
             self._journal.close()
         os.close(self._lock)
-
-
-def _end_of_line(path: Path, number: int) -> int:
-    """Where line `number` of a file ends, counted from 1."""
-    data, at = path.read_bytes(), 0
-    for _ in range(number):
-        at = data.index(b"\n", at) + 1
-    return at
 
 
 def _rows(path: Path, files: Sequence[FileEntry]) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from aa_core.errors import MissingDataError, RecordingError, RunFormatError
 from aa_core.records import Batch, Inputs
 from aa_core.runs.header import read_json
-from aa_core.runs.store import Spec, decode, dtype_name, encode, layout
+from aa_core.runs.store import Spec, decode, dtype_name, encode, layout, sha256
 
 Fields = dict[str, Tensor]
 """Inputs "x" (or "x.<key>" for each tensor of a dict) and targets "y"; the first dimension counts the examples."""
@@ -79,8 +80,8 @@ def digest_rows(fields: Fields) -> list[bytes]:
     prefix = np.frombuffer(layout_json.encode(), dtype=np.uint8)
     rows = [_bytes_of_rows(fields[n]) for n in names]
     table = np.concatenate([np.broadcast_to(prefix, (len(rows[0]), len(prefix))), *rows], axis=1)
-    flat, width, sha256 = memoryview(table).cast("B"), table.shape[1], hashlib.sha256  # type: ignore[arg-type]
-    return [sha256(flat[at : at + width]).digest() for at in range(0, len(flat), width)]
+    flat, width, new = memoryview(table).cast("B"), table.shape[1], hashlib.sha256  # type: ignore[arg-type]
+    return [new(flat[at : at + width]).digest() for at in range(0, len(flat), width)]
 
 
 def _bytes_of_rows(tensor: Tensor) -> np.ndarray:
@@ -100,6 +101,20 @@ def check_ids(ids: Any, length: int) -> Ids | None:
     raise RecordingError(f"ids must be all integers or all strings, found {str(plain[:3])[:80]}")
 
 
+class New(NamedTuple):
+    """Examples at their first use."""
+
+    examples: Examples
+    data: bytes
+    """As safetensors."""
+    sha256: str
+
+    @classmethod
+    def of(cls, examples: Examples) -> New:
+        data = encode_examples(examples)
+        return cls(examples, data, sha256(data))
+
+
 class ExampleLog:
     """Gives each distinct example (its content and id) a row, in the order of first use."""
 
@@ -108,42 +123,10 @@ class ExampleLog:
         self._rows: dict[tuple[bytes, int | str | None], int] = {}
         self._specs: dict[str, Spec] | None = None
         self._id_type: type | None = None
-        self._new: list[Examples] = []
+        self._new: list[New] = []
 
-    def add(self, fields: Fields, ids: Ids | None) -> Tensor:
-        """The rows of a batch, int64 [n]; examples not seen before are kept until `take`."""
-        self._check_kind(fields, ids)
-        digests = digest_rows(fields)
-        keys = list(zip(digests, ids or [None] * len(digests), strict=True))
-        rows = [self._rows.get(key, -1) for key in keys]
-        if -1 in rows:
-            fresh = {key: index for index, key in reversed(list(enumerate(keys))) if key not in self._rows}
-            first_uses = sorted(fresh.values())
-            self._rows.update((keys[index], row) for row, index in enumerate(first_uses, len(self._rows)))
-            self._new.append(self._pick(fields, digests, ids, first_uses))
-            rows = [self._rows[key] for key in keys]
-        return torch.from_numpy(np.array(rows, dtype=np.int64))  # torch would look at each of them
-
-    def remember(self, known: Examples) -> None:
-        """The rows of a recording that goes on, in their order."""
-        digests = [digest.tobytes() for digest in known.digests.numpy()]
-        keys = zip(digests, known.ids or [None] * len(digests), strict=True)
-        self._rows = {key: row for row, key in enumerate(keys)}
-        self._specs = specs(known.fields) or None
-        self._id_type = type(known.ids[0]) if known.ids else None
-
-    def take(self) -> Examples | None:
-        """The examples first seen since the last call."""
-        new, self._new = self._new, []
-        return concat(new) if new else None
-
-    def _pick(self, fields: Fields, digests: list[bytes], ids: Ids | None, fresh: list[int]) -> Examples:
-        index = torch.tensor(fresh)
-        stored = {} if self._dataset else {n: t.detach().cpu().index_select(0, index) for n, t in fields.items()}
-        packed = torch.frombuffer(bytearray(b"".join(digests[i] for i in fresh)), dtype=torch.uint8).reshape(-1, 32)
-        return Examples(stored, packed, None if ids is None else [ids[i] for i in fresh], self._dataset)  # type: ignore[arg-type]
-
-    def _check_kind(self, fields: Fields, ids: Ids | None) -> None:
+    def check(self, fields: Fields, ids: Ids | None) -> None:
+        """RecordingError unless these examples are of the kind of all earlier ones."""
         found, id_type = specs(fields), type(ids[0]) if ids else None
         if self._specs is None:
             self._specs, self._id_type = found, id_type
@@ -154,6 +137,41 @@ class ExampleLog:
             )
         if id_type != self._id_type:
             raise RecordingError("ids must be given for every batch or for none, and always of the same type")
+
+    def add(self, fields: Fields, ids: Ids | None) -> Tensor:
+        """The rows of a checked batch, int64 [n]; examples not seen before are kept until `take`."""
+        digests, rows, known = digest_rows(fields), self._rows, len(self._rows)
+        try:
+            keys = zip(digests, ids or repeat(None), strict=False)
+            found = np.array([rows.setdefault(key, len(rows)) for key in keys], dtype=np.int64)
+            if len(rows) > known:
+                row, first_use = np.unique(found, return_index=True)
+                self._new.append(New.of(self._pick(fields, digests, ids, first_use[row >= known])))
+        except BaseException:
+            while len(rows) > known:
+                rows.popitem()
+            raise
+        return torch.from_numpy(found)
+
+    def remember(self, known: Examples) -> None:
+        """The rows of a recording that goes on, in their order."""
+        digests = [digest.tobytes() for digest in known.digests.numpy()]
+        keys = zip(digests, known.ids or [None] * len(digests), strict=True)
+        self._rows = {key: row for row, key in enumerate(keys)}
+        self._specs = specs(known.fields) or None
+        self._id_type = type(known.ids[0]) if known.ids else None
+
+    def take(self) -> New | None:
+        """The examples first seen since the last call."""
+        new, self._new = self._new, []
+        return New.of(concat([n.examples for n in new])) if len(new) > 1 else next(iter(new), None)
+
+    def _pick(self, fields: Fields, digests: list[bytes], ids: Ids | None, fresh: np.ndarray) -> Examples:
+        index = torch.from_numpy(fresh)
+        stored = {} if self._dataset else {n: t.detach().cpu().index_select(0, index) for n, t in fields.items()}
+        packed = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).reshape(-1, 32)
+        some = None if ids is None else [ids[i] for i in fresh]
+        return Examples(stored, packed.index_select(0, index), some, self._dataset)
 
 
 def _describe(found: Mapping[str, Spec]) -> str:

@@ -1,11 +1,11 @@
-"""The journal: one line a live step, readable up to the last complete line after a crash."""
+"""The journal: one line a live step, readable up to the last complete one after a crash."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.records import Clip, MicroBatch, Precision, StepRecord
-from aa_core.runs.examples import Examples, decode_examples, encode_examples
-from aa_core.runs.header import Count, Model, StageEntry, StageName, TensorName, parse
+from aa_core.runs.examples import Examples, New, decode_examples
+from aa_core.runs.header import Count, Digest, Model, StageEntry, StageName, TensorName, parse
+from aa_core.runs.store import sha256
 from aa_core.stages import Stage
 
 Number = float | Literal["inf", "-inf"] | None
@@ -24,6 +25,8 @@ Base64 = Annotated[str, Field(min_length=4)]
 """At least one byte."""
 Generators = tuple[Tensor, ...]
 """States of torch's random number generators: that of the CPU, then that of the device if it is another."""
+TORN = "the last step is torn (the recorder was stopped while writing it); it is not used"
+DAMAGED = "step {} of it is damaged; it and what follows ({} bytes) is not used"
 
 
 class MicroLine(Model):
@@ -42,8 +45,16 @@ class ClipLine(Model):
     limit: float
 
 
+class Following(Model):
+    """The bytes between a line and the next: safetensors of newly seen examples, and a newline."""
+
+    size: Annotated[int, Field(ge=1, le=2**53)]
+    """Without the newline."""
+    sha256: Digest
+
+
 class StepLine(Model):
-    """A step as the journal holds it; `examples` is base64 of the safetensors of newly seen examples."""
+    """A step as the journal holds it; in journals of before 2026-11-29 `examples` is base64 of their safetensors."""
 
     step: Count
     stage: StageName
@@ -59,7 +70,7 @@ class StepLine(Model):
     averaging: float | None = None
     generators: tuple[Base64, ...] = ()
     """Of the states of torch's generators after the step; empty where they are those of the line before."""
-    examples: str | None
+    examples: Following | str | None
 
 
 class CommitUnderway(Model):
@@ -78,6 +89,8 @@ class JournalStep(NamedTuple):
     new: Examples | None
     generators: Generators = ()
     """After the step; empty where they are those of the step before."""
+    stop: int = 0
+    """Where it ends in its file, in bytes."""
 
 
 class Journal(NamedTuple):
@@ -103,8 +116,8 @@ def extend(stage: Stage, step: int) -> Stage:
     return Stage(stage.name, (*stage.blocks, (step, step + 1)), stage.note, stage.metadata)
 
 
-def encode_line(record: StepRecord, new: Examples | None, generators: Generators = ()) -> bytes:
-    """ "<first 16 hex digits of sha256 of the json> <json>" and a newline."""
+def encode_step(record: StepRecord, new: New | None, generators: Generators = ()) -> Sequence[bytes]:
+    """ "<first 16 hex digits of sha256 of the json> <json>" and a newline; new examples follow."""
     line = {
         "step": record.step,
         "stage": record.stage,
@@ -121,11 +134,11 @@ def encode_line(record: StepRecord, new: Examples | None, generators: Generators
         **record.precision._asdict(),
         "averaging": record.averaging,
         "generators": [_text(g) for g in generators],
+        "examples": None if new is None else {"size": len(new.data), "sha256": new.sha256},
     }
-    # base64 needs no escapes, and looking for some in megabytes would take longer than all the rest
-    examples = b"null" if new is None else b'"%b"' % base64.b64encode(encode_examples(new))
-    text = b'%b,"examples":%b}' % (json.dumps(line, separators=(",", ":")).encode()[:-1], examples)
-    return _seal(text) + b" " + text + b"\n"
+    text = json.dumps(line, separators=(",", ":")).encode()
+    whole = b"%b %b\n" % (_seal(text), text)
+    return (whole,) if new is None else (whole, new.data, b"\n")
 
 
 def _text(data: Tensor) -> str:
@@ -133,7 +146,7 @@ def _text(data: Tensor) -> str:
 
 
 def _seal(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest()[:16].encode()
+    return sha256(text)[:16].encode()
 
 
 def _number(value: float) -> float | str | None:
@@ -141,27 +154,39 @@ def _number(value: float) -> float | str | None:
 
 
 def decode_journal(data: bytes, first: int, where: str) -> Journal:
-    """The steps from `first` on up to the first torn or altered line; what follows it is reported, never used."""
+    """The steps from `first` on up to the first torn or altered one; what follows it is reported, never used."""
     steps: list[JournalStep] = []
-    warnings: tuple[str, ...] = ()
     at = 0
-    while (end := data.find(b"\n", at)) >= 0:
-        seal, text, number = data[at : at + 17], data[at + 17 : end], len(steps) + 1
-        if seal != _seal(text) + b" ":
-            dropped = data.count(b"\n", at) + (not data.endswith(b"\n"))
-            warnings = (f"{where}: line {number} is damaged; it and what follows ({dropped} lines) is not used",)
-            break
-        steps.append(_decode_line(text, first + len(steps), f"{where} line {number}"))
-        at = end + 1
-    else:
-        if at < len(data):
-            torn = "the last line is torn (the recorder was stopped while writing it); it is not used"
-            warnings = (f"{where}: {torn}",)
-    return Journal(tuple(steps), data[:at], warnings)
+    while at < len(data):
+        number = len(steps) + 1
+        here = f"{where} line {number}"
+        found = _read(data, at, here)
+        if isinstance(found, str):
+            return Journal(tuple(steps), data[:at], (f"{where}: {found.format(number, len(data) - at)}",))
+        line, new, at = found
+        steps.append(_decode(line, new, first + len(steps), here)._replace(stop=at))
+    return Journal(tuple(steps), data, ())
 
 
-def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
-    line = parse(StepLine, text, where)
+def _read(data: bytes, at: int, where: str) -> tuple[StepLine, bytes | None, int] | str:
+    """A line, the examples that are new with it, and where the next begins; or what is the matter with it."""
+    stop = data.find(b"\n", at) + 1
+    seal, text = data[at : at + 17], data[at + 17 : stop - 1]
+    if stop and seal != _seal(text) + b" ":
+        return DAMAGED
+    line = parse(StepLine, text, where) if stop else None
+    if line is None or line.examples is None:
+        return TORN if line is None else (line, None, stop)
+    if isinstance(line.examples, str):
+        return line, _data(line.examples, where), stop
+    new = data[stop : stop + line.examples.size]
+    end = stop + line.examples.size + 1
+    if end > len(data):
+        return TORN
+    return (line, new, end) if data[end - 1 : end] == b"\n" and sha256(new) == line.examples.sha256 else DAMAGED
+
+
+def _decode(line: StepLine, examples: bytes | None, expected_step: int, where: str) -> JournalStep:
     if line.step != expected_step:
         raise RunFormatError(f"{where}: step {line.step}, expected step {expected_step}")
     if not line.micro or not all(m.rows for m in line.micro):
@@ -186,7 +211,7 @@ def _decode_line(text: bytes, expected_step: int, where: str) -> JournalStep:
         line.averaging,
         tuple(_micro_batch(m, where) for m in line.micro if not m.weight),
     )
-    new = None if line.examples is None else _decode_new(line.examples, where)
+    new = None if examples is None else decode_examples(examples, f"{where}, examples")
     return JournalStep(record, new, tuple(_bytes(g, where) for g in line.generators))
 
 
@@ -197,10 +222,6 @@ def _micro_batch(line: MicroLine, where: str) -> MicroBatch:
 
 def _bytes(text: str, where: str) -> Tensor:
     return torch.frombuffer(bytearray(_data(text, where)), dtype=torch.uint8)
-
-
-def _decode_new(text: str, where: str) -> Examples:
-    return decode_examples(_data(text, where), f"{where}, examples")
 
 
 def _data(text: str, where: str) -> bytes:

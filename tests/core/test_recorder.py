@@ -168,7 +168,7 @@ def test_an_example_twice_in_one_batch_has_one_row() -> None:
     assert log.add({"x": x[[0, 1, 0]], "y": y[[0, 1, 0]]}, None).tolist() == [0, 1, 0]
     assert log.add({"x": x[[2, 1]], "y": y[[2, 1]]}, None).tolist() == [2, 1]
     new = log.take()
-    assert new is not None and torch.equal(new.fields["x"], x) and log.take() is None
+    assert new is not None and torch.equal(new.examples.fields["x"], x) and log.take() is None
 
 
 def test_equal_examples_with_different_ids_stay_apart(tmp_path: Path) -> None:

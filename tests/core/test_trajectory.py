@@ -13,7 +13,7 @@ from aa_core.errors import RequestError, RunNotFoundError
 from aa_core.recording.recorder import Recorder
 from aa_core.runs.header import Header, partition_errors
 from aa_core.runs.integrity import check_integrity
-from aa_core.runs.journal import decode_journal, encode_line, extend
+from aa_core.runs.journal import decode_journal, encode_step, extend
 from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.stages import Stage
 from tests.recorded import LOSS, evaluation, make, record, train
@@ -113,7 +113,7 @@ def test_a_journaled_step_reads_the_same_as_a_committed_one(tmp_path: Path) -> N
 def test_the_journal_survives_non_finite_numbers(run: Trajectory) -> None:
     for value in ("nan", "inf", "-inf", "0.1"):
         record_ = run.record(3)._replace(step=0, loss=float(value))
-        ((again, *_),) = decode_journal(encode_line(record_, None), 0, "journal").steps
+        ((again, *_),) = decode_journal(b"".join(encode_step(record_, None)), 0, "journal").steps
         assert str(again.loss) == str(float(value)) and again.hyper == record_.hyper
 
 

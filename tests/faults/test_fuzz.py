@@ -24,12 +24,12 @@ from aa_core.runs.archive import export_run, import_run
 from aa_core.runs.header import Commit, parse, parse_header, read_json
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.journal import _seal
-from aa_core.runs.store import decode, layout
+from aa_core.runs.store import decode, layout, sha256
 from aa_core.runs.trajectory import open_run
 from dashboard.words import escaped
 from tests.faults.forge import replace_file, reseal
 from tests.faults.fuzz import SPANS, changed, damaged, explore
-from tests.recorded import LOSS, as_killed, make, record, settled, train
+from tests.recorded import LOSS, as_killed, make, record, settled, steps_of, train
 
 Check = Callable[[Any], object]
 
@@ -159,17 +159,37 @@ def test_forged_commits(original: Path) -> None:
 
 def test_forged_lines_of_a_journal(live: Path) -> None:
     (journal,) = (p for p in (live / "journal").iterdir() if not (live / "log" / f"{p.stem}.json").exists())
-    lines = [line[17:] for line in journal.read_bytes().splitlines()]
+    steps = steps_of(journal, first=4)
+    lines, follow = zip(*(step[17:].split(b"\n", 1) for step in steps), strict=True)
     forgeries = st.sampled_from(range(len(lines))).flatmap(
         lambda n: st.tuples(st.just(n), changed(json.loads(lines[n])).map(_text) | damaged(lines[n]))
     )
 
     def check(forgery: tuple[int, bytes]) -> None:
         forged = [*lines[: forgery[0]], forgery[1].replace(b"\n", b""), *lines[forgery[0] + 1 :]]
-        journal.write_bytes(b"".join(_seal(line) + b" " + line + b"\n" for line in forged))
+        sealed = (_seal(line) + b" " + line + b"\n" + rest for line, rest in zip(forged, follow, strict=True))
+        journal.write_bytes(b"".join(sealed))
         read_all(live)
 
     fuzz(forgeries, Restored(live).after(check))
+
+
+def test_forged_examples_of_a_journal(tmp_path: Path) -> None:
+    """Of the digest that their line names."""
+    model, optimizer = make()
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+        train(recorder, model, optimizer, 2)
+        path = as_killed(tmp_path / "r", tmp_path / "copy")
+    (journal,) = (path / "journal").iterdir()
+    first, second = steps_of(journal)
+    line, examples = first[17:-1].split(b"\n", 1)
+
+    def check(forged: bytes) -> None:
+        text = _text(json.loads(line) | {"examples": {"size": len(forged), "sha256": sha256(forged)}})
+        journal.write_bytes(_seal(text) + b" " + text + b"\n" + forged + b"\n" + second)
+        read_all(path)
+
+    fuzz(damaged(examples), check)
 
 
 def test_forged_columns(original: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
 import shutil
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from aa_core.files import write_new
 from aa_core.recording.recorder import Recorder
 from aa_core.runs.header import MAX_JSON_BYTES, read_json
 from aa_core.runs.integrity import check_integrity
+from aa_core.runs.journal import _seal
 from aa_core.runs.store import decode, layout, read_file
 from aa_core.runs.trajectory import Trajectory, open_run
 from tests.core.job_run import wait
 from tests.faults.forge import entry, file_with, named_files, replace_file, reseal
 from tests.faults.victims import kill, record_three_stages, start
-from tests.recorded import LOSS, as_killed, make, record, train
+from tests.recorded import LOSS, as_killed, make, record, steps_of, train
 
 
 @pytest.fixture(scope="module")
@@ -330,8 +333,7 @@ def live_copy(tmp_path: Path, steps: int = 5) -> Path:
 def test_a_journal_cut_anywhere_gives_its_complete_lines(tmp_path: Path) -> None:
     path = live_copy(tmp_path)
     (journal,) = (path / "journal").iterdir()
-    data = journal.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    data, ends = journal.read_bytes(), list(accumulate(map(len, steps_of(journal))))
     for cut in sorted({*range(0, len(data), 997), *ends, *(e - 1 for e in ends), *(e + 1 for e in ends[:-1])}):
         journal.write_bytes(data[:cut])
         run = open_run(path)
@@ -343,18 +345,36 @@ def test_a_journal_cut_anywhere_gives_its_complete_lines(tmp_path: Path) -> None
 def test_what_follows_a_damaged_journal_line_is_reported_and_not_used(tmp_path: Path) -> None:
     path = live_copy(tmp_path)
     (journal,) = (path / "journal").iterdir()
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:2], lines[2].replace(b"a", b"b", 1), *lines[3:]]))
+    steps = steps_of(journal)
+    left = sum(map(len, steps[2:]))
+    journal.write_bytes(b"".join([*steps[:2], steps[2].replace(b"a", b"b", 1), *steps[3:]]))
     run = open_run(path)
-    assert run.steps == 2 and "line 3 is damaged" in run.warnings[0] and "3 lines" in run.warnings[0]
+    assert run.steps == 2 and "step 3 of it is damaged" in run.warnings[0] and f"({left} bytes)" in run.warnings[0]
     assert check_integrity(run) == run.warnings
+
+
+def test_journals_of_before_that_hold_examples_as_text_are_read(tmp_path: Path) -> None:
+    path = live_copy(tmp_path)
+    (journal,) = (path / "journal").iterdir()
+    expected, old = open_run(path), b""
+    for step in steps_of(journal):
+        text, _, examples = step[17:].partition(b"\n")
+        line = json.loads(text) | {"examples": base64.b64encode(examples[:-1]).decode() or None}
+        text = json.dumps(line).encode()
+        old += _seal(text) + b" " + text + b"\n"
+    assert len(old) > journal.stat().st_size
+    journal.write_bytes(old)
+    found = open_run(path)
+    assert found.steps == expected.steps and not found.warnings
+    for name, tensor in expected.stored_examples.fields.items():
+        assert torch.equal(found.stored_examples.fields[name], tensor)
 
 
 def test_journal_lines_out_of_order_are_refused(tmp_path: Path) -> None:
     path = live_copy(tmp_path)
     (journal,) = (path / "journal").iterdir()
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([lines[0], lines[2], lines[1]]))
+    steps = steps_of(journal)
+    journal.write_bytes(b"".join([steps[0], steps[2], steps[1]]))
     with pytest.raises(RunFormatError, match="line 2: step 2, expected step 1"):
         open_run(path)
 
