@@ -125,8 +125,8 @@ def _recorder(part: dict[str, Any], setting: dict[str, Any]) -> str:
             name,
             str(m["batch"]),
             f"{m['plain_ms']:.0f} ms",
-            f"{m['new']:.0%}",
-            f"{m['known']:.0%}",
+            f"{m['new']:.0%} ({m['new_cpu']:.0%})",
+            f"{m['known']:.0%} ({m['known_cpu']:.0%})",
             f"{m['bytes']:,.0f}",
             f"{m['bytes_of_an_example']:,}",
         ]
@@ -134,8 +134,9 @@ def _recorder(part: dict[str, Any], setting: dict[str, Any]) -> str:
     ]
     return f"""## The recorder
 
-CPU time that recording adds to a step of AdamW ({_when(part)}): while every example is new and must be stored, and in later
-passes, when all are known. Bytes a step are those of the step table, beside the examples, each stored once, and the
+What recording adds to a step of AdamW ({_when(part)}): how much longer the loop takes while every example is new and must be
+stored, and in later passes, when all are known; in brackets the CPU time of all threads. Examples are hashed and encoded on a
+thread of their own while the model runs; with a single processor the loop waits for all of it. Bytes a step are those of the step table, beside the examples, each stored once, and the
 checkpoints. A pass has {setting["recorder_steps"]} steps, as many as there are between two checkpoints by default; what a checkpoint costs, and the check of
 its gradient, are in it, and the examples of the first pass are committed within the second.
 

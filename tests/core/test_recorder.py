@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -169,6 +170,29 @@ def test_an_example_twice_in_one_batch_has_one_row() -> None:
     assert log.add({"x": x[[2, 1]], "y": y[[2, 1]]}, None).tolist() == [2, 1]
     new = log.take()
     assert new is not None and torch.equal(new.examples.fields["x"], x) and log.take() is None
+
+
+def test_examples_that_could_not_be_kept_have_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), log = data(3), ExampleLog()
+    log.add({"x": x[:1], "y": y[:1]}, None)
+    with monkeypatch.context() as full:
+        full.setattr(ExampleLog, "_pick", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            log.add({"x": x, "y": y}, None)
+    assert log.add({"x": x[[2, 0]], "y": y[[2, 0]]}, None).tolist() == [1, 0]
+
+
+def test_the_loop_may_write_over_a_batch_once_it_is_announced(tmp_path: Path) -> None:
+    model, optimizer = make()
+    x, y = data(4000)
+    shown = x.clone()
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder, recorder.stage("a"):
+        recorder.batch(shown, y)
+        shown.zero_()
+        LOSS(model(x), y).backward()
+        optimizer.step()
+    run = open_run(tmp_path / "r")
+    assert torch.equal(run.examples(run.record(0).micro_batches[0].rows).inputs, x)
 
 
 def test_equal_examples_with_different_ids_stay_apart(tmp_path: Path) -> None:
