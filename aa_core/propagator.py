@@ -33,9 +33,10 @@ class Stretch:
         return Packing(self.phase.groups, self.phase.clocks, self._shapes, together=together, on_gpu=on_gpu)
 
     def update(self, state: State, grads: Params, step: StepInput, *, vmapped: bool = False) -> State:
-        """U of a recorded step; on a GPU in the foreach operations that torch.optim takes there, if vmap allows."""
-        foreach = self._on_gpu and not vmapped
-        return update(self.rule, self.phase.groups, self.phase.clocks, state, grads, step, foreach=foreach)
+        """U of a recorded step; if vmap allows, in the foreach operations that torch.optim takes on a GPU.
+
+        On a CPU they are those of one parameter at a time, and fewer."""
+        return update(self.rule, self.phase.groups, self.phase.clocks, state, grads, step, foreach=not vmapped)
 
     def linearized(self, state: State, grads: Params, step: StepInput) -> Linearized:
         """dU of a recorded step."""

@@ -18,7 +18,7 @@ from aa_core.progress import Progress, silent
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.schedule import split
-from aa_core.state import AVERAGE, Params, Snapshot, max_difference, nbytes, to_device
+from aa_core.state import AVERAGE, Params, Snapshot, all_finite, max_difference, nbytes, to_device
 
 MEMORY = 1 << 30
 """Default budget of a backward sweep, bytes."""
@@ -67,7 +67,7 @@ def load(run: RunLike, training: Training, step: int) -> Snapshot:
     at = to_device(run.load(step), training.problem.device)
     for leaves in (at.state.params, *at.state.slots.values()):
         for name, tensor in leaves.items():
-            if not tensor.isfinite().all():
+            if not all_finite(tensor):
                 raise _not_finite(step, f"the recorded state of {name!r}")
     return at
 

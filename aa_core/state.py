@@ -120,14 +120,17 @@ def pair(cotangent: State, tangent: State) -> Tensor:
 
     Each leaf's part is computed in its own precision, but never in less than float32, their sum in float64.
     """
-    products = [_matrix(a) @ _matrix(d).T for a, d in zip(leaves(cotangent), leaves(tangent), strict=True)]
-    alike = ([p for p in products if p.dtype == dtype] for dtype in dict.fromkeys(p.dtype for p in products))
-    return torch.stack([torch.stack(parts).double().sum(0) for parts in alike]).sum(0)
+    sums: dict[torch.dtype, list[Tensor]] = {}
+    for a, d in zip(leaves(cotangent), leaves(tangent), strict=True):
+        part = _matrix(a) @ _matrix(d).T
+        sums.setdefault(part.dtype, []).append(part)
+    return torch.stack([torch.stack(parts).double().sum(0) for parts in sums.values()]).sum(0)
 
 
 def _matrix(leaf: Tensor) -> Tensor:
     """[R, size]."""
-    return leaf.reshape(len(leaf), -1).to(torch.promote_types(leaf.dtype, torch.float32))
+    flat = leaf.reshape(len(leaf), -1)
+    return flat.float() if flat.itemsize < 4 else flat
 
 
 def norm(tangent: State) -> Tensor:
@@ -149,7 +152,12 @@ def max_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def is_finite(state: State) -> bool:
-    return all(bool(torch.isfinite(t).all()) for t in leaves(state))
+    return all(map(all_finite, leaves(state)))
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Infinity and NaN survive a sum, which is taken quicker than a look at each number; a sum may overflow, too."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def to_device(snapshot: Snapshot, device: torch.device) -> Snapshot:

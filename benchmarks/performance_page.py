@@ -43,11 +43,12 @@ highest. The last row is a ratio to one forward pass of the 200 evaluation examp
 
 The floor is what an exact adjoint cannot do without, measured alone: at each step one gradient with its graph kept and
 one product with the curvature. Where matrix products are all the work, it is 3: a training step has three of them a layer, its
-second derivative six more. What the adjoint spends beyond the floor is the optimizer's update and its
+second derivative six more. Each of several queries needs a product of its own, of which 2 is then the floor, however many are
+taken at once. What the adjoint spends beyond the floor is the optimizer's update and its
 transpose, inner products of states, and reading and verifying checkpoints, of which there is one a stage here.
 
-What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, large parameters are not
-copied for it, inner products are taken leaf by leaf in the precision of the leaf, and a checkpoint that a sweep meets from
+What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, in as few passes over
+memory as it takes; large parameters are not copied for it; updates are taken of all parameters at once; inner products are taken leaf by leaf in the precision of the leaf; and a checkpoint that a sweep meets from
 both sides is read once. Before that was done: {before["note"]}.
 
 {_table(["adjoint of one query", *models], _before(before["adjoint"], models))}
