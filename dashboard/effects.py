@@ -7,11 +7,11 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, feedback, plots, session, shell
+from dashboard import charts, feedback, session, shell
 from dashboard.batch import batch
 from dashboard.pin import pin
 from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS, Selection
-from dashboard.service import Effects, checking, estimates, figures, glossary, retraining
+from dashboard.service import Effects, breakdown, checking, estimates, figures, glossary, retraining
 from dashboard.shell import Context
 from dashboard.words import CHART_WORDS, CONTROLS, chart_text, help_of, judged, literal, measure, option, subject
 
@@ -118,7 +118,7 @@ def _parts(ctx: Context) -> None:
     with feedback.working("Walking back through the training") as progress:
         found = estimates.parts(ctx.desk, s, "layers" if s.chart == "layers" else "causes", progress)
     part = "layer" if s.chart == "layers" else "cause"
-    figure = plots.split_bars(found.frame, part, found.unit, chart_text(judged(s)))
+    figure = breakdown.split_bars(found.frame, part, found.unit, chart_text(judged(s)))
     words = "; ".join(f"{r.stage}, {getattr(r, part)} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.show(figure, f"split-{part}", f"Effect of each stage by {part}: {words}")
     adds_up = {
@@ -135,7 +135,7 @@ def _shares(ctx: Context) -> None:
     with feedback.working("Replaying the training") as progress:
         table, start, unit = estimates.shares(ctx.desk, s, progress)
     words = "; ".join(f"{r.stage} {r.share:+.3g}" for r in table.itertuples())
-    figure = plots.waterfall(table, start, unit, chart_text(judged(s)))
+    figure = breakdown.waterfall(table, start, unit, chart_text(judged(s)))
     charts.show(figure, "path", f"Start {start:.3g}; {words}")
     st.caption(
         f"How the {literal(judged(s))} rose or fell while each stage was trained, {literal(unit)}, mean over "

@@ -1,4 +1,4 @@
-"""Charts that only screens have: heat maps, splits of an effect, and the path of the performance."""
+"""Charts that only screens have: heat maps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ DIVERGING = [
 ]
 """Hurt to helped; near zero the page shows through. The figures in the cells stay readable in both themes."""
 ROW, WIDEST = 34, 24
-PARTS = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733", "#88CCEE", "#CC6677")
-ROSE, FELL = "#44AA99", "#AA4499"
 
 
 def effect_map(frame: pd.DataFrame, unit: str) -> go.Figure:
@@ -48,66 +46,6 @@ def cosine_map(cosines: pd.DataFrame) -> go.Figure:
     both = [[f"{chart_text(a)}<br>{chart_text(b)}" for b in names] for a in names]
     hovers = [[f"{n}<br>cosine {w}" for n, w in zip(*row, strict=True)] for row in zip(both, words, strict=True)]
     return _map(values, words, hovers, names, [chart_text(_short(n)) for n in names], 1.0)
-
-
-def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str) -> go.Figure:
-    """One bar a stage, made of its parts: helped to the right, hurt to the left. frame: stage, PART, effect.
-
-    A part that is zero in all stages is left out.
-    """
-    stages, names = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame.loc[frame["effect"] != 0, part]))
-    figure = sketch.Sketch()
-    for i, name in enumerate(names):
-        own = frame[frame[part] == name].set_index("stage")["effect"].reindex(stages, fill_value=0.0)
-        figure.add(
-            "bar",
-            x=own.tolist(),
-            y=list(range(len(stages))),
-            orientation="h",
-            width=0.62,
-            name=chart_text(_short(name)),
-            marker={"color": PARTS[i % len(PARTS)], "pattern": {"shape": "" if i < len(PARTS) else "x"}},
-            hovertext=[f"{chart_text(name)}<br>{marks.hover(s, e, unit)}" for s, e in own.items()],
-            hoverinfo="text",
-        )
-    marks.name_axis(figure, pd.Series(stages), range(len(stages)))
-    figure.xaxis(title={"text": glossary.axis_title(performance, unit)})
-    figure.set(barmode="relative", showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
-    return figure.done("Parts", [glossary.sign()], 48 + ROW * len(stages), f"parts-{part}")
-
-
-def waterfall(shares: pd.DataFrame, start: float, unit: str, performance: str) -> go.Figure:
-    """From the first weights to the last: what the performance gained or lost meanwhile. shares: stage, share."""
-    names = ["At the start", *shares["stage"], "At the end"]
-    values = [start, *shares["share"], start + shares["share"].sum()]
-    labels = [glossary.fmt_number(start), *map(glossary.fmt_effect, shares["share"]), glossary.fmt_number(values[-1])]
-    figure = sketch.Sketch()
-    figure.add(
-        "waterfall",
-        orientation="h",
-        measure=["absolute", *["relative"] * len(shares), "total"],
-        y=list(range(len(names))),
-        x=values,
-        text=labels,
-        textposition="outside",
-        cliponaxis=False,
-        increasing={"marker": {"color": ROSE}},
-        decreasing={"marker": {"color": FELL}},
-        totals={"marker": {"color": marks.NEUTRAL}},
-        connector={"line": {"color": sketch.GRID}},
-        hovertext=[f"{chart_text(n)}<br>{w} {chart_text(unit)}" for n, w in zip(names, labels, strict=True)],
-        hoverinfo="text",
-    )
-    marks.name_axis(figure, pd.Series(names), range(len(names)))
-    low, high = _reach(start, shares["share"])
-    pad = 0.22 * (high - low or 1.0)
-    figure.xaxis(title={"text": f"{performance}, {glossary.unit_words(unit)}"}, range=[low - pad, high + pad])
-    return figure.done("Path", [], 48 + ROW * len(names), "path")
-
-
-def _reach(start: float, shares: pd.Series) -> tuple[float, float]:
-    path = [0.0, start, *(start + shares.cumsum())]
-    return min(path), max(path)
 
 
 def _map(

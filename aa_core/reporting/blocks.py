@@ -86,7 +86,7 @@ class Table(NamedTuple):
 class Figure(NamedTuple):
     """A chart. `kind` names how it is drawn, `data` is all that is drawn: plain values."""
 
-    kind: Literal["timeline", "stages", "steps", "heat", "pairs", "scatter"]
+    kind: Literal["timeline", "stages", "steps", "heat", "pairs", "scatter", "split", "path"]
     title: str
     data: Mapping[str, Any]
     words: str

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from aa_core.reporting import figures, glossary, tables
+from aa_core.reporting import breakdown, figures, glossary, tables
 from aa_core.reporting.blocks import Figure, Heading, numbered
 from aa_core.reporting.escape import visible
 from aa_core.reporting.heat import heat_map
@@ -110,6 +111,17 @@ def _scatter(data: Mapping[str, Any], title: str) -> go.Figure:
     return figures.agreement_scatter(frame, data["unit"], performance=data["performance"])
 
 
+def _split(data: Mapping[str, Any], title: str) -> go.Figure:
+    cells = pd.DataFrame(product(data["stage"], data["part"]), columns=["stage", data["by"]])
+    frame = cells.assign(effect=list(chain(*data["effect"]))).astype({"effect": float})
+    return breakdown.split_bars(frame, data["by"], data["unit"], data["performance"], title)
+
+
+def _path(data: Mapping[str, Any], title: str) -> go.Figure:
+    shares = pd.DataFrame({c: data[c] for c in ("stage", "share")}).astype({"share": float})
+    return breakdown.waterfall(shares, data["start"], data["unit"], data["performance"], title)
+
+
 def _floats(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(("effect", "low", "high"), float))
 
@@ -121,6 +133,8 @@ DRAWN: dict[str, Callable[[Mapping[str, Any], str], go.Figure]] = {
     "heat": lambda data, title: heat_map(**data, title=title),
     "pairs": _pairs,
     "scatter": _scatter,
+    "split": _split,
+    "path": _path,
 }
 
 

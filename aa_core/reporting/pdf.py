@@ -7,8 +7,9 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from aa_core.errors import IntegrityError, MissingExtraError, RunFormatError
 from aa_core.reporting import tables
 from aa_core.reporting.bins import binned, spans_decades
 from aa_core.reporting.blocks import Block, Figure, Formula, Table, numbered
+from aa_core.reporting.breakdown import ENDS, FELL, PARTS, ROSE, path_labels
 from aa_core.reporting.escape import visible
 from aa_core.reporting.glossary import CURVES, fmt_effect, fmt_number, scale_of
 from aa_core.reporting.html import subscripts
+from aa_core.reporting.marks import NEUTRAL
 from aa_core.reporting.model import Report, read_report, to_json
 from aa_core.reporting.pages import pages
 from aa_core.reporting.seal import SCHEMA, first_difference
@@ -233,6 +236,43 @@ def _scatter(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "ends": _ends([*data["estimate"], *data["truth"]])}
 
 
+def _split(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows of coloured pieces side by side: what helped to the right of zero, what hurt to the left."""
+    some = [j for j in range(len(data["part"])) if any(own[j] for own in data["effect"])]
+    looks = {j: {"colour": PARTS[i % len(PARTS)], "pale": i >= len(PARTS)} for i, j in enumerate(some)}
+    totals = [sum(v or 0.0 for v in own) for own in data["effect"]]
+    rows = [
+        {"name": name, "pieces": list(_beside(own, looks)), "label": label}
+        for name, own, label in zip(data["stage"], data["effect"], _labels(totals, scale_of(totals)), strict=True)
+    ]
+    return {"rows": rows, "key": [{"name": data["part"][j], **look} for j, look in looks.items()]}
+
+
+def _beside(values: Sequence[float | None], looks: Mapping[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    ends = {True: 0.0, False: 0.0}
+    for j, look in looks.items():
+        value = values[j] or 0.0
+        start = ends[value > 0]
+        ends[value > 0] = start + value
+        yield {"start": start, "stop": start + value, **look}
+
+
+def _path(data: Mapping[str, Any]) -> dict[str, Any]:
+    """One piece a row, each from where the one before ended."""
+    at = list(accumulate([data["start"], *(s or 0.0 for s in data["share"])]))
+    spans = [
+        (0.0, at[0], NEUTRAL),
+        *((a, b, ROSE if b >= a else FELL) for a, b in pairwise(at)),
+        (0.0, at[-1], NEUTRAL),
+    ]
+    names, labels = (ENDS[0], *data["stage"], ENDS[1]), path_labels(data["start"], [s or 0.0 for s in data["share"]])
+    rows = [
+        {"name": n, "pieces": [{"start": a, "stop": b, "colour": colour, "pale": False}], "label": label}
+        for n, (a, b, colour), label in zip(names, spans, labels, strict=True)
+    ]
+    return {"rows": rows, "key": []}
+
+
 DRAWN: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "timeline": _timeline,
     "stages": _stages,
@@ -240,4 +280,6 @@ DRAWN: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "heat": _heat,
     "pairs": _pairs,
     "scatter": _scatter,
+    "split": _split,
+    "path": _path,
 }

@@ -10,7 +10,7 @@ people      who asks, and what they may do        acts         jobs, started and
 from aa_core.confidence.calibration import Calibration
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.jobs import Job, JobSpec, find
-from aa_core.reporting import About, Report, escape, figures, glossary, marks, sketch
+from aa_core.reporting import About, Report, breakdown, escape, figures, glossary, marks, sketch
 from dashboard.service import (
     acts,
     checking,
@@ -46,6 +46,7 @@ __all__ = [
     "RunEntry",
     "Waiting",
     "acts",
+    "breakdown",
     "checking",
     "compare",
     "escape",

@@ -46,16 +46,36 @@ def _on_all(report: Report, evaluation: str) -> Report:
 
 
 def _parts(report: Report, found: Parts) -> Iterator[Block]:
+    words = f"{basis(report, 'stage')} {ADDS_UP[found.by]} {found.words}"
+    source = evidence(report, estimator=f"split by {found.by}/{report.method.curvature}/linear")
+    link = view(report, "explore", chart=f"{found.by}s")
     yield Heading(f"By {found.by}", 3)
+    yield Figure(
+        "split",
+        f"Effect of each stage by {found.by}",
+        {
+            "by": found.by,
+            "stage": list(found.stage),
+            "part": list(found.part),
+            "effect": [list(row) for row in found.effect],
+            "performance": report.selection.performance,
+            "unit": report.selection.unit,
+        },
+        f"Estimated effect of each stage on the mean {report.selection.performance}, made of its parts: what helped to "
+        f"the right of zero, what hurt to the left. {words}",
+        "The table below has the values.",
+        source,
+        link,
+    )
     yield from _matrix(
         f"Estimated {_axis(report)}, split by {found.by}.",
         found.by.capitalize(),
         found.stage,
         found.part,
         [list(column) for column in zip(*found.effect, strict=True)],
-        f"{basis(report, 'stage')} {ADDS_UP[found.by]} {found.words}",
-        evidence(report, estimator=f"split by {found.by}/{report.method.curvature}/linear"),
-        view(report, "explore", chart=f"{found.by}s"),
+        words,
+        source,
+        link,
     )
 
 
@@ -87,19 +107,42 @@ def _matrix(
 def _shares(report: Report, found: Shares) -> Iterator[Block]:
     total = (found.start or 0.0) + sum(share or 0.0 for share in found.share)
     scale = glossary.scale_of(found.share)
+    title = f"How the mean {report.selection.performance} rose or fell while each stage was trained."
+    words = (
+        f"{_unit(report)}; n = {report.selection.n:,}. Exact, and no effect: what a stage taught and a later one "
+        "erased is in its share; what it only prepared is not."
+    )
+    source, link = (
+        evidence(report, estimator="measured along the recorded states"),
+        view(report, "explore", chart="shares"),
+    )
     yield Heading("Path shares", 3)
+    yield Figure(
+        "path",
+        "From the first weights to the last",
+        {
+            "stage": list(found.stage),
+            "share": list(found.share),
+            "start": found.start or 0.0,
+            "performance": report.selection.performance,
+            "unit": report.selection.unit,
+        },
+        f"{title} {words}",
+        "The table below has the values.",
+        source,
+        link,
+    )
     yield Table(
-        f"How the mean {report.selection.performance} rose or fell while each stage was trained.",
+        title,
         ("Stage", "Gained meanwhile"),
         (
             (Cell("At the start"), Cell(glossary.fmt_number(found.start))),
             *((Cell(s), Cell(glossary.fmt_effect(v, scale))) for s, v in zip(found.stage, found.share, strict=True)),
             (Cell("At the end"), Cell(glossary.fmt_number(total))),
         ),
-        f"{_unit(report)}; n = {report.selection.n:,}. Exact, and no effect: what a stage taught and a later one "
-        "erased is in its share; what it only prepared is not.",
-        evidence(report, estimator="measured along the recorded states"),
-        link=view(report, "explore", chart="shares"),
+        words,
+        source,
+        link=link,
     )
 
 

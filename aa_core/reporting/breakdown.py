@@ -1,0 +1,79 @@
+"""What an effect is made of, and how the performance got from its start to its end, as charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from aa_core.reporting.escape import chart_text, shorten
+from aa_core.reporting.glossary import axis_title, fmt_effect, fmt_number, sign, unit_words
+from aa_core.reporting.marks import NEUTRAL, hover, name_axis
+from aa_core.reporting.sketch import GRID, Sketch
+
+PARTS = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733", "#88CCEE", "#CC6677")
+ROSE, FELL = "#44AA99", "#AA4499"
+ENDS = ("At the start", "At the end")
+ROW, WIDEST = 34, 24
+
+
+def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, title: str = "Parts") -> go.Figure:
+    """One bar a stage, made of its parts: helped to the right, hurt to the left. frame: stage, PART, effect.
+
+    A part that is zero in all stages is left out.
+    """
+    stages, names = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame.loc[frame["effect"] != 0, part]))
+    figure = Sketch()
+    for i, name in enumerate(names):
+        own = frame[frame[part] == name].set_index("stage")["effect"].reindex(stages, fill_value=0.0)
+        figure.add(
+            "bar",
+            x=own.tolist(),
+            y=list(range(len(stages))),
+            orientation="h",
+            width=0.62,
+            name=chart_text(shorten(str(name), WIDEST)),
+            marker={"color": PARTS[i % len(PARTS)], "pattern": {"shape": "" if i < len(PARTS) else "x"}},
+            hovertext=[f"{chart_text(name)}<br>{hover(s, e, unit)}" for s, e in own.items()],
+            hoverinfo="text",
+        )
+    name_axis(figure, pd.Series(stages), range(len(stages)))
+    figure.xaxis(title={"text": axis_title(performance, unit)})
+    figure.set(barmode="relative", showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
+    return figure.done(chart_text(title), [sign()], 48 + ROW * len(stages), f"parts-{part}")
+
+
+def waterfall(shares: pd.DataFrame, start: float, unit: str, performance: str, title: str = "Path") -> go.Figure:
+    """From the first weights to the last: what the performance gained or lost meanwhile. shares: stage, share."""
+    names = [ENDS[0], *shares["stage"], ENDS[1]]
+    values = [start, *shares["share"], start + shares["share"].sum()]
+    labels = path_labels(start, shares["share"].tolist())
+    figure = Sketch()
+    figure.add(
+        "waterfall",
+        orientation="h",
+        measure=["absolute", *["relative"] * len(shares), "total"],
+        y=list(range(len(names))),
+        x=values,
+        text=labels,
+        textposition="outside",
+        cliponaxis=False,
+        increasing={"marker": {"color": ROSE}},
+        decreasing={"marker": {"color": FELL}},
+        totals={"marker": {"color": NEUTRAL}},
+        connector={"line": {"color": GRID}},
+        hovertext=[f"{chart_text(n)}<br>{w} {chart_text(unit)}" for n, w in zip(names, labels, strict=True)],
+        hoverinfo="text",
+    )
+    name_axis(figure, pd.Series(names), range(len(names)))
+    path = [0.0, start, *(start + shares["share"].cumsum())]
+    low, high = min(path), max(path)
+    pad = 0.22 * (high - low or 1.0)
+    figure.xaxis(title={"text": f"{performance}, {unit_words(unit)}"}, range=[low - pad, high + pad])
+    return figure.done(chart_text(title), [], 48 + ROW * len(names), "path")
+
+
+def path_labels(start: float, shares: Sequence[float]) -> list[str]:
+    """The two ends as numbers, what lies between them with its sign."""
+    return [fmt_number(start), *map(fmt_effect, shares), fmt_number(start + sum(shares))]
