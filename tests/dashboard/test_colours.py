@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aa_core.reporting import figures, marks
+from aa_core.reporting import breakdown, figures, marks
 from dashboard import plots, tables
 
 ASSETS = Path(plots.__file__).parent
@@ -80,13 +80,13 @@ def test_the_measure_knows_red_from_green_and_who_does_not() -> None:
 @pytest.mark.parametrize("sight", SIGHT)
 def test_helped_and_hurt_differ(sight: str) -> None:
     assert difference(rgb(marks.HELPED), rgb(marks.HURT), sight) > APART
-    assert difference(rgb(plots.ROSE), rgb(plots.FELL), sight) > SEEN  # a path share's sign is written beside it
+    assert difference(rgb(breakdown.ROSE), rgb(breakdown.FELL), sight) > SEEN  # a share's sign is written beside it
 
 
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_bars_and_cells_stand_out_from_the_page(sight: str, theme: str) -> None:
-    for colour in (marks.HELPED, marks.HURT, marks.NEUTRAL, plots.ROSE, plots.FELL):
+    for colour in (marks.HELPED, marks.HURT, marks.NEUTRAL, breakdown.ROSE, breakdown.FELL):
         assert difference(rgb(colour), page(theme), sight) > SEEN, colour
     hurt, helped = (over(plots.DIVERGING[i][1], theme) for i in (0, -1))
     assert difference(hurt, helped, sight) > SEEN
@@ -94,14 +94,14 @@ def test_bars_and_cells_stand_out_from_the_page(sight: str, theme: str) -> None:
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-@pytest.mark.parametrize("palette", [marks.STAGES, plots.PARTS], ids=["stages", "parts"])
+@pytest.mark.parametrize("palette", [marks.STAGES, breakdown.PARTS], ids=["stages", "parts"])
 def test_series_side_by_side_differ(palette: tuple[str, ...], sight: str) -> None:
     for a, b in pairwise([*palette, palette[0]]):
         assert difference(rgb(a), rgb(b), sight) > NEIGHBOURS, (a, b)
 
 
 def test_no_two_parts_or_stages_have_one_colour() -> None:
-    for palette in (marks.STAGES, plots.PARTS):
+    for palette in (marks.STAGES, breakdown.PARTS):
         assert min(difference(rgb(a), rgb(b), "normal") for a, b in combinations(palette, 2)) > SEEN
 
 
