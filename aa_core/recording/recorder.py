@@ -83,6 +83,8 @@ class Recorder:
         self._stage: str | None = None
         self._stage_start = 0
         self._in_flight: StepRecord | None = None
+        self._half_done = False
+        """Whether a batch was announced since the last step: then buffers may have moved on from its state."""
         self._measured: tuple[Tensor | None, Tensor] = (None, torch.zeros(()))
         """Loss, if it was seen, and gradient norm of the step in flight."""
         self._counts: dict[str, float] = {}
@@ -158,9 +160,9 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._detach()
-        self._thread.shutdown()
         writer = self._active()
         try:
+            self._thread.shutdown(cancel_futures=True)
             self._finish(clean=error is None)
         except Exception as problem:
             if error is None:
@@ -248,8 +250,12 @@ class Recorder:
             check_reference(self._dataset, fields, plain_ids)
         self._examples.check(fields, plain_ids)
         kept = {n: t.detach().clone() for n, t in fields.items()}
-        rows = self._thread.submit(self._examples.add, {n: t.cpu() for n, t in kept.items()}, plain_ids)
+        own = {n: t.cpu() for n, t in kept.items()} | {
+            "y": kept["y"].cpu().clone()
+        }  # a loss may write into its targets
+        rows = self._thread.submit(self._examples.add, own, plain_ids)
         self._announced.add(Pending(rows, float(weight), to_batch(kept)))
+        self._half_done = True
 
     def discard(self) -> None:
         """The loop takes no step with what was announced since the last one (a loss that is not finite).
@@ -257,6 +263,7 @@ class Recorder:
         Where it went through the model and moves buffers, that is recorded with the next step of this stage."""
         self._active()
         self._announced.pass_over(self._live)
+        self._half_done = False
 
     @property
     def _is_first(self) -> bool:
@@ -351,7 +358,7 @@ class Recorder:
         record = record._replace(loss=math.nan if loss is None else loss, grad_norm=grad_norm)
         self._active().append(record, self._examples.take(), read_generators(self._live.device))
         self._counts.update({n: self._counts[n] + 1 for n in self._live.trained if n not in record.idle})
-        self._in_flight = None
+        self._in_flight, self._half_done = None, False
 
     def _finish(self, clean: bool) -> None:
         """The last commit: with the final state if no step is half done, sealed if training ended well."""
@@ -359,8 +366,7 @@ class Recorder:
         writer.wait()
         if self._average is not None and clean:
             self._average.check(self._live, writer.steps)
-        half_done = self._in_flight is not None or bool(self._announced)
-        wanted = writer.steps not in writer.checkpoints and (clean or not half_done)
+        wanted = writer.steps not in writer.checkpoints and (clean or not self._half_done)
         writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), sealed=clean)
         writer.wait()
 

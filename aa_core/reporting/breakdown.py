@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -15,7 +16,7 @@ from aa_core.reporting.sketch import GRID, Sketch
 PARTS = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733", "#88CCEE", "#CC6677")
 ROSE, FELL = "#44AA99", "#AA4499"
 ENDS = ("At the start", "At the end")
-ROW, WIDEST = 34, 24
+ROW, WIDEST, LEGEND = 34, 24, 19
 
 
 def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, title: str = "Parts") -> go.Figure:
@@ -41,14 +42,17 @@ def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, titl
     name_axis(figure, pd.Series(stages), range(len(stages)))
     figure.xaxis(title={"text": axis_title(performance, unit)})
     figure.set(barmode="relative", showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
-    return figure.done(chart_text(title), [sign()], 48 + ROW * len(stages), f"parts-{part}")
+    drawn = figure.done(chart_text(title), [sign()], 48 + ROW * len(stages), f"parts-{part}")
+    more = LEGEND * (max(1, math.ceil(len(names) / 3)) - 1)  # its further rows stand above the bars, too
+    return drawn.update_layout(height=drawn.layout.height + more, margin_t=drawn.layout.margin.t + more)
 
 
-def waterfall(shares: pd.DataFrame, start: float, unit: str, performance: str, title: str = "Path") -> go.Figure:
+def waterfall(shares: pd.DataFrame, start: float | None, unit: str, performance: str, title: str = "Path") -> go.Figure:
     """From the first weights to the last: what the performance gained or lost meanwhile. shares: stage, share."""
     names = [ENDS[0], *shares["stage"], ENDS[1]]
-    values = [start, *shares["share"], start + shares["share"].sum()]
     labels = path_labels(start, shares["share"].tolist())
+    start, gained = start or 0.0, shares["share"].fillna(0.0)
+    values = [start, *gained, start + gained.sum()]
     figure = Sketch()
     figure.add(
         "waterfall",
@@ -67,13 +71,14 @@ def waterfall(shares: pd.DataFrame, start: float, unit: str, performance: str, t
         hoverinfo="text",
     )
     name_axis(figure, pd.Series(names), range(len(names)))
-    path = [0.0, start, *(start + shares["share"].cumsum())]
+    path = [0.0, start, *(start + gained.cumsum())]
     low, high = min(path), max(path)
     pad = 0.22 * (high - low or 1.0)
     figure.xaxis(title={"text": f"{performance}, {unit_words(unit)}"}, range=[low - pad, high + pad])
     return figure.done(chart_text(title), [], 48 + ROW * len(names), "path")
 
 
-def path_labels(start: float, shares: Sequence[float]) -> list[str]:
-    """The two ends as numbers, what lies between them with its sign."""
-    return [fmt_number(start), *map(fmt_effect, shares), fmt_number(start + sum(shares))]
+def path_labels(start: float | None, shares: Sequence[float | None]) -> list[str]:
+    """The two ends as numbers, what lies between them with its sign; what is not known adds nothing."""
+    end = sum(v for v in (start, *shares) if v is not None and math.isfinite(v))
+    return [fmt_number(start), *map(fmt_effect, shares), fmt_number(end)]

@@ -259,13 +259,10 @@ def _beside(values: Sequence[float | None], looks: Mapping[int, dict[str, Any]])
 
 def _path(data: Mapping[str, Any]) -> dict[str, Any]:
     """One piece a row, each from where the one before ended."""
-    at = list(accumulate([data["start"], *(s or 0.0 for s in data["share"])]))
-    spans = [
-        (0.0, at[0], NEUTRAL),
-        *((a, b, ROSE if b >= a else FELL) for a, b in pairwise(at)),
-        (0.0, at[-1], NEUTRAL),
-    ]
-    names, labels = (ENDS[0], *data["stage"], ENDS[1]), path_labels(data["start"], [s or 0.0 for s in data["share"]])
+    at = list(accumulate(v or 0.0 for v in (data["start"], *data["share"])))
+    between = ((a, b, ROSE if b >= a else FELL) for a, b in pairwise(at))
+    spans = [(0.0, at[0], NEUTRAL), *between, (0.0, at[-1], NEUTRAL)]
+    names, labels = (ENDS[0], *data["stage"], ENDS[1]), path_labels(data["start"], data["share"])
     rows = [
         {"name": n, "pieces": [{"start": a, "stop": b, "colour": colour, "pale": False}], "label": label}
         for n, (a, b, colour), label in zip(names, spans, labels, strict=True)

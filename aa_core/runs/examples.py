@@ -128,6 +128,8 @@ class ExampleLog:
     def check(self, fields: Fields, ids: Ids | None) -> None:
         """RecordingError unless these examples are of the kind of all earlier ones."""
         found, id_type = specs(fields), type(ids[0]) if ids else None
+        for dtype, _ in found.values():
+            dtype_name(dtype)
         if self._specs is None:
             self._specs, self._id_type = found, id_type
         if found != self._specs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -22,6 +22,7 @@ from aa_core.counterfactuals.whatif import estimate
 from aa_core.effects.attribution import stage_effects, step_effects
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import (
+    AuditError,
     EmptyStageError,
     MissingDataError,
     RecordingError,
@@ -193,6 +194,52 @@ def test_the_loop_may_write_over_a_batch_once_it_is_announced(tmp_path: Path) ->
         optimizer.step()
     run = open_run(tmp_path / "r")
     assert torch.equal(run.examples(run.record(0).micro_batches[0].rows).inputs, x)
+
+
+def test_a_loss_may_write_into_its_targets(tmp_path: Path) -> None:
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        targets[targets == 0] = 1
+        return LOSS(outputs, targets)
+
+    model, optimizer = make()
+    x, y = data(4000)
+    with Recorder(tmp_path / "r", model, optimizer, loss) as recorder, recorder.stage("a"):
+        for _ in range(3):
+            recorder.batch(x, y)
+            optimizer.zero_grad()
+            loss(model(x), y.clone()).backward()
+            optimizer.step()
+    run = open_run(tmp_path / "r")
+    for k in range(3):
+        assert torch.equal(run.examples(run.record(k).micro_batches[0].rows).targets, y)
+
+
+def test_a_type_that_cannot_be_stored_is_refused_at_once(tmp_path: Path) -> None:
+    model, optimizer = make()
+    x, y = data(4)
+    recorder, refused = Recorder(tmp_path / "r", model, optimizer, LOSS), pytest.raises(AuditError, match="uint16")
+    with recorder, suppress(EmptyStageError), recorder.stage("a"), refused:
+        recorder.batch(x, y.to(torch.uint16))
+
+
+@pytest.mark.parametrize("where", ["loop", "step"])
+def test_a_loop_that_fails_between_forward_and_step_leaves_no_state_of_moved_buffers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    model, optimizer = make()
+    x, y = data(8)
+    recorder = Recorder(tmp_path / "r", model, optimizer, LOSS)
+    with pytest.raises(KeyboardInterrupt), recorder, recorder.stage("a"):
+        train(recorder, model, optimizer, 3)
+        recorder.batch(x, y, ids=range(8))
+        loss = LOSS(model(x), y)
+        if where == "loop":
+            raise KeyboardInterrupt
+        loss.backward()
+        monkeypatch.setattr("aa_core.recording.announced.read_gradients", Mock(side_effect=KeyboardInterrupt))
+        optimizer.step()
+    run = open_run(tmp_path / "r")
+    assert (run.steps, run.checkpoints) == (3, (0,)) and not check_files(run).findings
 
 
 def test_equal_examples_with_different_ids_stay_apart(tmp_path: Path) -> None:

@@ -256,6 +256,25 @@ def test_a_derivative_written_down_is_that_of_autograd(
     torch.testing.assert_close(written.pull(tangent[0], slots), expected.pull(tangent[0], slots), **tolerance)
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_a_derivative_written_down_stays_within_half_precision(name: str) -> None:
+    """Small gradients and a small second moment, as float16 holds them: 1 / sqrt(v') is large, the step is not."""
+    rule, draw = RULES[name], torch.Generator().manual_seed(0)
+    hyper = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-4, "weight_decay": 0.0, "maximize": 0.0}
+
+    def many(size: float, *rays: int) -> Tensor:
+        return (size * torch.randn(*rays, 40, generator=draw)).half()
+
+    at = many(1.0), many(1e-2), {"exp_avg": many(1e-2), "exp_avg_sq": many(1e-2).square()}
+    ray = many(1.0, 1), {"exp_avg": many(1.0, 1), "exp_avg_sq": many(1.0, 1)}
+    assert rule.derivative is not None
+    found = rule.derivative(*at, torch.tensor(2.0), hyper).pull(*ray)
+    wide = [t.double() if isinstance(t, Tensor) else {s: v.double() for s, v in t.items()} for t in (*at, *ray)]
+    expected = rule.derivative(*wide[:3], torch.tensor(2.0), hyper).pull(*wide[3:])
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=2e-2, atol=2e-2)
+
+
 # ---- what cannot be replayed is refused ------------------------------------------------------------------------------
 
 

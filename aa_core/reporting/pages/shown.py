@@ -123,7 +123,7 @@ def _shares(report: Report, found: Shares) -> Iterator[Block]:
         {
             "stage": list(found.stage),
             "share": list(found.share),
-            "start": found.start or 0.0,
+            "start": found.start,
             "performance": report.selection.performance,
             "unit": report.selection.unit,
         },
