@@ -47,9 +47,9 @@ second derivative six more. Each of several queries needs a product of its own, 
 taken at once. What the adjoint spends beyond the floor is the optimizer's update and its
 transpose, inner products of states, and reading and verifying checkpoints, of which there is one a stage here.
 
-What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, in as few passes over
-memory as it takes; large parameters are not copied for it; updates are taken of all parameters at once; inner products are taken leaf by leaf in the precision of the leaf; and a checkpoint that a sweep meets from
-both sides is read once. Before that was done: {before["note"]}.
+What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, with few passes over
+memory; large parameters are not copied for it; updates are taken of all parameters at once; inner products are taken leaf by
+leaf in the precision of the leaf; and a checkpoint that a sweep meets from both sides is read once. Before that was done: {before["note"]}.
 
 {_table(["adjoint of one query", *models], _before(before["adjoint"], models))}
 {_together(models)}{_double(models)}{_compiled(figures.get("compile"))}"""
@@ -135,10 +135,10 @@ def _recorder(part: dict[str, Any], setting: dict[str, Any]) -> str:
     ]
     return f"""## The recorder
 
-What recording adds to a step of AdamW ({_when(part)}): how much longer the loop takes while every example is new and must be
-stored, and in later passes, when all are known; in brackets the CPU time of all threads. Examples are hashed and encoded on a
-thread of their own while the model runs; with a single processor the loop waits for all of it. Bytes a step are those of the step table, beside the examples, each stored once, and the
-checkpoints. A pass has {setting["recorder_steps"]} steps, as many as there are between two checkpoints by default; what a checkpoint costs, and the check of
+What recording adds to a step of AdamW ({_when(part)}):
+how much longer the loop takes while every example is new and must be stored, and in later passes, when all are known; in
+brackets the CPU time of all threads. Examples are hashed and encoded on a thread of their own while the model runs. Bytes a
+step are those of the step table, beside the examples, each stored once, and the checkpoints. A pass has {setting["recorder_steps"]} steps, as many as there are between two checkpoints by default; what a checkpoint costs, and the check of
 its gradient, are in it, and the examples of the first pass are committed within the second.
 
 {_table(head, rows)}

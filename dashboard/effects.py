@@ -121,12 +121,7 @@ def _parts(ctx: Context) -> None:
     figure = breakdown.split_bars(found.frame, part, found.unit, chart_text(judged(s)))
     words = "; ".join(f"{r.stage}, {getattr(r, part)} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.show(figure, f"split-{part}", f"Effect of each stage by {part}: {words}")
-    adds_up = {
-        "layer": "The parts of a stage add up to its effect by the boundary method, read linearly.",
-        "cause": "The parts of a stage add up to the sum of the effects of its steps. Momentum is what the optimizer "
-        "would have done by itself; data is what this stage’s own examples added.",
-    }
-    _beside(ctx, found, adds_up[part])
+    _beside(ctx, found, glossary.ADDS_UP[part])
 
 
 def _shares(ctx: Context) -> None:
@@ -139,8 +134,7 @@ def _shares(ctx: Context) -> None:
     charts.show(figure, "path", f"Start {start:.3g}; {words}")
     st.caption(
         f"How the {literal(judged(s))} rose or fell while each stage was trained, {literal(unit)}, mean over "
-        f"{len(ctx.desk.rows(s)):,} examples. Exact, and no effect: what a stage taught and a later one erased is in "
-        "its share; what it only prepared is not."
+        f"{len(ctx.desk.rows(s)):,} examples. {glossary.PATH_SHARES}"
     )
 
 

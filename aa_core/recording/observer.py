@@ -47,7 +47,8 @@ class ForwardObserver:
         drew = not torch.equal(self._rng, self._generator_state())
         (targets, weight), self._expected = self._expected, None
         with torch.no_grad():
-            loss = self._loss_fn(output_tensor(outputs).detach(), targets).detach() * weight
+            own = targets.clone()  # a loss may write into them, and they are being hashed
+            loss = self._loss_fn(output_tensor(outputs).detach(), own).detach() * weight
         kind = self._device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         self._observed.append(Forward(loss, self._rng if drew else None, autocast))

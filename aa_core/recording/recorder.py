@@ -250,10 +250,7 @@ class Recorder:
             check_reference(self._dataset, fields, plain_ids)
         self._examples.check(fields, plain_ids)
         kept = {n: t.detach().clone() for n, t in fields.items()}
-        own = {n: t.cpu() for n, t in kept.items()} | {
-            "y": kept["y"].cpu().clone()
-        }  # a loss may write into its targets
-        rows = self._thread.submit(self._examples.add, own, plain_ids)
+        rows = self._thread.submit(self._examples.add, {n: t.cpu() for n, t in kept.items()}, plain_ids)
         self._announced.add(Pending(rows, float(weight), to_batch(kept)))
         self._half_done = True
 

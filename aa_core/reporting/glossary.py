@@ -46,6 +46,15 @@ CURVATURES = {
     "ggn": "Later steps react to the change with the Gauss-Newton part of the Hessian, which stays bounded.",
     "none": "Later steps are taken not to react to the change: curvature is neglected.",
 }
+ADDS_UP = {
+    "layer": "The parts of a stage add up to its effect by the boundary method, read linearly.",
+    "cause": "The parts of a stage add up to the sum of the effects of its steps. Momentum is what the optimizer would "
+    "have done by itself; data is what this stage’s own examples added.",
+}
+"""What the parts of an effect are, by what it is split."""
+PATH_SHARES = (
+    "Exact, and no effect: what a stage taught and a later one erased is in its share; what it only prepared is not."
+)
 READOUTS = {
     "linear": "The performance is read off along its gradient at the final weights.",
     "displaced": "The performance is measured at the final weights with the change taken away.",

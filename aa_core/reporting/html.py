@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from aa_core.reporting import breakdown, figures, glossary, tables
 from aa_core.reporting.blocks import Figure, Heading, numbered
-from aa_core.reporting.escape import visible
+from aa_core.reporting.escape import chart_text, visible
 from aa_core.reporting.heat import heat_map
 from aa_core.reporting.model import Report, to_json
 from aa_core.reporting.pages import pages
@@ -74,7 +74,8 @@ def html_digest(page: str) -> str:
 
 
 def _chart(block: Figure) -> Chart:
-    figure = DRAWN[block.kind](block.data, block.title)
+    words = {n: chart_text(block.data[n]) for n in ("performance",) if n in block.data}
+    figure = DRAWN[block.kind]({**block.data, **words}, block.title)
     layout: dict[str, Any] = {**json.loads(figure.to_json()), "config": figures.CONFIG}
     return Chart(Markup(canonical(layout)), figure.layout.height)
 

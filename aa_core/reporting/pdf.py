@@ -237,15 +237,15 @@ def _scatter(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows of coloured pieces side by side: what helped to the right of zero, what hurt to the left."""
+    """Bars of coloured pieces side by side: what helped to the right of zero, what hurt to the left."""
     some = [j for j in range(len(data["part"])) if any(own[j] for own in data["effect"])]
     looks = {j: {"colour": PARTS[i % len(PARTS)], "pale": i >= len(PARTS)} for i, j in enumerate(some)}
     totals = [sum(v or 0.0 for v in own) for own in data["effect"]]
-    rows = [
+    bars = [
         {"name": name, "pieces": list(_beside(own, looks)), "label": label}
         for name, own, label in zip(data["stage"], data["effect"], _labels(totals, scale_of(totals)), strict=True)
     ]
-    return {"rows": rows, "key": [{"name": data["part"][j], **look} for j, look in looks.items()]}
+    return {"bars": bars, "key": [{"name": data["part"][j], **look} for j, look in looks.items()]}
 
 
 def _beside(values: Sequence[float | None], looks: Mapping[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -258,16 +258,16 @@ def _beside(values: Sequence[float | None], looks: Mapping[int, dict[str, Any]])
 
 
 def _path(data: Mapping[str, Any]) -> dict[str, Any]:
-    """One piece a row, each from where the one before ended."""
+    """One piece a bar, each from where the one before ended."""
     at = list(accumulate(v or 0.0 for v in (data["start"], *data["share"])))
     between = ((a, b, ROSE if b >= a else FELL) for a, b in pairwise(at))
     spans = [(0.0, at[0], NEUTRAL), *between, (0.0, at[-1], NEUTRAL)]
     names, labels = (ENDS[0], *data["stage"], ENDS[1]), path_labels(data["start"], data["share"])
-    rows = [
+    bars = [
         {"name": n, "pieces": [{"start": a, "stop": b, "colour": colour, "pale": False}], "label": label}
         for n, (a, b, colour), label in zip(names, spans, labels, strict=True)
     ]
-    return {"rows": rows, "key": []}
+    return {"bars": bars, "key": []}
 
 
 DRAWN: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

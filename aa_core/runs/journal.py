@@ -171,14 +171,14 @@ def decode_journal(data: bytes, first: int, where: str) -> Journal:
 def _read(data: bytes, at: int, where: str) -> tuple[StepLine, bytes | None, int] | str:
     """A line, the examples that are new with it, and where the next begins; or what is the matter with it."""
     stop = data.find(b"\n", at) + 1
+    if not stop:
+        return TORN
     seal, text = data[at : at + 17], data[at + 17 : stop - 1]
-    if stop and seal != _seal(text) + b" ":
+    if seal != _seal(text) + b" ":
         return DAMAGED
-    line = parse(StepLine, text, where) if stop else None
-    if line is None or line.examples is None:
-        return TORN if line is None else (line, None, stop)
-    if isinstance(line.examples, str):
-        return line, _data(line.examples, where), stop
+    line = parse(StepLine, text, where)
+    if not isinstance(line.examples, Following):
+        return line, None if line.examples is None else _data(line.examples, where), stop
     new = data[stop : stop + line.examples.size]
     end = stop + line.examples.size + 1
     if end > len(data):

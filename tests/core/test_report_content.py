@@ -182,7 +182,7 @@ def test_progress_runs_from_start_to_end_once() -> None:
 
 
 def spans(drawn: Mapping[str, Any]) -> list[list[tuple[float, float]]]:
-    return [[(p["start"], p["stop"]) for p in row["pieces"]] for row in drawn["rows"]]
+    return [[(p["start"], p["stop"]) for p in row["pieces"]] for row in drawn["bars"]]
 
 
 def test_the_parts_of_a_printed_stage_lie_beside_each_other_and_add_up() -> None:
@@ -190,10 +190,10 @@ def test_the_parts_of_a_printed_stage_lie_beside_each_other_and_add_up() -> None
     drawn = pdf.DRAWN["split"]({"stage": ["a", "b"], "part": ["w", "x", "y", "z"], "effect": effect})
     assert [k["name"] for k in drawn["key"]] == ["w", "y", "z"]  # x is zero in all of them
     assert spans(drawn) == [[(0, 1), (0, -2), (-2, -3)], [(0, 0.5), (0.5, 0.75), (0, 0)]]
-    assert [row["label"] for row in drawn["rows"]] == ["−2.00", "+0.75"]
+    assert [row["label"] for row in drawn["bars"]] == ["−2.00", "+0.75"]
 
 
 def test_a_printed_path_goes_from_its_start_to_its_end() -> None:
     drawn = pdf.DRAWN["path"]({"stage": ["a", "b"], "share": [1.0, -0.5], "start": -2.0})
     assert spans(drawn) == [[(0, -2)], [(-2, -1)], [(-1, -1.5)], [(0, -1.5)]]
-    assert [row["name"] for row in drawn["rows"]] == ["At the start", "a", "b", "At the end"]
+    assert [row["name"] for row in drawn["bars"]] == ["At the start", "a", "b", "At the end"]

@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from aa_core.reporting import Context, Report, build_report, safe_cell, to_csv, to_html, to_pdf
+from aa_core.reporting.blocks import NOWHERE, Figure
+from aa_core.reporting.html import _chart
 from aa_core.reporting.report import DASHBOARD
 from tests.core.report_case import FORMULA, SCRIPT, TURNED, make, shown, whatif
 
@@ -51,6 +53,12 @@ def test_names_are_shown_and_never_run(page: str) -> None:
     visible = without_scripts(page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in visible
     assert "<b>line</b>" not in visible
+
+
+def test_a_performance_named_after_a_column_is_shown_literally_in_charts() -> None:
+    data = {"stage": ["a"], "share": [0.5], "start": -1.0, "performance": "confounder:<b>line</b>", "unit": "nats"}
+    drawn = _chart(Figure("path", "Path", data, "", "", "", NOWHERE)).json
+    assert "confounder:&lt;b&gt;line&lt;/b&gt;" in drawn and "<b>line" not in drawn
 
 
 def test_direction_characters_are_spelled_out(report: Report, page: str) -> None:

@@ -15,11 +15,6 @@ from aa_core.reporting.shown import Gap, Group, Grouping, Parts, Prediction, Sha
 
 MOST = 12
 """Training examples of a step that a page lists at either end of their ranking."""
-ADDS_UP = {
-    "layer": "The parts of a stage add up to its effect by the boundary method, read linearly.",
-    "cause": "The parts of a stage add up to the sum of the effects of its steps. Momentum is what the optimizer would "
-    "have done by itself; data is what this stage’s own examples added.",
-}
 
 
 def screens(report: Report) -> Iterator[Block]:
@@ -46,7 +41,7 @@ def _on_all(report: Report, evaluation: str) -> Report:
 
 
 def _parts(report: Report, found: Parts) -> Iterator[Block]:
-    words = f"{basis(report, 'stage')} {ADDS_UP[found.by]} {found.words}"
+    words = f"{basis(report, 'stage')} {glossary.ADDS_UP[found.by]} {found.words}"
     source = evidence(report, estimator=f"split by {found.by}/{report.method.curvature}/linear")
     link = view(report, "explore", chart=f"{found.by}s")
     yield Heading(f"By {found.by}", 3)
@@ -108,10 +103,7 @@ def _shares(report: Report, found: Shares) -> Iterator[Block]:
     total = (found.start or 0.0) + sum(share or 0.0 for share in found.share)
     scale = glossary.scale_of(found.share)
     title = f"How the mean {report.selection.performance} rose or fell while each stage was trained."
-    words = (
-        f"{_unit(report)}; n = {report.selection.n:,}. Exact, and no effect: what a stage taught and a later one "
-        "erased is in its share; what it only prepared is not."
-    )
+    words = f"{_unit(report)}; n = {report.selection.n:,}. {glossary.PATH_SHARES}"
     source, link = (
         evidence(report, estimator="measured along the recorded states"),
         view(report, "explore", chart="shares"),
