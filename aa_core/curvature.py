@@ -41,7 +41,8 @@ def gradient(
         loss, buffers = problem.batch_loss(params, buffers, batch, training=step.training)
         part = _grad([_weighted(loss, weight, step.scale)], [params[n] for n in wanted])
         total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
-    grads = problem.in_order(dict(zip(wanted, _unscaled(total or [], step.scale), strict=True)))
+    total = [torch.zeros_like(params[n]) for n in wanted] if total is None else total
+    grads = problem.in_order(dict(zip(wanted, _unscaled(total, step.scale), strict=True)))
     return grads, {n: b.detach() for n, b in buffers.items()}
 
 
@@ -53,7 +54,7 @@ def gradient_and_curvature(
     kind: "exact" = Hessian, "ggn" = generalised Gauss-Newton J^T (d2 loss / d outputs2) J, "none" = 0.
     Cost of a product: one double backward per micro-batch; all R vectors go in one batched pass.
     """
-    if kind == "none":
+    if kind == "none" or not step.batches:
         return *gradient(problem, at, step), lambda vectors: [torch.zeros_like(v) for v in vectors]
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     buffers, total, products = problem.passed(params, at.buffers, step), None, []

@@ -71,7 +71,11 @@ class MicroBatch(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """What was in force at one optimizer step."""
+    """What was in force at one optimizer step.
+
+    Where batches that no step was taken with moved buffers at the end of a stage, they are a step of their own: without
+    micro-batches, all parameters idle.
+    """
 
     step: int
     stage: str
@@ -97,6 +101,11 @@ class StepRecord(NamedTuple):
     def stored(self) -> tuple[MicroBatch, ...]:
         """All batches in their order, as a run keeps them: those of weight 0 had no say in the step."""
         return (*self.passed, *self.micro_batches)
+
+    @property
+    def rows(self) -> Tensor:
+        """int64 [examples]: the rows of its micro-batches, one after the other; none if no parameter was updated."""
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *(m.rows for m in self.micro_batches)])
 
 
 class StepInput(NamedTuple):

@@ -25,9 +25,8 @@ def batch(ctx: Context, step: int, effect: float, unit: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**Step {step:,}: {glossary.fmt_effect(effect)} {literal(unit)}**", width="stretch")
         st.button("Close", icon=":material/close:", type="tertiary", on_click=session.update, kwargs={"steps": None})
-    st.caption(
-        f"It trained on these {plural(len(ctx.desk.batch(step)), 'example')}; the labels are those of the training."
-    )
+    if examples := len(ctx.desk.batch(step)):
+        st.caption(f"It trained on these {plural(examples, 'example')}; the labels are those of the training.")
     with feedback.refusals():
         with feedback.working("Walking back to these training examples") as progress:
             found = estimates.batch(ctx.desk, ctx.selection, step, progress)

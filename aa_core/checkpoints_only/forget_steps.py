@@ -66,13 +66,13 @@ def _forgotten(run: Trajectory, index: int) -> SegmentEntry:
         optimizer=run.optimizer,
         hyper=hyper,
         resumes=index > 0,
-        batch_size=sum(len(m.rows) for m in run.record(stage.start).micro_batches),
+        batch_size=len(run.record(stage.start).rows),
         checkpoints=(stage.stop,),
         data=f"data/{index}.safetensors",
     )
 
 
 def _recorded_examples(run: Trajectory, index: int) -> Examples:
-    rows = torch.cat([m.rows for k in run.stages[index].steps for m in run.record(k).micro_batches]).unique()
+    rows = torch.cat([run.record(k).rows for k in run.stages[index].steps]).unique()
     batch = run.examples(rows)
     return described(to_fields(batch.inputs, batch.targets), run.example_ids(rows), None)

@@ -122,7 +122,7 @@ def noise_floor(
     growth = max(_distance(e, ends[0]) / _distance(s, first) for s, e in zip(starts[1:], ends[1:], strict=True))
     others = []
     for i in range(orders):
-        other, before = reordered(run, shuffled(run.stages, run.steps, generator)), 2 * (len(starts) + i) * run.steps
+        other, before = reordered(run, shuffled(run, generator)), 2 * (len(starts) + i) * run.steps
         _, (value,) = _trained(other, training, what, [first], performance, _offset(progress, before, total))
         others.append(value[1] - values[0, 1])
     return NoiseFloor(

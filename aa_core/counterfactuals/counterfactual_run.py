@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import uuid
@@ -127,7 +128,9 @@ def _take(run: Trajectory, training: Training, at: Snapshot, record: StepRecord)
 
 
 def _loss(problem: Problem, at: Snapshot, data: StepInput) -> float:
-    """The weighted sum over the micro-batches."""
+    """The weighted sum over the micro-batches; NaN where there are none."""
+    if not data.batches:
+        return math.nan
     total, buffers = 0.0, problem.passed(at.state.params, at.buffers, data)
     with torch.no_grad():
         for batch, weight in data.batches:

@@ -79,7 +79,7 @@ def _appearances(run: RunLike, examples: Sequence[int]) -> tuple[int, ...]:
     """The steps that used any of these training examples; RequestError for one that was never used."""
     wanted, seen, steps = torch.tensor(examples), torch.zeros(len(examples), dtype=torch.bool), []
     for k in range(run.steps):
-        used = torch.isin(wanted, torch.cat([m.rows for m in run.record(k).micro_batches]))
+        used = torch.isin(wanted, run.record(k).rows)
         steps += [k] if bool(used.any()) else []
         seen |= used
     if not bool(seen.all()):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from aa_core.records import RunLike, StepInput, StepRecord
-from aa_core.stages import Stage
 
 
 def reordered(run: RunLike, order: tuple[int, ...]) -> RunLike:
@@ -35,11 +33,11 @@ class _Reordered:
         return self.run.record(step)._replace(micro_batches=self.run.record(self.order[step]).micro_batches)
 
 
-def shuffled(stages: Sequence[Stage], steps: int, generator: torch.Generator) -> tuple[int, ...]:
+def shuffled(run: RunLike, generator: torch.Generator) -> tuple[int, ...]:
     """An order of all steps in which every stage keeps its own batches."""
-    order = list(range(steps))
-    for stage in stages:
-        own = list(stage.steps)
+    order = list(range(run.steps))
+    for stage in run.stages:
+        own = [k for k in stage.steps if run.record(k).micro_batches]
         for place, chosen in zip(own, torch.randperm(len(own), generator=generator).tolist(), strict=True):
             order[place] = own[chosen]
     return tuple(order)

@@ -53,12 +53,12 @@ def example_effects(
         `ranked` orders them. An example that these steps did not use has no row.
     """
     asked = Question(run, problem, performance, curvature, "zero_gradient", memory, progress)
-    wanted = steps_of(run, stages, steps)
-    rows, appearances = torch.cat([_rows(run, k) for k in wanted]).unique(return_counts=True)
+    wanted = _taught(run, steps_of(run, stages, steps))
+    rows, appearances = torch.cat([run.record(k).rows for k in wanted]).unique(return_counts=True)
     total = torch.zeros(len(rows), len(performance), dtype=torch.float64)
 
     def take(step: int, effects: Tensor) -> None:
-        total.index_add_(0, torch.searchsorted(rows, _rows(run, step)), effects)
+        total.index_add_(0, torch.searchsorted(rows, run.record(step).rows), effects)
 
     units = _named(run, rows).assign(appearances=appearances.numpy())
     return _answer(asked, wanted, take, lambda: (units, total))
@@ -102,8 +102,9 @@ def example_effects_by_step(
         RequestError: the loss is not a sum over examples, so it has no parts.
     """
     asked = Question(run, problem, performance, curvature, "zero_gradient", memory, progress)
-    wanted, owner, found = steps_of(run, stages, steps), stage_of_steps(run.stages, run.steps), list[Tensor]()
-    rows = [_rows(run, k) for k in wanted]
+    wanted = _taught(run, steps_of(run, stages, steps))
+    owner, found = stage_of_steps(run.stages, run.steps), list[Tensor]()
+    rows = [run.record(k).rows for k in wanted]
     at = [k for k, of_step in zip(wanted, rows, strict=True) for _ in of_step]
     units = pd.DataFrame({"step": at, "stage": [owner[k] for k in at]}).join(_named(run, torch.cat(rows)))
     return _answer(asked, wanted, lambda _, effects: found.append(effects), lambda: (units, torch.cat(found[::-1])))
@@ -148,9 +149,15 @@ def _slopes(training: Training, at: AdjointStep, data: StepInput) -> Tensor:
     )
 
 
-def _rows(run: RunLike, step: int) -> Tensor:
-    """The training examples of a step, micro-batch by micro-batch."""
-    return torch.cat([m.rows for m in run.record(step).micro_batches])
+def _taught(run: RunLike, steps: list[int]) -> list[int]:
+    """Those of the steps that examples had a say in; RequestError if there is none."""
+    taught = [k for k in steps if run.record(k).micro_batches]
+    if not taught:
+        raise RequestError(
+            f"step {steps[0]} updates no parameter: batches that no step was taken with only moved buffers there, so "
+            "no training example had a say in it; ask for the effect of the step"
+        )
+    return taught
 
 
 def _named(run: RunLike, rows: Tensor) -> pd.DataFrame:

@@ -91,6 +91,12 @@ class Announced:
                 for p, f in zip(announced, seen, strict=False)  # the last one may not have got there
             ]
 
+    def rest(self, live: Live, step: int) -> tuple[tuple[MicroBatch, ...], Precision]:
+        """What moved buffers since the last step, and is over with that: no step comes that could know of it."""
+        self.pass_over(live)
+        passed, self._passed, self._buffers = self._passed, [], {}
+        return tuple(micro for micro, _ in passed), read_precision([b.autocast for _, b in passed], self._scaler, step)
+
     def drop(self) -> None:
         """Nor is anything kept."""
         self._batches, self._passed, self._buffers = [], [], {}
@@ -108,7 +114,7 @@ class Announced:
         gradients = read_gradients(live)
         check_clipped(gradients, clip, step)
         training = live.model.training
-        precision = read_precision(seen or (), self._scaler, step)
+        precision = read_precision([f.autocast for f in seen or ()], self._scaler, step)
         rngs = [f.rng for f in seen] if seen else [None] * len(announced)
         micro_batches = tuple(p.seen_with(rng) for p, rng in zip(announced, rngs, strict=True))
         if checked or len(announced) != before:

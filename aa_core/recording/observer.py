@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -68,12 +68,13 @@ class ForwardObserver:
         return torch.cuda.get_rng_state(self._device) if on_gpu else torch.get_rng_state()
 
 
-def read_precision(seen: Sequence[Forward], scaler: torch.amp.GradScaler | None, step: int) -> Precision:
+def read_precision(
+    autocasts: Collection[torch.dtype | None], scaler: torch.amp.GradScaler | None, step: int
+) -> Precision:
     """Mixed precision in force at a step; RecordingError where its forward passes differ in it."""
-    dtypes = {f.autocast for f in seen}
-    if len(dtypes) > 1:
+    if len(set(autocasts)) > 1:
         raise RecordingError(f"step {step}: some of its forward passes ran under torch.autocast, others did not")
-    autocast = next(iter(dtypes), None)
+    autocast = next(iter(autocasts), None)
     known = {Precision(name).dtype: name for name in AUTOCASTS}
     if autocast not in known:
         raise UnsupportedError(f"step {step}: autocast to {autocast}; supported are torch.bfloat16 and torch.float16")

@@ -218,6 +218,7 @@ class Recorder:
                     f"stage {name!r} closed without a step; remove it, or step inside it (a stage that has an "
                     "optimizer of its own must name it: recorder.stage(name, optimizer=...))"
                 )
+            self._rest(writer)
             self._left = leave(self._live)
         finally:
             self._stage, self._untouched = None, {}
@@ -260,6 +261,16 @@ class Recorder:
         Where it went through the model and moves buffers, that is recorded with the next step of this stage."""
         self._active()
         self._announced.pass_over(self._live)
+        self._half_done = False
+
+    def _rest(self, writer: RunWriter) -> None:
+        """Batches that no step was taken with, the last of their stage: if they moved buffers, a step of their own."""
+        passed, precision = self._announced.rest(self._live, writer.steps)
+        if passed:
+            training, idle = True, tuple(self._live.trained)  # only training moves buffers
+            record = StepRecord(writer.steps, self._stage or "", read_hyper(self._live), (), training, math.nan, 0.0)
+            record = record._replace(idle=idle, precision=precision, passed=passed)
+            writer.append(record, self._examples.take(), read_generators(self._live.device))
         self._half_done = False
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from aa_core.propagator import Training
 from aa_core.recording.averaging import Averaging
 from aa_core.recording.gradient_check import COARSE, TOLERANCE
 from aa_core.recording.live import Live, observe, stored_count
-from aa_core.records import Hyper, StepInput
+from aa_core.records import Hyper, StepInput, StepRecord
 from aa_core.replay import snapshot_before
 from aa_core.rules.clipping import clip
 from aa_core.runs.evaluation import Evaluation, encode_evaluation
@@ -89,7 +89,8 @@ def resume(path: Path, loop: Loop, examples: ExampleLog) -> Resumed | None:
     if loop.averaging is not None:
         _load_average(loop.averaging, live, at.state.slots[AVERAGE], run)
     if loop.scaler is not None:
-        _load_scaler(loop.scaler, live, run)
+        recorded = map(run.record, range(run.steps))
+        loop.scaler.load_state_dict(scaler_state(recorded, loop.scaler.state_dict()))
     if run.steps:
         examples.remember(run.stored_examples)
     last = run.record(run.steps - 1) if run.steps else None
@@ -122,19 +123,20 @@ def set_generators(states: Generators, device: torch.device) -> None:
         torch.cuda.set_rng_state(states[1], device)
 
 
-def scaler_state(scales: Sequence[float], at_start: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """(state_dict() of a GradScaler after steps taken at these scales, the steps before which it skipped some).
+def scaler_state(steps: Iterable[StepRecord], at_start: Mapping[str, Any]) -> dict[str, Any]:
+    """The state_dict() of a GradScaler after these steps.
 
     It grows the scale after `growth_interval` steps in a row; a scale that is not the one expected comes of a skip.
     """
-    expected, row, skipped = at_start["scale"], at_start["_growth_tracker"], []
-    for step, scale in enumerate(scales):
-        if scale != expected:
-            skipped.append(step)
-            row = 0
-        row = (row + 1) % at_start["growth_interval"]
-        expected = scale if row else scale * at_start["growth_factor"]
-    return {**at_start, "scale": expected, "_growth_tracker": row}, skipped
+    expected, row = at_start["scale"], at_start["_growth_tracker"]
+    for step in steps:
+        scale = step.precision.scale
+        row = 0 if scale != expected else row
+        expected = scale
+        if step.micro_batches:
+            row = (row + 1) % at_start["growth_interval"]
+            expected = scale if row else scale * at_start["growth_factor"]
+    return {**at_start, "scale": expected, "_growth_tracker": row}
 
 
 def _observed(live: Live, entry: PhaseEntry) -> Live:
@@ -229,17 +231,6 @@ def _load(live: Live, at: Snapshot, counts: Mapping[str, float]) -> None:
 def _load_average(averaging: Averaging, live: Live, values: Params, run: Trajectory) -> None:
     _copy(values, averaging.read(live).items())
     averaging.model.n_averaged += int((~run.column("averaging").isnan()).sum()) if run.steps else 0
-
-
-def _load_scaler(scaler: torch.amp.GradScaler, live: Live, run: Trajectory) -> None:
-    scales = [run.record(k).precision.scale for k in range(run.steps)]
-    state, skipped = scaler_state(scales, scaler.state_dict())
-    if skipped and skipped[-1] >= run.checkpoints[-1] and dict(live.model.named_buffers()):
-        raise UnsupportedError(
-            f"before step {skipped[-1]} the scaler skipped a step whose forward pass moved the buffers of the model "
-            "(running statistics); by how much is not known before the next checkpoint: record another run"
-        )
-    scaler.load_state_dict(state)
 
 
 def _copy(values: Params, into: Iterable[tuple[str, Tensor]]) -> None:

@@ -139,8 +139,7 @@ def _used(run: RunLike, stages: tuple[Stage, ...]) -> tuple[int, int | None]:
     """How many distinct training examples these stages have, and how often one was used, where steps are known."""
     if isinstance(run, CheckpointRun):
         return len({bytes(d) for s in stages for d in run.stage_examples(s.name).digests.numpy()}), None
-    used = [m.rows for s in stages for a, b in s.blocks for k in range(a, b) for m in run.record(k).micro_batches]
-    rows = torch.cat(used) if used else torch.zeros(0, dtype=torch.int64)
+    rows = torch.cat([torch.zeros(0, dtype=torch.int64), *(run.record(k).rows for s in stages for k in s.steps)])
     return len(rows.unique()), len(rows)
 
 

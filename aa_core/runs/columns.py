@@ -121,8 +121,15 @@ def column_problems(columns: Columns, start: int, stop: int, groups: Groups) -> 
     steps = columns["micro.step"]
     if not torch.equal(torch.unique_consecutive(steps), torch.arange(start, stop)):
         problems.append(f"micro.step does not go through the steps {start} to {stop - 1}, each once")
-    elif not torch.equal(torch.unique_consecutive(steps[columns["micro.weight"] != 0]), torch.arange(start, stop)):
-        problems.append("micro.weight is 0 for all micro-batches of a step, expected one that has a say in it")
+    else:
+        updates = columns["idle.count"] < sum(map(len, groups))
+        having = torch.zeros(stop - start, dtype=torch.bool)
+        having[steps[columns["micro.weight"] != 0] - start] = True
+        if not torch.equal(having, updates):
+            problems.append(
+                "micro.weight is 0 for all micro-batches of a step that updates a parameter, expected one that has a "
+                "say in it; or not for a step that updates none"
+            )
     if bool((columns["micro.size"] < 1).any()) or int(columns["micro.size"].sum()) != len(columns["rows"]):
         problems.append(
             "micro.size does not divide rows into non-empty micro-batches, expected sizes that add up to their number"

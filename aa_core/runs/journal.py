@@ -192,7 +192,7 @@ def _decode(line: StepLine, examples: bytes | None, expected_step: int, where: s
     if not line.micro or not all(m.rows for m in line.micro):
         raise RunFormatError(f"{where}: a step needs micro-batches, and each of them examples")
     micro = tuple(_micro_batch(m, where) for m in line.micro if m.weight)
-    if not micro:
+    if not micro and not line.idle:
         raise RunFormatError(f"{where}: all micro-batches have weight 0, expected one that has a say in the step")
     clip = None if line.clip is None else Clip(line.clip.kind, line.clip.limit)
     precision = Precision(line.autocast, line.scale)

@@ -139,7 +139,7 @@ class Desk:
     def _trained_on(self) -> int:
         if isinstance(self.run, CheckpointRun):
             return 0
-        rows = [m.rows for k in range(self.run.steps) for m in self.run.record(k).micro_batches]
+        rows = [self.run.record(k).rows for k in range(self.run.steps)]
         return 1 + max((int(r.max()) for r in rows if len(r)), default=-1)
 
     @property
@@ -293,7 +293,7 @@ class Desk:
         return self.remember(("batch", step), lambda: self._batch(step))
 
     def _batch(self, step: int) -> pd.DataFrame:
-        rows = torch.cat([micro.rows for micro in self.run.record(step).micro_batches])
+        rows = self.run.record(step).rows
         names, ids = self.class_names(), self.run.example_ids(rows)
         known = [_named(names, y) for y in self.run.examples(rows).targets.tolist()]
         return pd.DataFrame({"row": rows.tolist(), "id": ids or rows.tolist(), "label": known})

@@ -12,7 +12,7 @@ from torch import nn
 
 import aa_core as aa
 from aa_core.effects.cache import EmbeddingCache
-from aa_core.errors import RecordingError
+from aa_core.errors import RecordingError, RequestError
 from aa_core.replay import prepare
 from aa_core.runs.trajectory import Trajectory
 from aa_core.state import as_rays, map_state, pair
@@ -138,17 +138,25 @@ def test_the_effect_of_a_stage_is_that_of_training_without_it(tmp_path: Path, sc
     assert torch.corrcoef(both)[0, 1] > 0.95 and both.sign().prod(0).mean() > 0.8
 
 
-def plain_torch(steps: range, dtype: torch.dtype, scale: float | None) -> nn.Module:
+def plain_torch(
+    steps: range,
+    dtype: torch.dtype | None,
+    scale: float | None,
+    spoil: frozenset[int] = frozenset(),
+    make: Callable[[], nn.Module] = model,
+) -> nn.Module:
     """These steps of `train`, in torch alone."""
-    trained = model()
+    trained = make()
     optimizer = torch.optim.AdamW(trained.parameters(), lr=0.02)
     scaler = torch.amp.GradScaler("cpu", enabled=scale is not None, init_scale=scale or 1.0)
     for k in steps:
         x, y = zoo.examples(8, seed=10 * k, dtype=torch.float32)
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
             loss = zoo.cross_entropy(trained(x), y)
         scaler.scale(loss).backward()
+        if k in spoil:
+            next(trained.parameters()).grad.fill_(torch.inf)
         scaler.step(optimizer)
         scaler.update()
     return trained
@@ -191,6 +199,89 @@ def test_batches_of_skipped_steps_move_running_statistics(tmp_path: Path) -> Non
     torch.testing.assert_close(one.params, together.params)
     parts = aa.example_effects(run, problem, aa.log_likelihood(*zoo.examples(6, 99, torch.float32)).mean(), steps=[1])
     assert len(parts.units) == 2 * 8, "those of the batches that had a say in the step"
+
+
+LAST = frozenset({3, 4, 9})
+"""The last two batches of the first stage, and the last of all."""
+
+
+@pytest.fixture
+def rested(tmp_path: Path) -> tuple[Trajectory, nn.Module, aa.Problem]:
+    run, trained = train(tmp_path / "run", None, scale=2.0**6, spoil=LAST, make=normalised)
+    return run, trained, aa.Problem(normalised(), zoo.cross_entropy, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [None, FP16, BF16])
+def test_batches_skipped_at_the_end_of_a_stage_are_a_step_in_which_all_parameters_rest(
+    tmp_path: Path, dtype: torch.dtype | None
+) -> None:
+    run, trained = train(tmp_path / "run", dtype, scale=2.0**6, spoil=LAST, make=normalised)
+    records = [run.record(k) for k in range(run.steps)]
+    assert [len(s) for s in run.stages] == [4, 5]
+    assert [(len(r.micro_batches), len(r.passed)) for r in records] == [*[(1, 0)] * 3, (0, 2), *[(1, 0)] * 4, (0, 1)]
+    assert set(records[3].idle) == set(run.phases[0].trained) and records[3].precision.dtype == dtype
+    problem = aa.Problem(normalised(), zoo.cross_entropy, device="cpu")
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, problem))
+    final = run.load(run.steps)
+    assert all(torch.equal(final.buffers[n], b) for n, b in trained.named_buffers())
+    assert all(torch.equal(final.state.params[n], p) for n, p in trained.named_parameters())
+
+    for stage, steps, scale in (("b", range(5), 2.0**6), ("a", range(5, 10), records[4].precision.scale)):
+        plain = plain_torch(steps, dtype, scale, LAST, normalised)
+        for without in (
+            aa.retrain(run, problem, aa.Counterfactual.skip(stage)),
+            aa.retrain_all(run, problem, [aa.Counterfactual.skip(stage)])[0],
+        ):
+            assert all(torch.equal(without.params[n], p) for n, p in plain.named_parameters())
+            assert all(torch.equal(without.buffers[n], b) for n, b in plain.named_buffers())
+
+
+def test_a_resting_step_is_worth_what_it_did_to_running_statistics(
+    rested: tuple[Trajectory, nn.Module, aa.Problem],
+) -> None:
+    run, _, problem = rested
+    gamma = aa.log_likelihood(*zoo.examples(6, 99, torch.float32))
+    last = run.steps - 1
+    truth = aa.final_model(run, problem).performance(gamma) - aa.retrain(
+        run, problem, aa.Counterfactual.skip_steps(last)
+    ).performance(gamma)
+    found = aa.step_effects(run, problem, gamma).effects[last]
+    both = torch.stack([found, truth.double()])
+    assert torch.corrcoef(both)[0, 1] > 0.98 and torch.equal(*both.sign())
+    causes = aa.step_effects_by_cause(run, problem, gamma)
+    own = causes.effects[(causes.units["step"] == last).tolist()]
+    torch.testing.assert_close(own.sum(0), found)
+    assert (own.abs().sum(1) > 0).sum() == 1, "running statistics, and no other cause"
+    split = aa.step_effects_by_parameter(run, problem, gamma)
+    torch.testing.assert_close(split.effects[(split.units["step"] == last).tolist()].sum(0), found)
+
+
+def test_no_question_stumbles_over_a_resting_step(
+    rested: tuple[Trajectory, nn.Module, aa.Problem], tmp_path: Path
+) -> None:
+    run, _, problem = rested
+    gamma = aa.log_likelihood(*zoo.examples(6, 99, torch.float32))
+    resting = [k for k in range(run.steps) if not run.record(k).micro_batches]
+    of_examples = aa.example_effects_by_step(run, problem, gamma)
+    assert sorted(set(of_examples.units["step"])) == [k for k in range(run.steps) if k not in resting]
+    with pytest.raises(RequestError, match="step 3 updates no parameter"):
+        aa.example_effects(run, problem, gamma, steps=resting[:1])
+    assert len(aa.remainders(run, problem, gamma.mean())) == 2
+    assert aa.noise_floor(run, problem, gamma, orders=2).effects_by_order is not None
+    assert aa.path_shares(run, problem, gamma).shares.isfinite().all()
+    assert aa.stage_effects_by_parameter(run, problem, gamma).effects.isfinite().all()
+    for method in ("additive", "boundary"):
+        assert aa.stage_effects(run, problem, gamma, method=method, cache=EmbeddingCache(None)).effects.isfinite().all()
+    for what in (
+        aa.Counterfactual(("a",), scale=0.5),
+        aa.Counterfactual.skip("a", semantics="zero_gradient"),
+        aa.Counterfactual.without_examples(0),
+    ):
+        assert aa.predict(run, problem, what, gamma).isfinite().all()
+        assert aa.retrain(run, problem, what).performance(gamma).isfinite().all()
+    again = aa.record_counterfactual(run, problem, aa.Counterfactual.change("a", lr="0.5x"), tmp_path / "again")
+    assert again.record(3).micro_batches == () and all(d.absolute == 0 for d in aa.replay_drift(again, problem))
+    assert aa.check_integrity(again) == ()
 
 
 def test_precision_is_journaled(tmp_path: Path) -> None:

@@ -261,6 +261,10 @@ HOSTILE: dict[str, tuple[Damage, str]] = {
         changed(STEPS, lambda t: (fill(t["hyper.0.lr"], -1), fill(t["micro.weight"], float("inf")))),
         r"(?s)2 problems.*hyper\.0\.lr is negative at step 0.*micro\.weight is not finite",
     ),
+    "a step that nothing had a say in": (
+        changed(STEPS, lambda t: fill(t["micro.weight"], 0)),
+        r"micro\.weight is 0 for all micro-batches of a step that updates a parameter",
+    ),
     "two files of steps, each with two errors, and an unknown optimizer": (
         together(
             header(optimizer="Sophia"),
