@@ -49,6 +49,7 @@ LAYERS = (
         "recording.writer",
         "recording.gradient_check",
         "recording.announced",
+        "recording.untouched",
         "runs.chain",
         "plain",
         "runs.phases",

@@ -21,14 +21,15 @@ from aa_core.recording.live import LossFunction, observe, read_counts, read_hype
 from aa_core.recording.observer import announced_clip, check_hyper
 from aa_core.recording.preamble import check_stage_name, json_object, preamble
 from aa_core.recording.resume import Loop, Resumed, read_generators, resume, set_generators
+from aa_core.recording.untouched import Untouched
 from aa_core.recording.writer import IfExists, RunWriter
 from aa_core.records import Hyper, Inputs, StepRecord
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.examples import DatasetReference, ExampleLog, check_ids, check_reference, to_batch, to_fields
 from aa_core.runs.header import PhaseEntry
 from aa_core.runs.remote import is_remote
-from aa_core.runs.succession import Left, check_untouched, leave, parameters, succeed
-from aa_core.state import Params, Snapshot
+from aa_core.runs.succession import Left, leave, succeed
+from aa_core.state import Snapshot
 
 
 class Recorder:
@@ -37,7 +38,7 @@ class Recorder:
     Use as a context manager around the loop; announce every batch with `batch` before its forward pass, inside a
     `stage`. Examples are stored (each distinct one once), or only referenced if `dataset` is given. `clip_norm` or
     `clip_value` is the limit of the loop's own clip_grad_norm_ or clip_grad_value_ over all trained parameters.
-    `scaler` is the loop's own GradScaler: a step that it skips never was. torch.autocast around model and loss is seen.
+    `scaler` is the loop's own GradScaler: steps that it skips are seen. torch.autocast around model and loss is seen.
     With `averaging` the model is judged by the averaged weights that the loop keeps (EMA).
     With `if_exists="resume"` a recording that stopped goes on where it did: entering loads what trains, and the loop
     goes on with step `recorder.steps`. Where nothing was recorded, it begins.
@@ -92,8 +93,7 @@ class Recorder:
         self._now = (model, optimizer, loss_fn)
         """What trains from the next step on."""
         self._reset: tuple[str, ...] = ()
-        self._untouched: Params = {}
-        """All parameters after a checked step, to see at the next that nothing else has changed them."""
+        self._untouched = Untouched()
         self._left = Left({}, False)
         self._warned = False
         self._hyper: tuple[Hyper, ...] = ()
@@ -221,7 +221,8 @@ class Recorder:
             self._rest(writer)
             self._left = leave(self._live)
         finally:
-            self._stage, self._untouched = None, {}
+            self._stage = None
+            self._untouched.forget()
             self._announced.drop()
 
     def batch(self, x: Inputs, y: Tensor, *, ids: Any = None, weight: float = 1.0) -> None:
@@ -286,18 +287,19 @@ class Recorder:
     def _begin_step(self, writer: RunWriter) -> None:
         """Before the first forward pass of a step, while buffers are still those before the step."""
         step, known = writer.steps, writer.checkpoints
-        check_untouched(self._live, self._untouched, step)
-        self._untouched = {}
+        touched = self._untouched.check(self._live, step)
         if self._average is not None:
             self._average.check(self._live, step)
         phase = self._begin_phase(step) if self._is_first else None
+        if self._is_first:
+            self._untouched.note(self._live, copied=False)
         if self._resumed is not None and self._now != (self._live.model, self._live.optimizer, self._live.loss_fn):
             raise RecordingError(
                 f"the recording stopped before step {step}, inside stage {self._stage!r}: make the Recorder with the "
                 "model, optimizer and loss that train there"
             )
         self._resumed = None
-        if self._is_first or step - known[-1] >= self._every:
+        if self._is_first or touched or step - known[-1] >= self._every:
             wanted = step not in known or phase is not None
             writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), phase=phase)
         self._announced.begin(self._live, self._is_checked)
@@ -336,6 +338,7 @@ class Recorder:
                 f"step {step}: optimizer.step() without a batch; call recorder.batch(x, y) before the forward pass"
             )
         hyper = read_hyper(self._live)
+        self._untouched.check(self._live, step)
         made = self._announced.make(self._live, self._clip, self._is_checked, step)
         check_hyper(hyper, self._hyper, step)
         self._hyper, self._measured = hyper, (made.loss, made.grad_norm)
@@ -358,8 +361,7 @@ class Recorder:
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self._in_flight
         assert record is not None
-        if self._is_checked:
-            self._untouched = {n: p.detach().clone() for n, p in parameters(self._live).items()}
+        self._untouched.note(self._live, copied=self._is_checked)
         loss, grad_norm = (None if t is None else float(t) for t in self._measured)  # a device is waited for only here
         assert grad_norm is not None
         self._warn_if_not_finite(record.step, loss, grad_norm)

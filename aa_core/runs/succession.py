@@ -43,13 +43,13 @@ def check_untouched(live: Live, kept: Params, step: int) -> None:
     changed = [n for n, before in kept.items() if not torch.equal(_bytes(now[n]), _bytes(before))]
     if changed:
         raise RecordingError(
-            f"{_some(changed)} changed between steps {step - 1} and {step}, outside the recorded optimizer's step(): "
-            "by a clamp or projection, another optimizer, or values that were loaded. A replay cannot know of it: make "
-            "constraints part of the model (torch.nn.utils.parametrize), and train all by one optimizer"
+            f"{listed_names(changed)} changed between steps {step - 1} and {step}, outside the recorded optimizer's "
+            "step(): by a clamp or projection, another optimizer, or values that were loaded. A replay cannot know of "
+            "it: make constraints part of the model (torch.nn.utils.parametrize), and train all by one optimizer"
         )
 
 
-def _some(names: Sequence[str]) -> str:
+def listed_names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -131,7 +131,7 @@ def _check_unchanged(now: Live, sources: Mapping[str, str], values: Params) -> N
     changed = [n for n, (a, b) in pairs.items() if not torch.equal(_bytes(a), _bytes(b).to(a.device))]
     if changed:
         raise RecordingError(
-            f"{_some(changed)} changed between two stages, outside any recorded step, so how they depend on the "
+            f"{listed_names(changed)} changed between two stages, outside any recorded step, so how they depend on the "
             "training before is not known. If they were initialised anew, say so: recorder.stage(name, reset=[names]); "
             "else record the parts as separate runs"
         )

@@ -481,8 +481,63 @@ def test_what_changes_parameters_beside_the_optimizer_is_stopped(
 
 
 def test_parameters_may_be_swapped_for_others_and_back_between_steps(tmp_path: Path) -> None:
-    one_by_one(tmp_path / "r", swap_and_restore)
-    assert open_run(tmp_path / "r").sealed
+    with pytest.warns(RuntimeWarning, match=r"before step 2 something else .* wrote to body\.0\.weight, .* 4 more"):
+        one_by_one(tmp_path / "r", swap_and_restore)
+    run = open_run(tmp_path / "r")
+    assert run.sealed
+    assert all(d.absolute == 0.0 for d in replay_drift(run, Problem(make()[0], LOSS, device="cpu")))
+
+
+def load_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model.load_state_dict({n: t + 0.1 for n, t in model.state_dict().items()})
+
+
+def load_momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """As many updates of each as it has made, of another size."""
+    state = optimizer.state_dict()
+    state["state"] = {
+        k: {n: t if n == "step" else t * 0.5 for n, t in slots.items()} for k, slots in state["state"].items()
+    }
+    optimizer.load_state_dict(state)
+
+
+def decay(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0.99)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(load_weights, r"body\.0\.weight"), (load_momentum, r"exp_avg of body\.0\.weight"), (decay, r"body\.0\.weight")],
+)
+@pytest.mark.parametrize("between", [True, False], ids=["between two steps", "before the step"])
+def test_what_is_written_into_what_trains_inside_a_stage_is_said_at_once(
+    tmp_path: Path, change: Callable[..., None], name: str, between: bool
+) -> None:
+    """No checkpoint is near: none but the first, and the one that is made where it was seen."""
+    model, optimizer = make(torch.optim.AdamW, lr=0.01)
+    with (
+        pytest.warns(
+            RuntimeWarning, match=rf"before step 3 something else than the optimizer's step wrote to .*{name}"
+        ),
+        Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
+        recorder.stage("a"),
+    ):
+        train(recorder, model, optimizer, 3)
+        if between:
+            change(model, optimizer)
+            train(recorder, model, optimizer, 2)
+        else:
+            recorder.batch(X, Y, ids=range(4))
+            LOSS(model(X), Y).backward()
+            change(model, optimizer)
+            optimizer.step()
+    run = open_run(tmp_path / "r")
+    assert (3 in run.checkpoints) == between
+    drifts = replay_drift(run, Problem(make()[0], LOSS, device="cpu"))
+    met = change is load_momentum  # the checkpoint that is made there knows the new one
+    assert [d.within_tolerance for d in drifts] == ([met, True] if between else [False])
 
 
 def test_dampened_momentum_that_starts_late_is_refused(tmp_path: Path) -> None:
