@@ -51,11 +51,14 @@ def gradient_and_curvature(
 ) -> tuple[Params, Buffers, Product]:
     """(gradient, buffers after, product with the curvature of the recorded loss at this state).
 
-    kind: "exact" = Hessian, "ggn" = generalised Gauss-Newton J^T (d2 loss / d outputs2) J, "none" = 0.
+    kind: "exact" = Hessian, "ggn" = generalised Gauss-Newton J^T (d2 loss / d outputs2) J, "none" = 0. Under autocast
+    to float16 it is that of the same step in full precision, at the cost of one more forward and backward pass.
     Cost of a product: one double backward per micro-batch; all R vectors go in one batched pass.
     """
     if kind == "none" or not step.batches:
         return *gradient(problem, at, step), lambda vectors: [torch.zeros_like(v) for v in vectors]
+    if (full := in_range(step)) is not step:
+        return *gradient(problem, at, step), gradient_and_curvature(problem, at, full, kind)[2]
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     buffers, total, products = problem.passed(params, at.buffers, step), None, []
     if problem.fused_attention is None:
@@ -84,6 +87,14 @@ def gradient_and_curvature(
     return grads, {n: b.detach() for n, b in buffers.items()}, product
 
 
+def in_range(step: StepInput) -> StepInput:
+    """The step in a precision that holds its second derivatives: those of a scaled loss do not fit into float16."""
+    if all(batch.autocast != torch.float16 for batch, _ in step.batches):
+        return step
+    batches = tuple((batch._replace(autocast=None), weight) for batch, weight in step.batches)
+    return step._replace(batches=batches, scale=1.0, passed=tuple(b._replace(autocast=None) for b in step.passed))
+
+
 def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
     """A direction v, [R, ...] per parameter -> d(recorded loss)[v], example by example, [R, n] per micro-batch.
 
@@ -91,7 +102,7 @@ def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
     weight are inside. Cost: one forward and one backward pass with its graph kept, and one pass through that graph for
     all examples and all R directions together.
     """
-    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    step, params = in_range(step), {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     buffers, products = problem.passed(params, at.buffers, step), []
     with twice_differentiable_kernels():
         for batch, weight in step.batches:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from aa_core.curvature import pull_back
+from aa_core.curvature import in_range, pull_back
 from aa_core.performance import Performance
 from aa_core.problem import Problem, twice_differentiable_kernels
 from aa_core.propagator import Training
@@ -116,7 +116,7 @@ def pull_from_gradient(problem: Problem, at: Snapshot, step: StepInput, worth: P
     It leaves them as they are, but its gradient depends on them:  r* = r'* + (dg / dr)^T w  for the worth w of each
     coordinate of the gradient, [R, ...] per parameter. Cost: one forward and backward pass, and a double backward.
     """
-    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    step, params = in_range(step), {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     leaves = _leaves(at.buffers, after)
     with twice_differentiable_kernels(), Evaluated():
         losses = [
