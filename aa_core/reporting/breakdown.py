@@ -14,6 +14,8 @@ from aa_core.reporting.marks import NEUTRAL, hover, name_axis
 from aa_core.reporting.sketch import GRID, Sketch
 
 PARTS = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733", "#88CCEE", "#CC6677")
+MOST = 2 * len(PARTS)
+"""Each colour plain, and hatched."""
 ROSE, FELL = "#44AA99", "#AA4499"
 ENDS = ("At the start", "At the end")
 ROW, WIDEST, LEGEND = 34, 24, 19
@@ -22,21 +24,23 @@ ROW, WIDEST, LEGEND = 34, 24, 19
 def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, title: str = "Parts") -> go.Figure:
     """One bar a stage, made of its parts: helped to the right, hurt to the left. frame: stage, PART, effect.
 
-    A part that is zero in all stages is left out.
+    Of more parts than can be told apart, those that do least are added up.
     """
-    stages, names = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame.loc[frame["effect"] != 0, part]))
+    stages, parts = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame[part]))
+    grid = frame.pivot(index="stage", columns=part, values="effect").reindex(index=stages, columns=parts)
+    names, effects = told_apart(parts, grid.fillna(0.0).to_numpy().tolist())
     figure = Sketch()
     for i, name in enumerate(names):
-        own = frame[frame[part] == name].set_index("stage")["effect"].reindex(stages, fill_value=0.0)
+        own = [of_stage[i] for of_stage in effects]
         figure.add(
             "bar",
-            x=own.tolist(),
+            x=own,
             y=list(range(len(stages))),
             orientation="h",
             width=0.62,
-            name=chart_text(shorten(str(name), WIDEST)),
+            name=chart_text(shorten(name, WIDEST)),
             marker={"color": PARTS[i % len(PARTS)], "pattern": {"shape": "" if i < len(PARTS) else "x"}},
-            hovertext=[f"{chart_text(name)}<br>{hover(s, e, unit)}" for s, e in own.items()],
+            hovertext=[f"{chart_text(name)}<br>{hover(s, e, unit)}" for s, e in zip(stages, own, strict=True)],
             hoverinfo="text",
         )
     name_axis(figure, pd.Series(stages), range(len(stages)))
@@ -45,6 +49,18 @@ def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, titl
     drawn = figure.done(chart_text(title), [sign()], 48 + ROW * len(stages), f"parts-{part}")
     more = LEGEND * (max(1, math.ceil(len(names) / 3)) - 1)  # its further rows stand above the bars, too
     return drawn.update_layout(height=drawn.layout.height + more, margin_t=drawn.layout.margin.t + more)
+
+
+def told_apart(parts: Sequence[str], effects: Sequence[Sequence[float | None]]) -> tuple[list[str], list[list[float]]]:
+    """(at most `MOST` parts, their effects); effects: [stages, parts].
+
+    What is zero in all stages is left out; those that do least in every stage are one, the last."""
+    rows = [[e or 0.0 for e in of_stage] for of_stage in effects]
+    largest = {j: max(abs(row[j]) for row in rows) for j in range(len(parts)) if any(row[j] for row in rows)}
+    apart = sorted(largest, key=lambda j: -largest[j])[: MOST - 1 if len(largest) > MOST else MOST]
+    kept, rest = [j for j in largest if j in apart], [j for j in largest if j not in apart]
+    names = [str(parts[j]) for j in kept] + ([f"{len(rest)} others, added up"] if rest else [])
+    return names, [[row[j] for j in kept] + ([sum(row[j] for j in rest)] if rest else []) for row in rows]
 
 
 def waterfall(shares: pd.DataFrame, start: float | None, unit: str, performance: str, title: str = "Path") -> go.Figure:

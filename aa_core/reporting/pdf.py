@@ -19,7 +19,7 @@ from aa_core.errors import IntegrityError, MissingExtraError, RunFormatError
 from aa_core.reporting import tables
 from aa_core.reporting.bins import binned, spans_decades
 from aa_core.reporting.blocks import Block, Figure, Formula, Table, numbered
-from aa_core.reporting.breakdown import ENDS, FELL, PARTS, ROSE, path_labels
+from aa_core.reporting.breakdown import ENDS, FELL, PARTS, ROSE, path_labels, told_apart
 from aa_core.reporting.escape import visible
 from aa_core.reporting.glossary import CURVES, fmt_effect, fmt_number, scale_of
 from aa_core.reporting.html import subscripts
@@ -238,20 +238,19 @@ def _scatter(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _split(data: Mapping[str, Any]) -> dict[str, Any]:
     """Bars of coloured pieces side by side: what helped to the right of zero, what hurt to the left."""
-    some = [j for j in range(len(data["part"])) if any(own[j] for own in data["effect"])]
-    looks = {j: {"colour": PARTS[i % len(PARTS)], "pale": i >= len(PARTS)} for i, j in enumerate(some)}
+    parts, effects = told_apart(data["part"], data["effect"])
+    looks = [{"colour": PARTS[i % len(PARTS)], "pale": i >= len(PARTS)} for i in range(len(parts))]
     totals = [sum(v or 0.0 for v in own) for own in data["effect"]]
     bars = [
         {"name": name, "pieces": list(_beside(own, looks)), "label": label}
-        for name, own, label in zip(data["stage"], data["effect"], _labels(totals, scale_of(totals)), strict=True)
+        for name, own, label in zip(data["stage"], effects, _labels(totals, scale_of(totals)), strict=True)
     ]
-    return {"bars": bars, "key": [{"name": data["part"][j], **look} for j, look in looks.items()]}
+    return {"bars": bars, "key": [{"name": name, **look} for name, look in zip(parts, looks, strict=True)]}
 
 
-def _beside(values: Sequence[float | None], looks: Mapping[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _beside(values: Sequence[float], looks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     ends = {True: 0.0, False: 0.0}
-    for j, look in looks.items():
-        value = values[j] or 0.0
+    for value, look in zip(values, looks, strict=True):
         start = ends[value > 0]
         ends[value > 0] = start + value
         yield {"start": start, "stop": start + value, **look}

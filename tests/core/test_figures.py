@@ -11,6 +11,7 @@ import pytest
 
 from aa_core.reporting import agreement_scatter, compare_bars, stage_bars, stage_timeline, step_bars
 from aa_core.reporting.bins import BARS, binned, spans_decades
+from aa_core.reporting.breakdown import split_bars, told_apart
 from aa_core.reporting.figures import HELPED, HURT, STAGES
 from aa_core.reporting.glossary import fmt_correlation, fmt_effect, fmt_interval, fmt_percent, fmt_seconds
 from aa_core.reporting.sketch import GRID, Sketch
@@ -178,3 +179,18 @@ def test_other_formats() -> None:
     assert [fmt_percent(s) for s in (0, 0.004, 0.5, 0.996, 1)] == ["0 %", "< 1 %", "50 %", "> 99 %", "100 %"]
     assert fmt_interval(-0.1, 0.2, 0.2) == "−0.100 to +0.200" and fmt_interval(None, None) == "–"
     assert [fmt_seconds(s) for s in (0.01, 1.26, 80, 600, None)] == ["< 0.1 s", "1.3 s", "80 s", "10 min", "–"]
+
+
+def test_parts_that_cannot_be_told_apart_are_added_up() -> None:
+    parts = [f"layer {i}" for i in range(20)]
+    effects = [[float(i) for i in range(20)], [-0.5 * i for i in range(20)]]
+    names, told = told_apart(parts, effects)
+    assert names == [*parts[5:], "4 others, added up"], "layer 0 does nothing, and those that do most stand alone"
+    assert told == [[*effects[0][5:], 10.0], [*effects[1][5:], -5.0]]
+    assert told_apart(parts[:17], [[1.0 * i for i in range(17)]])[0] == parts[1:17], "sixteen are told apart"
+    assert told_apart(["a", "b"], [[None, 0.0]]) == ([], [[]])
+
+    rows = [("s", p, e) for p, e in zip(parts, effects[0], strict=True)]
+    figure = split_bars(pd.DataFrame(rows, columns=["stage", "layer", "effect"]), "layer", "nats", "loss")
+    looks = {(bar.marker.color, bar.marker.pattern.shape) for bar in figure.data}
+    assert len(looks) == len(figure.data) == 16 and sum(bar.x[0] for bar in figure.data) == sum(effects[0])
