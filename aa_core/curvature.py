@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aa_core.errors import RequestError, UnsupportedError
 from aa_core.problem import Problem, twice_differentiable_kernels
-from aa_core.records import StepInput
+from aa_core.records import Batch, StepInput
 from aa_core.state import Buffers, Params, Snapshot
 
 Curvature = Literal["exact", "ggn", "none"]
@@ -52,12 +52,12 @@ def gradient_and_curvature(
     """(gradient, buffers after, product with the curvature of the recorded loss at this state).
 
     kind: "exact" = Hessian, "ggn" = generalised Gauss-Newton J^T (d2 loss / d outputs2) J, "none" = 0. Under autocast
-    to float16 it is that of the same step in full precision, at the cost of one more forward and backward pass.
+    to float16 it is that of the same step in full precision (`in_range`), for one more forward and backward pass.
     Cost of a product: one double backward per micro-batch; all R vectors go in one batched pass.
     """
     if kind == "none" or not step.batches:
         return *gradient(problem, at, step), lambda vectors: [torch.zeros_like(v) for v in vectors]
-    if (full := in_range(step)) is not step:
+    if (full := in_range(problem, at, step)) is not step:
         return *gradient(problem, at, step), gradient_and_curvature(problem, at, full, kind)[2]
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     buffers, total, products = problem.passed(params, at.buffers, step), None, []
@@ -87,12 +87,32 @@ def gradient_and_curvature(
     return grads, {n: b.detach() for n, b in buffers.items()}, product
 
 
-def in_range(step: StepInput) -> StepInput:
-    """The step in a precision that holds its second derivatives: those of a scaled loss do not fit into float16."""
-    if all(batch.autocast != torch.float16 for batch, _ in step.batches):
+def in_range(problem: Problem, at: Snapshot, step: StepInput) -> StepInput:
+    """The step in a precision that holds its second derivatives: those of a scaled loss do not fit into float16.
+
+    As it is where its model draws random numbers, which might be others then, or cannot do without autocast.
+    """
+    every = (*step.passed, *(batch for batch, _ in step.batches))
+    if all(batch.autocast != torch.float16 for batch in every) or any(batch.rng is not None for batch in every):
+        return step
+    if problem.needs_autocast is None:
+        problem.needs_autocast = not _computes(problem, at, every[0]._replace(autocast=None))
+    if problem.needs_autocast:
         return step
     batches = tuple((batch._replace(autocast=None), weight) for batch, weight in step.batches)
     return step._replace(batches=batches, scale=1.0, passed=tuple(b._replace(autocast=None) for b in step.passed))
+
+
+def _computes(problem: Problem, at: Snapshot, batch: Batch) -> bool:
+    """Whether model and loss take this batch: dtypes that autocast brings together may not meet without it."""
+    try:
+        with torch.no_grad():
+            problem.batch_loss(at.state.params, at.buffers, batch, training=False)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    return True
 
 
 def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
@@ -102,7 +122,8 @@ def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
     weight are inside. Cost: one forward and one backward pass with its graph kept, and one pass through that graph for
     all examples and all R directions together.
     """
-    step, params = in_range(step), {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    step = in_range(problem, at, step)
     buffers, products = problem.passed(params, at.buffers, step), []
     with twice_differentiable_kernels():
         for batch, weight in step.batches:

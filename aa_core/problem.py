@@ -112,6 +112,8 @@ class Problem:
         """By the digest of a run: the largest effective learning rate of all its steps, once it was looked up."""
         self.twice_differentiable = False
         """Whether the graph of its gradient was looked through for operators without a second derivative."""
+        self.needs_autocast: bool | None = None
+        """Whether model and loss, trained under autocast to float16, compute nothing without; None: unknown yet."""
         self.fused_attention: bool | None = None
         """Whether training attended by a fused kernel, for which derivatives take the plain one; None: unknown yet."""
 

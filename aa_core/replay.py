@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from aa_core.records import RunLike
 from aa_core.schedule import split
 from aa_core.state import AVERAGE, Params, Snapshot, all_finite, max_difference, nbytes, to_device
 
+SLOTS = 10
+"""How much further off than parameters the optimizer's state may be: it follows single gradients."""
 MEMORY = 1 << 30
 """Default budget of a backward sweep, bytes."""
 
@@ -128,8 +131,8 @@ def reverse(
     graph = None
     for low, high in reversed(segments(run, start, stop)):
         first = snapshot_before(run, training, low)
-        if curvature is not None and graph is None:
-            graph = training.graph_bytes(first, run.step_input(low, training.problem.device), curvature)
+        if curvature is not None and graph is None and (k := _first_update(run, low, high)) is not None:
+            graph = training.graph_bytes(first, run.step_input(k, training.problem.device), curvature)
         if curvature is not None and graph is not None and (high - low) * (nbytes(first) + graph) <= memory:
             transitions = _linearized(run, training, first, high, curvature)
         else:
@@ -139,6 +142,11 @@ def reverse(
             if transition.step == high - 1 and high in run.checkpoints:
                 verify(run, training, transition.after)
             yield transition
+
+
+def _first_update(run: RunLike, start: int, stop: int) -> int | None:
+    """The first of these steps that updates a parameter; in others only buffers move."""
+    return next((k for k in range(start, stop) if run.record(k).micro_batches), None)
 
 
 def _linearized(
@@ -190,14 +198,20 @@ def beginning_of_last(run: RunLike) -> int:
 
 
 def measure_drift(run: RunLike, training: Training, replayed: Snapshot) -> Drift:
-    """Compare a replayed snapshot with the recorded checkpoint of the same step."""
+    """Compare a replayed snapshot with the recorded checkpoint of the same step.
+
+    By the parameters and buffers; by the optimizer's state where that was changed by more than replays explain.
+    """
     recorded = load(run, training, replayed.step)
     earlier = load(run, training, max((c for c in run.checkpoints if c < replayed.step), default=0))
     before = training.skip(earlier, replayed.step)
-    weights, buffers = (
-        _compare(replayed.step, *(kind(s) for s in (replayed, recorded, before))) for kind in (_weights, _buffers)
-    )
-    return buffers if weights.within_tolerance and not buffers.relative <= weights.relative else weights
+    kinds: list[Callable[[Snapshot], Params]] = [_weights, _buffers]
+    kinds += [partial(_slot, slot) for slot in recorded.state.slots if slot != AVERAGE]
+    weights, buffers, *slots = (_compare(replayed.step, kind(replayed), kind(recorded), kind(before)) for kind in kinds)
+    if weights.within_tolerance and not buffers.relative <= weights.relative:
+        return buffers
+    changed = [d for d in slots if d.relative > SLOTS * d.allowed]
+    return changed[0] if changed and weights.within_tolerance else weights
 
 
 def _compare(step: int, replayed: Params, recorded: Params, before: Params) -> Drift:
@@ -212,6 +226,11 @@ def _compare(step: int, replayed: Params, recorded: Params, before: Params) -> D
 def _weights(at: Snapshot) -> Params:
     """The parameters, and the averaged ones where there are any."""
     return {**at.state.params, **{f"{AVERAGE}.{n}": t for n, t in at.state.slots.get(AVERAGE, {}).items()}}
+
+
+def _slot(name: str, at: Snapshot) -> Params:
+    """One kind of what the optimizer keeps of each parameter."""
+    return at.state.slots[name]
 
 
 def _buffers(at: Snapshot) -> Params:
@@ -241,7 +260,8 @@ def verify_once(run: RunLike, training: Training, progress: Progress = silent) -
         return
     pairs = list(pairwise(run.checkpoints))
     if pairs:
-        low, high = min(pairs, key=lambda segment: segment[1] - segment[0])
+        by_length = sorted(pairs, key=lambda segment: segment[1] - segment[0])
+        low, high = next((p for p in by_length if _first_update(run, *p) is not None), by_length[0])
         first = load(run, training, low)
         verify(run, training, _last(first, _watched(advance(run, training, first, high), progress)))
 

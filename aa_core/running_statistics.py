@@ -63,7 +63,7 @@ def pull_statistics(problem: Problem, at: Snapshot, step: StepInput, after: Buff
     With r' = (1 - m) r + m s(theta):  r* = (1 - m) r'*  and  theta* += m (ds / dtheta)^T r'*, for each forward pass of
     the step, last one first. Cost: its forward passes and one backward pass. [R, ...] per name.
     """
-    params, calls = _passed(problem, at, step)
+    params, calls = _passed(problem, at, in_range(problem, at, step))
     before, statistics, worth = dict(after), [], []
     for name, momentum, statistic in reversed(calls):
         if name in before:
@@ -116,7 +116,8 @@ def pull_from_gradient(problem: Problem, at: Snapshot, step: StepInput, worth: P
     It leaves them as they are, but its gradient depends on them:  r* = r'* + (dg / dr)^T w  for the worth w of each
     coordinate of the gradient, [R, ...] per parameter. Cost: one forward and backward pass, and a double backward.
     """
-    step, params = in_range(step), {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
+    step = in_range(problem, at, step)
     leaves = _leaves(at.buffers, after)
     with twice_differentiable_kernels(), Evaluated():
         losses = [

@@ -1,6 +1,7 @@
 """`python -m benchmarks.accuracy_zoo`: what could be more accurate, and at what cost, tried on small trainings.
 
-Writes benchmarks/results/accuracy.json and docs/accuracy.md; with `page` only the page, from the stored figures.
+Writes benchmarks/results/accuracy.json and docs/accuracy.md; with `page` only the page, from the stored figures; with
+the name of a part (runs, architectures, elsewhere) that part is measured anew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from aa_core.effects.statistics import Shift, statistics_changes
 from aa_core.registry import load_problem
 from aa_core.replay import advance, load, prepare
 from aa_core.state import Params, Snapshot
+from benchmarks import accuracy_architectures
 from benchmarks.accuracy_candidates import DROPPED, KEPT, Embedded
 from benchmarks.accuracy_page import page
 from benchmarks.reliability_grid import RESULTS as GRID
@@ -61,6 +64,13 @@ def measure_run(config: Config) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = train(config, Path(folder) / "run")
         return {**config._asdict(), **measure(run, load_problem("digits-mlp", run.header.problem.config))}
+
+
+def measure_architecture(name: str, config: Config) -> dict[str, Any]:
+    """Every candidate on a run of another architecture."""
+    with tempfile.TemporaryDirectory() as folder:
+        run, problem = accuracy_architectures.train(name, config, Path(folder) / "run")
+        return {"architecture": name, **config._asdict(), **measure(run, problem)}
 
 
 def measure_shipped(name: str) -> dict[str, Any]:
@@ -162,6 +172,11 @@ def _timed(task: Callable[[], Any]) -> tuple[Any, float]:
     return found, time.process_time() - start
 
 
+def written(figures: dict[str, Any]) -> str:
+    """JSON with one line a run."""
+    return "{" + ",\n".join(f'"{part}": {compact(of_part).strip()}' for part, of_part in figures.items()) + "}\n"
+
+
 def stored() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The zoo's figures, and the runs of the grid."""
     return json.loads(RESULTS.read_text()), json.loads(GRID.read_text())["runs"]
@@ -169,18 +184,25 @@ def stored() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    if sys.argv[1:] != ["page"]:
+    figures = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    parts: dict[str, list[Callable[[], dict[str, Any]]]] = {
+        "runs": [partial(measure_run, config) for config in ZOO],
+        "architectures": [
+            partial(measure_architecture, name, config)
+            for name in accuracy_architectures.ARCHITECTURES
+            for config in accuracy_architectures.SETTINGS
+        ],
+        "elsewhere": [partial(measure_shipped, name) for name in ELSEWHERE],
+    }
+    for part in [p for p in sys.argv[1:] or parts if p != "page"]:
         with tempfile.TemporaryDirectory() as workspace:
             os.environ["AA_WORKSPACE"] = workspace
-            runs, elsewhere = [], []
-            for config in ZOO:
-                runs.append(measure_run(config))
-                print(len(runs), *config, flush=True)
-            for name in ELSEWHERE:
-                elsewhere.append(measure_shipped(name))
-                print(name, flush=True)
-            date = datetime.now(UTC).date().isoformat()
-            RESULTS.write_text(compact({"date": date, "machine": machine(), "runs": runs, "elsewhere": elsewhere}))
+            found = []
+            for measured in parts[part]:
+                found.append(measured())
+                print(part, len(found), "of", len(parts[part]), flush=True)
+        figures[part] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "runs": found}
+        RESULTS.write_text(written(figures))
     PAGE.write_text(page(*stored()))
 
 

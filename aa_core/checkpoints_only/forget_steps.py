@@ -66,7 +66,7 @@ def _forgotten(run: Trajectory, index: int) -> SegmentEntry:
         optimizer=run.optimizer,
         hyper=hyper,
         resumes=index > 0,
-        batch_size=len(run.record(stage.start).rows),
+        batch_size=next(n for n in (len(run.record(k).rows) for k in stage.steps) if n),
         checkpoints=(stage.stop,),
         data=f"data/{index}.safetensors",
     )

@@ -54,6 +54,8 @@ class Announced:
         self._buffers: Buffers = {}
         """Before the first forward pass of the step: all, or those that are known to move."""
         self._moving: tuple[str, ...] = ()
+        self._training = True
+        """Whether the model was in train mode when a batch last went through it that no step was taken with."""
 
     def watch(self, model: nn.Module) -> list[Any]:
         """The hooks, as torch can remove them."""
@@ -86,16 +88,24 @@ class Announced:
         announced, seen = self._batches, self._observer.seen()
         self._batches, now = [], carried_now(live, self._buffers)
         if any(not torch.equal(now[n], before) for n, before in self._buffers.items()):
+            self._training = seen[-1].training if seen else self._training
             self._passed += [
                 (p._replace(weight=0.0).seen_with(f.rng), p.batch._replace(rng=f.rng, autocast=f.autocast))
                 for p, f in zip(announced, seen, strict=False)  # the last one may not have got there
             ]
 
-    def rest(self, live: Live, step: int) -> tuple[tuple[MicroBatch, ...], Precision]:
+    @property
+    def has_passed(self) -> bool:
+        """Whether buffers moved since the last step."""
+        return bool(self._passed)
+
+    def rest(self, live: Live, step: int) -> Made:
         """What moved buffers since the last step, and is over with that: no step comes that could know of it."""
         self.pass_over(live)
-        passed, self._passed, self._buffers = self._passed, [], {}
-        return tuple(micro for micro, _ in passed), read_precision([b.autocast for _, b in passed], self._scaler, step)
+        passed, self._passed, self._buffers = tuple(m for m, _ in self._passed), self._passed[-1:], {}
+        precision = read_precision([batch.autocast for _, batch in self._passed], self._scaler, step)
+        self._passed = []
+        return Made((), self._training, precision, tuple(live.trained), None, torch.zeros(()), passed)
 
     def drop(self) -> None:
         """Nor is anything kept."""

@@ -39,12 +39,12 @@ class Averaging:
     def updates(self) -> int:
         return int(self.model.n_averaged)
 
-    def weight(self, step: int, updates: int) -> float | None:
-        """How far the update after `step` moves the average towards the parameters; None if there is none.
+    def weight(self, steps: int, updates: int) -> float | None:
+        """How far the average moves towards the parameters after so many steps; None if it is not updated then.
 
         1 for the first update, which copies; then 1 - decay.
         """
-        return None if (step + 1) % self.every else 1 - self.decay if updates else 1.0
+        return None if steps % self.every else 1 - self.decay if updates else 1.0
 
     def read(self, live: Live) -> Params:
         """The averaged values of the trained parameters."""
@@ -57,17 +57,19 @@ class Averaging:
 class AverageWatch:
     """Follows the updates of averaged weights while a run is recorded."""
 
-    def __init__(self, averaging: Averaging) -> None:
-        self.averaging, self._expected = averaging, averaging.updates
+    def __init__(self, averaging: Averaging, steps: int = 0) -> None:
+        """`steps`: how many the optimizer has taken."""
+        self.averaging, self._expected, self._steps = averaging, averaging.updates, steps
         self._before: Params = {}
         self._weight = 0.0
         self._seen = False
         """Whether an update that averages, and does not copy, was checked."""
 
-    def before_step(self, live: Live, step: int, checked: bool) -> float | None:
+    def before_step(self, live: Live, checked: bool) -> float | None:
         """The weight of the update that is to follow a step; after a `checked` step it is looked at, and so is the
         first that averages."""
-        weight = self.averaging.weight(step, self._expected)
+        self._steps += 1
+        weight = self.averaging.weight(self._steps, self._expected)
         self._expected += weight is not None
         if weight is not None and (checked or not self._seen):
             self._seen = weight < 1

@@ -23,6 +23,7 @@ class Forward(NamedTuple):
     rng: Tensor | None
     """State of the generator before it, if the model drew from it."""
     autocast: torch.dtype | None
+    training: bool
 
 
 class ForwardObserver:
@@ -51,7 +52,7 @@ class ForwardObserver:
             loss = self._loss_fn(output_tensor(outputs).detach(), own).detach() * weight
         kind = self._device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        self._observed.append(Forward(loss, self._rng if drew else None, autocast))
+        self._observed.append(Forward(loss, self._rng if drew else None, autocast, module.training))
 
     def seen(self) -> list[Forward]:
         """What was seen since the last call."""

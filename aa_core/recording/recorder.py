@@ -136,7 +136,7 @@ class Recorder:
             warnings.warn(f"{self.path}: {warning}", RuntimeWarning, stacklevel=4)
         self._live, self._counts, self._hyper = found.live, found.counts, found.hyper
         self._left = leave(self._live)
-        self._average = None if self._averaging is None else AverageWatch(self._averaging)
+        self._average = None if self._averaging is None else AverageWatch(self._averaging, found.updates)
         self._evaluation = None if found.evaluated else self._evaluation
         if writer.steps:
             set_generators(writer.generators, self._live.device)
@@ -262,15 +262,15 @@ class Recorder:
         Where it went through the model and moves buffers, that is recorded with the next step of this stage."""
         self._active()
         self._announced.pass_over(self._live)
-        self._half_done = False
+        self._half_done = self._announced.has_passed
 
     def _rest(self, writer: RunWriter) -> None:
         """Batches that no step was taken with, the last of their stage: if they moved buffers, a step of their own."""
-        passed, precision = self._announced.rest(self._live, writer.steps)
-        if passed:
-            training, idle = True, tuple(self._live.trained)  # only training moves buffers
-            record = StepRecord(writer.steps, self._stage or "", read_hyper(self._live), (), training, math.nan, 0.0)
-            record = record._replace(idle=idle, precision=precision, passed=passed)
+        rest = self._announced.rest(self._live, writer.steps)
+        if rest.passed:
+            hyper = self._hyper or read_hyper(self._live)
+            record = StepRecord(writer.steps, self._stage or "", hyper, (), rest.training, math.nan, 0.0)
+            record = record._replace(idle=rest.idle, precision=rest.precision, passed=rest.passed)
             writer.append(record, self._examples.take(), read_generators(self._live.device))
         self._half_done = False
 
@@ -287,19 +287,17 @@ class Recorder:
     def _begin_step(self, writer: RunWriter) -> None:
         """Before the first forward pass of a step, while buffers are still those before the step."""
         step, known = writer.steps, writer.checkpoints
-        touched = self._untouched.check(self._live, step)
+        self._untouched.check(self._live, step)
         if self._average is not None:
             self._average.check(self._live, step)
         phase = self._begin_phase(step) if self._is_first else None
-        if self._is_first:
-            self._untouched.note(self._live, copied=False)
         if self._resumed is not None and self._now != (self._live.model, self._live.optimizer, self._live.loss_fn):
             raise RecordingError(
                 f"the recording stopped before step {step}, inside stage {self._stage!r}: make the Recorder with the "
                 "model, optimizer and loss that train there"
             )
         self._resumed = None
-        if self._is_first or touched or step - known[-1] >= self._every:
+        if self._is_first or step - known[-1] >= self._every:
             wanted = step not in known or phase is not None
             writer.commit(self._snapshot() if wanted else None, self._unwritten_evaluation(), phase=phase)
         self._announced.begin(self._live, self._is_checked)
@@ -338,11 +336,10 @@ class Recorder:
                 f"step {step}: optimizer.step() without a batch; call recorder.batch(x, y) before the forward pass"
             )
         hyper = read_hyper(self._live)
-        self._untouched.check(self._live, step)
         made = self._announced.make(self._live, self._clip, self._is_checked, step)
         check_hyper(hyper, self._hyper, step)
         self._hyper, self._measured = hyper, (made.loss, made.grad_norm)
-        weight = None if self._average is None else self._average.before_step(self._live, step, self._is_checked)
+        weight = None if self._average is None else self._average.before_step(self._live, self._is_checked)
         self._in_flight = StepRecord(
             step,
             self._stage or "",

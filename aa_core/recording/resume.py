@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,8 @@ from aa_core.propagator import Training
 from aa_core.recording.averaging import Averaging
 from aa_core.recording.gradient_check import COARSE, TOLERANCE
 from aa_core.recording.live import Live, observe, stored_count
-from aa_core.records import Hyper, StepInput, StepRecord
-from aa_core.replay import snapshot_before
+from aa_core.records import Hyper, StepRecord
+from aa_core.replay import advance, snapshot_before
 from aa_core.rules.clipping import clip
 from aa_core.runs.evaluation import Evaluation, encode_evaluation
 from aa_core.runs.examples import DatasetReference, ExampleLog
@@ -59,6 +60,8 @@ class Resumed(NamedTuple):
     """Of the last step of this phase; empty if it has none."""
     announced: bool
     """Whether the next step begins a phase that the log announces already."""
+    updates: int
+    """How many steps the optimizer has taken."""
     evaluated: bool
     """Whether the evaluation set is written."""
     unfinished: Snapshot | None
@@ -101,6 +104,7 @@ def resume(path: Path, loop: Loop, examples: ExampleLog) -> Resumed | None:
         max((start for stage in run.stages for start, _ in stage.blocks), default=0),
         last.hyper if last and run.steps > phase.start else (),
         announced=run.steps == phase.start and len(run.phases) > 1,
+        updates=sum(bool(run.record(k).micro_batches) for k in range(run.steps)),
         evaluated=bool(run.files("evaluation")),
         unfinished=_unfinished(run, live),
     )
@@ -191,15 +195,17 @@ def _training(run: Trajectory, live: Live) -> Training:
 def _reached(run: Trajectory, live: Live) -> Snapshot:
     """The state before the next step."""
     training = _training(run, live)
-    if run.steps in run.checkpoints:
-        return snapshot_before(run, training, run.steps)
-    at, last = snapshot_before(run, training, run.steps - 1), run.step_input(run.steps - 1, live.device)
-    _check_gradient(run, training, at, last)
-    return training.step(at, last)
+    at = snapshot_before(run, training, run.checkpoints[-1])
+    updating = [k for k in range(at.step, run.steps) if run.record(k).micro_batches]
+    if updating:
+        at = snapshot_before(run, training, updating[-1])
+        _check_gradient(run, training, at)
+    return next(iter(deque(advance(run, training, at, run.steps), maxlen=1)), at)
 
 
-def _check_gradient(run: Trajectory, training: Training, at: Snapshot, last: StepInput) -> None:
+def _check_gradient(run: Trajectory, training: Training, at: Snapshot) -> None:
     """ReplayDriftError unless the gradient of the last step, which no checkpoint follows, has the recorded norm."""
+    last = run.step_input(at.step, training.problem.device)
     updated = [n for n in run.phases[-1].trained if n not in last.idle]
     grads = clip(gradient(training.problem, at, last, updated)[0], last.clip)
     found, recorded = float(torch.nn.utils.get_total_norm(list(grads.values()))), run.record(at.step).grad_norm

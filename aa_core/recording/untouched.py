@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from itertools import zip_longest
+from itertools import chain
 
 from torch import Tensor, nn
 
@@ -13,60 +13,66 @@ from aa_core.state import Params
 
 
 class Untouched:
-    """Compares parameters with copies after the steps that a checkpoint precedes, and after all steps how often torch
-    has written to each of them and to the optimizer's tensors.
-
-    A write may have put back what was there (averaged weights swapped in and out), so that alone is a warning."""
+    """Compares parameters with copies after the steps that a checkpoint precedes; after all others, how often torch has
+    written to them and to the optimizer's state, which is a warning once a recording: a write may have put back what
+    was there (averaged weights swapped in and out)."""
 
     def __init__(self) -> None:
         self._values: Params = {}
-        self._writes: list[tuple[int, int]] = []
+        self._watched: tuple[Live, object, int] | None = None
+        """What the tensors are of: the optimizer's state, and of how many parameters it had one."""
+        self._tensors: list[Tensor] = []
+        self._writes: list[int] | None = None
+        self._warned = False
 
     def note(self, live: Live, copied: bool) -> None:
         """After a step; with copies where one was checked."""
         self._values = {n: p.detach().clone() for n, p in parameters(live).items()} if copied else {}
-        self._writes = _writes(live)
+        now, state = self._watched, live.optimizer.state
+        if now is None or now[0] is not live or now[1] is not state or now[2] != len(state):
+            self._watched, self._tensors = (live, state, len(state)), _tensors(live)
+        self._writes = None if self._warned else [t._version for t in self._tensors]
 
-    def check(self, live: Live, step: int) -> bool:
-        """Before `step`: whether anything may have been changed that no copy speaks for; said in a RuntimeWarning.
-
-        Raises RecordingError where a copy shows it."""
+    def check(self, live: Live, step: int) -> None:
+        """Before `step`: RecordingError where a copy shows that a parameter was changed, RuntimeWarning where something
+        else than the optimizer's step wrote to what trains."""
         check_untouched(live, self._values, step)
-        spoken_for, before, now = self._values, self._writes, _writes(live)
-        self._values, self._writes = {}, now
-        if not before or now == before:
-            return False
-        differ = [n for n, a, b in zip_longest(_names(live), before, now, fillvalue="") if a != b]
-        changed = [n for n in differ if n not in spoken_for]
+        changed = [n for n in self._changed(live) if n not in self._values]
+        self._values = {}
+        if self._writes is not None:
+            self._writes = [t._version for t in self._tensors]  # another batch may be announced for this step
         if changed:
+            self._warned, self._writes = True, None
             warnings.warn(
                 f"before step {step} something else than the optimizer's step wrote to {listed_names(changed)}: a "
                 "clamp or projection, another optimizer, or values that were loaded. Where they are not again what "
-                "they were, the run will not replay up to here: do so between two stages, or make it part of the model",
+                "they were, the run will not replay up to its next checkpoint: begin a stage with what is new, or make "
+                "it part of the model. This is said once a recording",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        return bool(changed)
 
     def forget(self) -> None:
         """What happens now is looked at when the next stage begins."""
-        self._values, self._writes = {}, []
+        self._values, self._writes = {}, None
+
+    def _changed(self, live: Live) -> list[str]:
+        if self._writes is None or self._watched is None:
+            return []
+        if live.optimizer.state is not self._watched[1]:
+            return ["the optimizer's state"]
+        if [t._version for t in self._tensors] == self._writes:
+            return []
+        named = parameters(live) | {
+            f"{slot} of {n}": t for n, p in live.trained.items() for slot, t in live.optimizer.state.get(p, {}).items()
+        }
+        written = {id(t) for t, before in zip(self._tensors, self._writes, strict=True) if t._version != before}
+        return [n for n, t in named.items() if id(t) in written]
 
 
-def _writes(live: Live) -> list[tuple[int, int]]:
-    """Of each tensor that trains or rests: which one it is, and how often torch has written to it."""
-    frozen = [t for t in live.carried.values() if isinstance(t, nn.Parameter)]
+def _tensors(live: Live) -> list[Tensor]:
+    """Parameters, those at rest among them, and the optimizer's state of each."""
+    frozen = (t for t in live.carried.values() if isinstance(t, nn.Parameter) and not t.is_inference())
     states = filter(None, map(live.optimizer.state.get, live.trained.values()))
-    slots = [t for state in states for t in state.values() if isinstance(t, Tensor)]
-    return [(t.data_ptr(), t._version) for t in (*live.trained.values(), *live.rested.values(), *frozen, *slots)]
-
-
-def _names(live: Live) -> list[str]:
-    """What they are called, in that order."""
-    slots = [
-        f"{slot} of {name}"
-        for name, p in live.trained.items()
-        for slot, t in live.optimizer.state.get(p, {}).items()
-        if isinstance(t, Tensor)
-    ]
-    return [*parameters(live), *slots]
+    slots = (t for state in states for t in state.values() if isinstance(t, Tensor))
+    return [*chain(live.trained.values(), live.rested.values(), frozen, slots)]

@@ -54,13 +54,18 @@ def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, titl
 def told_apart(parts: Sequence[str], effects: Sequence[Sequence[float | None]]) -> tuple[list[str], list[list[float]]]:
     """(at most `MOST` parts, their effects); effects: [stages, parts].
 
-    What is zero in all stages is left out; those that do least in every stage are one, the last."""
+    What is zero in all stages is left out. Of those that do least in every stage, what helped is added up, and what
+    hurt.
+    """
     rows = [[e or 0.0 for e in of_stage] for of_stage in effects]
     largest = {j: max(abs(row[j]) for row in rows) for j in range(len(parts)) if any(row[j] for row in rows)}
-    apart = sorted(largest, key=lambda j: -largest[j])[: MOST - 1 if len(largest) > MOST else MOST]
+    apart = sorted(largest, key=lambda j: -largest[j])[: MOST - 2 if len(largest) > MOST else MOST]
     kept, rest = [j for j in largest if j in apart], [j for j in largest if j not in apart]
-    names = [str(parts[j]) for j in kept] + ([f"{len(rest)} others, added up"] if rest else [])
-    return names, [[row[j] for j in kept] + ([sum(row[j] for j in rest)] if rest else []) for row in rows]
+    names, told = [str(parts[j]) for j in kept], [[row[j] for j in kept] for row in rows]
+    for word, way in (("help", 1), ("hurt", -1)) if rest else ():
+        names.append(f"{len(rest)} others, where they {word}")
+        told = [[*own, sum(row[j] for j in rest if row[j] * way > 0)] for own, row in zip(told, rows, strict=True)]
+    return names, told
 
 
 def waterfall(shares: pd.DataFrame, start: float | None, unit: str, performance: str, title: str = "Path") -> go.Figure:

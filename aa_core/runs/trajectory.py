@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -166,9 +167,12 @@ class Trajectory:
     def log_frame(self) -> pd.DataFrame:
         """One row a step: step, stage, loss, grad_norm, hyperparameters ("lr"; "lr[1]" for parameter group 1).
 
-        NaN where the optimizer of a phase has no such hyperparameter or group.
+        NaN where the optimizer of a phase has no such hyperparameter or group, and where a step updated no parameter.
         """
         measured: dict[str, Any] = {n: self.column(n).numpy() if self.steps else [] for n in ("loss", "grad_norm")}
+        if self.steps:
+            updates = torch.cat([table.updates for table in self.tables if len(table)])
+            measured["grad_norm"] = np.where(updates, measured["grad_norm"], np.nan)
         frame = pd.DataFrame({"step": range(self.steps), "stage": self._owner, **measured})
         hyper = pd.concat([pd.DataFrame(_hyper_columns(table)) for table in self.tables], ignore_index=True)
         return frame.join(hyper)

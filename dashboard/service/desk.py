@@ -294,6 +294,8 @@ class Desk:
 
     def _batch(self, step: int) -> pd.DataFrame:
         rows = self.run.record(step).rows
+        if not len(rows):
+            return pd.DataFrame(columns=["row", "id", "label"])
         names, ids = self.class_names(), self.run.example_ids(rows)
         known = [_named(names, y) for y in self.run.examples(rows).targets.tolist()]
         return pd.DataFrame({"row": rows.tolist(), "id": ids or rows.tolist(), "label": known})

@@ -87,10 +87,11 @@ def _told(progress: Progress) -> Any:
 def _weight(desk: Desk) -> float:
     """Steps, each counted as often as its arithmetic asks for."""
     run, problem = desk.recorded, desk.problem
-    if not run.steps:
+    first = next((k for k in range(run.steps) if run.record(k).micro_batches), None)
+    if first is None:
         return 0.0
     start = to_device(run.load(0), problem.device)
-    inputs = run.step_input(0, problem.device).batches[0][0].inputs
+    inputs = run.step_input(first, problem.device).batches[0][0].inputs
     with torch.no_grad(), Arithmetic() as counted:
         problem.outputs(start.state.params, dict(start.buffers), inputs)
     return run.steps * (1 + counted.flops / FLOPS_OF_A_STEP)

@@ -185,8 +185,8 @@ def test_parts_that_cannot_be_told_apart_are_added_up() -> None:
     parts = [f"layer {i}" for i in range(20)]
     effects = [[float(i) for i in range(20)], [-0.5 * i for i in range(20)]]
     names, told = told_apart(parts, effects)
-    assert names == [*parts[5:], "4 others, added up"], "layer 0 does nothing, and those that do most stand alone"
-    assert told == [[*effects[0][5:], 10.0], [*effects[1][5:], -5.0]]
+    assert names == [*parts[6:], "5 others, where they help", "5 others, where they hurt"], "layer 0 does nothing"
+    assert told == [[*effects[0][6:], 15.0, 0.0], [*effects[1][6:], 0.0, -7.5]]
     assert told_apart(parts[:17], [[1.0 * i for i in range(17)]])[0] == parts[1:17], "sixteen are told apart"
     assert told_apart(["a", "b"], [[None, 0.0]]) == ([], [[]])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import aa_core as aa
 from aa_core.effects.cache import EmbeddingCache
@@ -319,3 +319,62 @@ def test_precision_is_journaled(tmp_path: Path) -> None:
 def test_a_loss_outside_of_autocast_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="outside the autocast"):
         train(tmp_path / "run", BF16, loss_inside=False)
+
+
+class Halves(nn.Module):
+    """Cannot do without autocast: a part of it is float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.base = nn.Linear(zoo.FEATURES, 6).half().requires_grad_(False)
+        self.head = nn.Linear(6, zoo.CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.base(x).tanh())
+
+
+class Noisy(nn.Module):
+    """Draws other numbers in float16 than in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.last = nn.Linear(zoo.FEATURES, 9), nn.Linear(9, zoo.CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.last((h + torch.randn_like(h) if self.training else h).tanh())
+
+
+@pytest.mark.parametrize("make", [Halves, Noisy])
+def test_models_that_need_their_half_precision_are_differentiated_in_it(
+    tmp_path: Path, make: Callable[[], nn.Module]
+) -> None:
+    """The effects of a step's examples add up to what its data did, to first order, in plain SGD: the same numbers."""
+    model = make()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    with aa.Recorder(tmp_path / "run", model, optimizer, zoo.cross_entropy) as recorder, recorder.stage("a"):
+        for k in range(4):
+            x, y = zoo.examples(8, seed=k, dtype=torch.float32)
+            recorder.batch(x, y)
+            optimizer.zero_grad()
+            with torch.autocast("cpu", FP16):
+                zoo.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    run, problem = aa.open_run(tmp_path / "run"), aa.Problem(make(), zoo.cross_entropy, device="cpu")
+    if make is Noisy:
+        assert run.record(0).micro_batches[0].rng is not None
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, problem))
+    if make is Halves:
+        training = prepare(run, problem)
+        at, step = run.load(0), run.step_input(0, torch.device("cpu"))
+        rays = as_rays(map_state(torch.ones_like, at.state))
+        assert all(t.isfinite().all() for t in (training.linearize(at, step, "exact")[1] @ rays).params.values())
+        assert problem.needs_autocast
+        return
+    gamma = aa.log_likelihood(*zoo.examples(6, 99, torch.float32))
+    steps = aa.step_effects(run, problem, gamma, semantics="zero_gradient").effects
+    examples = aa.example_effects_by_step(run, problem, gamma)
+    added = torch.stack([examples.effects[(examples.units["step"] == k).tolist()].sum(0) for k in range(4)])
+    torch.testing.assert_close(added, steps, rtol=0.02, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from aa_core.errors import (
     EmptyStageError,
     MissingDataError,
     RecordingError,
+    ReplayDriftError,
     RequestError,
     RunExistsError,
     UnsupportedError,
@@ -481,8 +483,11 @@ def test_what_changes_parameters_beside_the_optimizer_is_stopped(
 
 
 def test_parameters_may_be_swapped_for_others_and_back_between_steps(tmp_path: Path) -> None:
-    with pytest.warns(RuntimeWarning, match=r"before step 2 something else .* wrote to body\.0\.weight, .* 4 more"):
+    with pytest.warns(
+        RuntimeWarning, match=r"before step 2 something else .* wrote to body\.0\.weight, .* 4 more"
+    ) as said:
         one_by_one(tmp_path / "r", swap_and_restore)
+    assert len(said) == 1, "once a recording"
     run = open_run(tmp_path / "r")
     assert run.sealed
     assert all(d.absolute == 0.0 for d in replay_drift(run, Problem(make()[0], LOSS, device="cpu")))
@@ -501,43 +506,73 @@ def load_momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.load_state_dict(state)
 
 
-def decay(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(0.99)
+def forget_momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for slots in optimizer.state.values():
+        slots["exp_avg"].zero_()
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [(load_weights, r"body\.0\.weight"), (load_momentum, r"exp_avg of body\.0\.weight"), (decay, r"body\.0\.weight")],
+    [
+        (load_weights, r"body\.0\.weight"),
+        (load_momentum, "the optimizer's state"),
+        (forget_momentum, r"exp_avg of body\.0\.weight"),
+    ],
 )
-@pytest.mark.parametrize("between", [True, False], ids=["between two steps", "before the step"])
+@pytest.mark.parametrize("after", [3, 4], ids=["no checkpoint near", "after a checked step"])
 def test_what_is_written_into_what_trains_inside_a_stage_is_said_at_once(
-    tmp_path: Path, change: Callable[..., None], name: str, between: bool
+    tmp_path: Path, change: Callable[..., None], name: str, after: int
 ) -> None:
-    """No checkpoint is near: none but the first, and the one that is made where it was seen."""
     model, optimizer = make(torch.optim.AdamW, lr=0.01)
+    said = rf"before step {after} something else than the optimizer's step wrote to {name}"
+    loaded = change is load_weights and after == 4
     with (
-        pytest.warns(
-            RuntimeWarning, match=rf"before step 3 something else than the optimizer's step wrote to .*{name}"
-        ),
+        pytest.raises(RecordingError, match="changed between steps 3 and 4") if loaded else pytest.warns(match=said),
+        Recorder(tmp_path / "r", model, optimizer, LOSS, checkpoint_every=3) as recorder,
+        recorder.stage("a"),
+    ):
+        train(recorder, model, optimizer, after)
+        change(model, optimizer)
+        train(recorder, model, optimizer, 3)
+    if not loaded:
+        drifts = replay_drift(open_run(tmp_path / "r"), Problem(make()[0], LOSS, device="cpu"))
+        assert not all(d.within_tolerance for d in drifts), "an auditor sees it, too"
+
+
+def test_an_optimizer_that_is_changed_between_stages_shows_as_drift(tmp_path: Path) -> None:
+    model, optimizer = make(torch.optim.SGD, lr=0.05, momentum=0.9)
+    with Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder:
+        with recorder.stage("a"):
+            train(recorder, model, optimizer, 4)
+        for slots in optimizer.state.values():
+            slots["momentum_buffer"].neg_()
+        with recorder.stage("b"):
+            train(recorder, model, optimizer, 4)
+    run, problem = open_run(tmp_path / "r"), Problem(make()[0], LOSS, device="cpu")
+    assert [d.within_tolerance for d in replay_drift(run, problem)] == [False, True]
+    with pytest.raises(ReplayDriftError, match="up to step 4"):
+        step_effects(run, problem, log_likelihood(X, Y).mean())
+
+
+def test_models_that_write_to_their_own_parameters_are_not_warned_of(tmp_path: Path) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(9, 5, max_norm=0.5), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.words(x.long().abs() % 9).mean(1))
+
+    model = Normed()
+    with torch.inference_mode():
+        model.register_parameter("fixed", nn.Parameter(torch.zeros(3), requires_grad=False))
+    optimizer = torch.optim.SGD([*model.words.parameters(), *model.out.parameters()], lr=0.1)
+    with (
+        warnings.catch_warnings(action="error"),
         Recorder(tmp_path / "r", model, optimizer, LOSS) as recorder,
         recorder.stage("a"),
     ):
-        train(recorder, model, optimizer, 3)
-        if between:
-            change(model, optimizer)
-            train(recorder, model, optimizer, 2)
-        else:
-            recorder.batch(X, Y, ids=range(4))
-            LOSS(model(X), Y).backward()
-            change(model, optimizer)
-            optimizer.step()
-    run = open_run(tmp_path / "r")
-    assert (3 in run.checkpoints) == between
-    drifts = replay_drift(run, Problem(make()[0], LOSS, device="cpu"))
-    met = change is load_momentum  # the checkpoint that is made there knows the new one
-    assert [d.within_tolerance for d in drifts] == ([met, True] if between else [False])
+        train(recorder, model, optimizer, 4)
 
 
 def test_dampened_momentum_that_starts_late_is_refused(tmp_path: Path) -> None:
