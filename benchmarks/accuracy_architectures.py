@@ -62,6 +62,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "LSTM": RowsLSTM,
 }
 SETTINGS = (
+    Config("AdamW", 0.001, 0.0, "", 20, "rotated", 0),
     Config("AdamW", 0.003, 0.0, "", 20, "rotated", 0),
     Config("SGD", 0.2, 0.9, "", 20, "mislabelled", 0),
 )

@@ -142,7 +142,8 @@ def divide(runs: Runs) -> dict[str, Runs]:
 
 
 def table(parts: dict[str, Runs], names: Iterable[str], shown: Collection[str] = ()) -> str:
-    """Every candidate by these readouts, or all."""
+    """Every candidate by these readouts, or all; a part without runs is left out."""
+    parts = {part: runs for part, runs in parts.items() if runs}
     heads = " | ".join(f"r, {part} | sign | error" for part in parts)
     lines = [f"| candidate | readout | cost | {heads} | target |", "|" + "---|" * (4 + 3 * len(parts))]
     runs = [run for part in parts.values() for run in part]

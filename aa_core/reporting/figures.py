@@ -210,7 +210,7 @@ def compare_bars(
     """Two bars a stage or counterfactual, the first one pale. frame: stage, estimate, truth."""
     figure, scale = Sketch(), scale_of([*frame["estimate"], *frame["truth"]])
     for column, word, shift, opacity in (("estimate", words[0], -0.2, 0.45), ("truth", words[1], 0.2, 1.0)):
-        part = frame.assign(effect=frame[column])
+        part = pd.DataFrame({"stage": frame["stage"], "effect": frame[column]})  # an interval is of neither
         bars = bars_of(part["stage"], part["effect"], unit)
         bars["marker"]["opacity"] = opacity
         figure.add("bar", y=[i + shift for i in range(len(part))], orientation="h", width=0.36, name=word, **bars)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
+import aa_core as aa
 from benchmarks import accuracy_zoo
+from benchmarks.accuracy_architectures import ARCHITECTURES, SETTINGS, train
 from benchmarks.accuracy_candidates import DROPPED, KEPT, damped, embed, mixed, relinearised, switched
 from tests.core.cases import assert_same_params, embeddings, recorded
 
@@ -16,9 +21,26 @@ def test_the_page_is_that_of_the_figures() -> None:
 
 
 def test_every_candidate_was_measured_on_every_run_of_the_zoo() -> None:
-    runs = accuracy_zoo.stored()[0]["runs"]
-    assert [tuple(run[n] for n in accuracy_zoo.Config._fields) for run in runs] == list(accuracy_zoo.ZOO)
-    assert all({row["candidate"] for row in run["rows"]} == {*KEPT, *DROPPED} for run in runs)
+    runs, architectures, elsewhere = (
+        accuracy_zoo.stored()[0][p]["runs"] for p in ("runs", "architectures", "elsewhere")
+    )
+    assert [_config(run) for run in runs] == list(accuracy_zoo.ZOO)
+    assert [(run["architecture"], _config(run)) for run in architectures] == [
+        (name, config) for name in ARCHITECTURES for config in SETTINGS
+    ]
+    every = [*runs, *architectures, *elsewhere]
+    assert all({row["candidate"] for row in run["rows"]} == {*KEPT, *DROPPED} for run in every)
+
+
+def _config(run: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(run[n] for n in accuracy_zoo.Config._fields)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_architecture_learns_something_that_replays(name: str, tmp_path: Path) -> None:
+    run, problem = train(name, SETTINGS[0], tmp_path / "run")
+    assert all(d.absolute == 0.0 for d in aa.replay_drift(run, problem))
+    assert run.log_frame()["loss"].iloc[-20:].mean() < run.log_frame()["loss"].iloc[:20].mean()
 
 
 def test_candidates_are_the_engines_own_at_the_ends_of_what_they_vary() -> None:
