@@ -121,7 +121,10 @@ class MissingExtraError(AuditError):
 
     def __init__(self, feature: str, extra: str) -> None:
         self.extra = extra
-        super().__init__(f"{feature} needs an optional dependency: pip install 'accountability-audit[{extra}]'")
+        super().__init__(
+            f"{feature} needs an optional dependency: pip install 'accountability-audit[{extra}]', "
+            f"or in the project's folder: pip install -e '.[{extra}]'"
+        )
 
 
 class Cancelled(AuditError):

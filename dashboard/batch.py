@@ -88,5 +88,6 @@ def _chosen(ctx: Context) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         asked = replace(s, skip=(), leave=None, change=(), scale=0)
-        shell.link("What-if", f"What if without these {len(s.without)}?", asked, icon=":material/alt_route:")
+        these = "this one" if len(s.without) == 1 else f"these {len(s.without)}"
+        shell.link("What-if", f"What if without {these}?", asked, icon=":material/alt_route:")
         st.button("Forget them", type="tertiary", on_click=session.update, kwargs={"without": ()})

@@ -16,6 +16,7 @@ SEVERITIES: tuple[ledger.Severity, ...] = ("low", "medium", "high", "critical")
 EXTENTS: dict[ledger.Extent, str] = {"sign": "It helped or hurt", "size": "By how much"}
 NAME = "auditor:name"
 SIGNATURE = ("name", "role", "date", "statement")
+_KEPT = "auditor:kept"
 _ENTERED = "pin:entered"
 _OPEN = "pin:open"
 Effects = Mapping[Counterfactual, float]
@@ -64,7 +65,10 @@ def your_name(label: str, **look: Any) -> str:
     """Who enters something: typed, unless people sign in."""
     if (person := people.who()) and people.signs_in():
         st.session_state[NAME] = person.name
-    return st.text_input(label, key=NAME, max_chars=200, disabled=people.signs_in(), **look)
+    st.session_state.setdefault(NAME, st.session_state.get(_KEPT, ""))  # Streamlit forgets it with the page it was on
+    name = st.text_input(label, key=NAME, max_chars=200, disabled=people.signs_in(), **look)
+    st.session_state[_KEPT] = name
+    return name
 
 
 def signature_fields(key: str = "") -> dict[str, str]:
@@ -93,7 +97,8 @@ def _example(ctx: Context, what: Counterfactual, effect: float) -> str:
     s = ctx.selection
     on = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
     if what.skips_stages:
-        return f"{_named(what)} {'helped' if effect > 0 else 'hurt'} on {on}."
+        mean = "on average over" if len(ctx.desk.rows(s)) > 1 else "on"
+        return f"{_named(what)} {'helped' if effect > 0 else 'hurt'} {mean} {on}."
     return f"{_named(what)}: the model would be {'worse' if effect > 0 else 'better'} on {on}."
 
 

@@ -133,7 +133,7 @@ def agreement_words(found: Mapping[str, Any]) -> str:
 
 VERDICTS = {
     "noise": "within noise: neither sign nor size means anything",
-    "confirmed": "sign and size are borne out",
+    "confirmed": "sign and size are borne out (size: within a factor of two)",
     "sign": "the sign is borne out, the size is not",
     "refuted": "the estimate is contradicted",
 }

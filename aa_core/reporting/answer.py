@@ -144,7 +144,6 @@ def _line(row: StageRow, verb: str, stages: int, selection: Selection, truths: M
     most = f"{verb} most" if stages > 1 else verb
     scale = scale_of([row.mean, row.low, row.high])
     truth = truths.get(row.stage)
-    retrained = f", {fmt_effect(truth.effect, scale)} when retrained" if truth else ""
     details = [] if row.low is None else [f"95 % interval over examples {fmt_interval(row.low, row.high, scale)}"]
     if row.low is not None and row.high is not None and row.low <= 0.0 <= row.high:
         details.append("not distinguishable from no effect")
@@ -154,7 +153,19 @@ def _line(row: StageRow, verb: str, stages: int, selection: Selection, truths: M
         details.append(f"it helped {fmt_percent(row.share_helped)} of {row.n:,} examples")
     tail = f" ({'; '.join(details)})" if details else ""
     size = f"{fmt_effect(row.mean, scale)} {unit_words(selection.unit)}"
-    return f"“{row.stage}” {most}: its estimated effect on {selection.performance} is {size}{retrained}{tail}."
+    return (
+        f"“{row.stage}” {most}: its estimated effect on {selection.performance} is {size}{tail}{_beside(row, truth)}."
+    )
+
+
+def _beside(row: StageRow, truth: Truth | None) -> str:
+    """What retraining measured, after the estimate and its interval."""
+    if truth is None:
+        return ""
+    words = f"; retraining without it measured {fmt_effect(truth.effect, scale_of([row.mean, row.low, row.high]))}"
+    if row.low is None or row.high is None or row.low <= truth.effect <= row.high:
+        return words
+    return f"{words}, outside that interval, which holds the choice of examples and not the estimator’s error"
 
 
 def _evidence(pairs: Sequence[tuple[StageRow, Truth]]) -> str:
@@ -166,7 +177,8 @@ def _evidence(pairs: Sequence[tuple[StageRow, Truth]]) -> str:
     error = f", and sizes are off by {fmt_percent(off / size)}" if size else ""
     retrained = "the one stage that was retrained" if len(pairs) == 1 else f"{len(pairs)} stages that were retrained"
     stored = " (by the calibration measured here)" if any(t.source == "calibration" for _, t in pairs) else ""
-    return f"Of {retrained}{stored}, the sign agrees for {agreed}{error}."
+    agrees = f"the sign agrees for {agreed}" if len(pairs) > 1 else f"the sign {'agrees' if agreed else 'is the other'}"
+    return f"Of {retrained}{stored}, {agrees}{error}."
 
 
 def _same_sign(estimate: float | None, truth: float) -> bool:

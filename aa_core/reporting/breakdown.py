@@ -45,7 +45,8 @@ def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, titl
         )
     name_axis(figure, pd.Series(stages), range(len(stages)))
     figure.xaxis(title={"text": axis_title(performance, unit)})
-    figure.set(barmode="relative", showlegend=True, legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"})
+    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "maxheight": 1}
+    figure.set(barmode="relative", showlegend=True, legend=legend)
     drawn = figure.done(chart_text(title), [sign()], 48 + ROW * len(stages), f"parts-{part}")
     more = LEGEND * (max(1, math.ceil(len(names) / 3)) - 1)  # its further rows stand above the bars, too
     return drawn.update_layout(height=drawn.layout.height + more, margin_t=drawn.layout.margin.t + more)

@@ -151,7 +151,8 @@ def _comparisons(stages: int, groups: int, chosen: int, checks: Sequence[Check],
     if any(c.kind == "calibration" for c in checks):
         words += " A calibration counts as one, and retrains every stage."
     if known.questions is not None:
-        words += f" In all, {known.questions:,} different questions about this run took a job here, these included."
+        questions = "1 question" if known.questions == 1 else f"{known.questions:,} different questions"
+        words += f" In all, {questions} about this run took a job here, these included."
     if known.trouble:
         words += f" Who asked is not known: {known.trouble}."
     return (

@@ -47,8 +47,10 @@ CURVATURES = {
     "none": "Later steps are taken not to react to the change: curvature is neglected.",
 }
 ADDS_UP = {
-    "layer": "The parts of a stage add up to its effect by the boundary method, read linearly.",
-    "cause": "The parts of a stage add up to the sum of the effects of its steps. Momentum is what the optimizer would "
+    "layer": "The parts of a stage add up to its effect by the boundary method, read linearly. "
+    "Where Effect has another estimator’s number, far from that, neither can be relied on.",
+    "cause": "The parts of a stage add up to the sum of the effects of its steps, which may "
+    "differ from the effect of the whole stage, in sign, too. Momentum is what the optimizer would "
     "have done by itself; data is what this stage’s own examples added.",
 }
 """What the parts of an effect are, by what it is split."""

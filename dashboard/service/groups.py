@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from aa_core.reporting.bootstrap import FLOOR, bootstrap_interval
-from dashboard.selection import NOTHING, Selection
+from dashboard.selection import NOTHING, Selection, to_query
+from dashboard.service import slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, every_stage, known_of
@@ -102,6 +103,14 @@ def groups_by(desk: Desk, by: str) -> list[Group]:
 def rows_of(desk: Desk, picks: dict[str, Any]) -> np.ndarray:
     """The examples of a group."""
     return desk.rows(replace(NOTHING, **picks))
+
+
+def defined(group: Group) -> str:
+    """What picks the examples of a saved group: "labels = 2"; "12 examples, picked one by one"."""
+    picks = slices.picks_of(slices.definition(group.picks["slice"]))
+    if picks.examples:
+        return f"{len(picks.examples)} examples, picked one by one"
+    return ", ".join(f"{name} = {' or '.join(values)}" for name, values in to_query(picks).items())
 
 
 def cells(desk: Desk, s: Selection, groups: Sequence[Group], progress: Progress) -> Cells:

@@ -29,7 +29,7 @@ FORMATS = {
     "html": ("HTML report", "text/html", "One page, opens offline in any browser."),
     "pdf": ("PDF", "application/pdf", "For print and screen readers; the data are attached."),
     "json": ("JSON", "application/json", "The canonical record, with a digest of every field."),
-    "zip": ("Everything as ZIP", "application/zip", "Page, PDF, record and CSV tables, with checksums."),
+    "zip": ("Everything as ZIP", "application/zip", "Page, record and CSV tables, PDF where it is installed, with checksums."),
 }
 STATEMENTS = {
     "auditor": "Auditor",
@@ -145,4 +145,4 @@ def _downloads(ctx: Context, report: Report) -> None:
             )
             st.caption(words)
     if "pdf" not in formats():
-        st.caption(":material/info: For PDF: `pip install 'accountability-audit[pdf]'`")
+        st.caption(":material/info: For PDF, in the project's folder: `pip install -e '.[pdf]'`")

@@ -140,8 +140,12 @@ def _compared(ctx: Context) -> None:
     if cells.counted > 1:
         st.caption(
             f":material/info: {plural(cells.counted, 'interval')} are compared here. {cells.apart} leave out zero one "
-            f"by one, where about {max(1, round(0.05 * cells.counted))} would by chance if no stage did anything; "
+            f"by one, where about {0.05 * cells.counted:.2g} would by chance if no stage did anything; "
             f"{cells.apart_corrected} still do when all have to hold together (Bonferroni)."
+        )
+    if by == groups.SAVED:
+        st.caption(
+            ":material/filter_alt: " + "; ".join(f"{literal(g.name)}: {literal(groups.defined(g))}" for g in found)
         )
     feedback.believe(cells.belief)
     with st.expander("As a table"):
