@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.service import figures
+from dashboard.service import breakdown, figures
 
 INK = {"light": "#3A4454", "dark": "#D5DBE3"}
 """Streamlit's own chart text is too pale to read in the light theme."""
@@ -41,7 +41,7 @@ def ids(state: Any) -> list[Any]:
 
 def _on_page(figure: go.Figure) -> go.Figure:
     """The report's figure in the page's font; its title is the page's business, so the room for it goes."""
-    room = 30 if figure.layout.showlegend else 6
+    room = 30 + breakdown.legend_room(figure) if figure.layout.showlegend else 6
     ink = INK.get(st.context.theme.type or "")
     layout = figure.layout  # one by one: an update of many walks through the whole figure
     for axis in (*figure.select_xaxes(), *figure.select_yaxes()):

@@ -48,8 +48,14 @@ def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, titl
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "maxheight": 1}
     figure.set(barmode="relative", showlegend=True, legend=legend)
     drawn = figure.done(chart_text(title), [sign()], 48 + ROW * len(stages), f"parts-{part}")
-    more = LEGEND * (max(1, math.ceil(len(names) / 3)) - 1)  # its further rows stand above the bars, too
+    more = legend_room(drawn)
     return drawn.update_layout(height=drawn.layout.height + more, margin_t=drawn.layout.margin.t + more)
+
+
+def legend_room(figure: go.Figure) -> int:
+    """Pixels above the bars for further rows of a legend; it has three entries a row, where the page is narrow."""
+    entries = sum(trace.name is not None for trace in figure.data) if figure.layout.showlegend else 0
+    return LEGEND * (max(1, math.ceil(entries / 3)) - 1)
 
 
 def told_apart(parts: Sequence[str], effects: Sequence[Sequence[float | None]]) -> tuple[list[str], list[list[float]]]:

@@ -91,7 +91,8 @@ def _groups(ctx: Context) -> None:
     one, two = (next(g for g in found if g.name == name) for name in chosen)
     with feedback.working("Replaying the training to embed its stages") as progress:
         pair = compare.groups(ctx.desk, ctx.selection, one, two, progress)
-    _show(ctx, pair, chosen, f"Means over {one.size:,} and {two.size:,} examples; whiskers: 95 % bootstrap interval")
+    about = f"Means over {one.size:,} and {two.size:,} examples"
+    _show(ctx, pair, chosen, f"{about}; whiskers of the difference: 95 % bootstrap interval")
 
 
 def _stages(ctx: Context) -> None:

@@ -29,7 +29,7 @@ FORMATS = {
     "html": ("HTML report", "text/html", "One page, opens offline in any browser."),
     "pdf": ("PDF", "application/pdf", "For print and screen readers; the data are attached."),
     "json": ("JSON", "application/json", "The canonical record, with a digest of every field."),
-    "zip": ("Everything as ZIP", "application/zip", "Page, record and CSV tables, PDF where it is installed, with checksums."),
+    "zip": ("Everything as ZIP", "application/zip", "Page, record, CSV tables and (if installed) PDF; checksums."),
 }
 STATEMENTS = {
     "auditor": "Auditor",
