@@ -192,7 +192,7 @@ def judge_readouts(estimator: Estimator, spread: float, signs_agree: float, move
 def judge_growth(growth: float) -> Verdict:
     """The verdict on effects of single steps from how much the adjoint grew on its way back."""
     trust = _within(growth, GROWTH_LIMITS)
-    grew = "did not grow" if growth < GREW else f"grew up to {growth:.2g} times"
+    grew = "did not grow" if growth < GREW else f"grew up to {float(f'{growth:.2g}'):,g} times"
     figure = f"A small change of the state {grew} in training"
     if trust == "nothing":
         return Verdict(trust, f"{figure}, more than where signs could be trusted")
