@@ -102,10 +102,10 @@ class Announced:
     def rest(self, live: Live, step: int) -> Made:
         """What moved buffers since the last step, and is over with that: no step comes that could know of it."""
         self.pass_over(live)
-        passed, self._passed, self._buffers = tuple(m for m, _ in self._passed), self._passed[-1:], {}
-        precision = read_precision([batch.autocast for _, batch in self._passed], self._scaler, step)
-        self._passed = []
-        return Made((), self._training, precision, tuple(live.trained), None, torch.zeros(()), passed)
+        passed, self._passed, self._buffers = self._passed, [], {}
+        precision = read_precision([batch.autocast for _, batch in passed[-1:]], self._scaler, step)
+        micro_batches = tuple(micro for micro, _ in passed)
+        return Made((), self._training, precision, tuple(live.trained), None, torch.zeros(()), micro_batches)
 
     def drop(self) -> None:
         """Nor is anything kept."""

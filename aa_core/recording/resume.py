@@ -195,10 +195,9 @@ def _training(run: Trajectory, live: Live) -> Training:
 def _reached(run: Trajectory, live: Live) -> Snapshot:
     """The state before the next step."""
     training = _training(run, live)
-    at = snapshot_before(run, training, run.checkpoints[-1])
-    updating = [k for k in range(at.step, run.steps) if run.record(k).micro_batches]
+    updating = [k for k in range(run.checkpoints[-1], run.steps) if run.record(k).micro_batches]
+    at = snapshot_before(run, training, max(updating, default=run.checkpoints[-1]))
     if updating:
-        at = snapshot_before(run, training, updating[-1])
         _check_gradient(run, training, at)
     return next(iter(deque(advance(run, training, at, run.steps), maxlen=1)), at)
 

@@ -37,9 +37,9 @@ class Untouched:
         """Before `step`: RecordingError where a copy shows that a parameter was changed, RuntimeWarning where something
         else than the optimizer's step wrote to what trains."""
         check_untouched(live, self._values, step)
-        changed = [n for n in self._changed(live) if n not in self._values]
-        self._values = {}
-        if self._writes is not None:
+        written = self._changed(live)
+        changed, self._values = [n for n in written if n not in self._values], {}
+        if written:
             self._writes = [t._version for t in self._tensors]  # another batch may be announced for this step
         if changed:
             self._warned, self._writes = True, None

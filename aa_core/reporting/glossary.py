@@ -157,6 +157,11 @@ def fmt_small(value: float) -> str:
     return f"{mantissa} × {power_of_ten(int(power))}"
 
 
+def by_chance(intervals: int) -> str:
+    """How many of so many 95 % intervals leave out zero where nothing acts: 7 -> "0.35", 2,400 -> "120"."""
+    return f"{0.05 * intervals:,.0f}" if intervals >= 200 else f"{0.05 * intervals:.2g}"
+
+
 def power_of_ten(power: int) -> str:
     """-8 -> "10⁻⁸"."""
     return "10" + str(power).translate(SUPERSCRIPTS)

@@ -140,7 +140,7 @@ def _compared(ctx: Context) -> None:
     if cells.counted > 1:
         st.caption(
             f":material/info: {plural(cells.counted, 'interval')} are compared here. {cells.apart} leave out zero one "
-            f"by one, where about {0.05 * cells.counted:.2g} would by chance if no stage did anything; "
+            f"by one, where about {glossary.by_chance(cells.counted)} would by chance if no stage did anything; "
             f"{cells.apart_corrected} still do when all have to hold together (Bonferroni)."
         )
     if by == groups.SAVED:

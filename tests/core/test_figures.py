@@ -13,7 +13,7 @@ from aa_core.reporting import agreement_scatter, compare_bars, stage_bars, stage
 from aa_core.reporting.bins import BARS, binned, spans_decades
 from aa_core.reporting.breakdown import split_bars, told_apart
 from aa_core.reporting.figures import HELPED, HURT, STAGES
-from aa_core.reporting.glossary import fmt_correlation, fmt_effect, fmt_interval, fmt_percent, fmt_seconds
+from aa_core.reporting.glossary import by_chance, fmt_correlation, fmt_effect, fmt_interval, fmt_percent, fmt_seconds
 from aa_core.reporting.sketch import GRID, Sketch
 from aa_core.stages import Stage
 
@@ -194,3 +194,8 @@ def test_parts_that_cannot_be_told_apart_are_added_up() -> None:
     figure = split_bars(pd.DataFrame(rows, columns=["stage", "layer", "effect"]), "layer", "nats", "loss")
     looks = {(bar.marker.color, bar.marker.pattern.shape) for bar in figure.data}
     assert len(looks) == len(figure.data) == 16 and sum(bar.x[0] for bar in figure.data) == sum(effects[0])
+
+
+@pytest.mark.parametrize(("intervals", "words"), [(7, "0.35"), (20, "1"), (199, "10"), (2400, "120")])
+def test_how_many_would_by_chance(intervals: int, words: str) -> None:
+    assert by_chance(intervals) == words

@@ -173,11 +173,13 @@ def test_the_segment_that_is_looked_at_has_a_step_that_updates(tmp_path: Path) -
 
 
 def test_the_memory_of_graphs_is_measured_on_a_step_that_has_one(tmp_path: Path) -> None:
-    run = record(tmp_path / "r", every=100)
-    training, small = prepare(run, problem()), 6 * nbytes(run.load(0))
+    run = record(tmp_path / "r")
+    training, small = prepare(run, problem()), 3 * nbytes(run.load(0))
+    assert run.checkpoints == (0, 3, 5, 8, 9), "the sweep begins with a resting step alone"
+    assert training.graph_bytes(run.load(8), run.step_input(8, torch.device("cpu")), "exact") == 0
     without = [t.propagator is None for t in reverse(run, training, 0, run.steps, small, "exact")]
-    assert all(without), "no room for graphs"
-    assert not any(t.propagator is None for t in reverse(run, training, 0, run.steps, MEMORY, "exact"))
+    assert all(without), "room for the states of a segment, and none for graphs"
+    assert not any(t.propagator is None for t in list(reverse(run, training, 0, run.steps, MEMORY, "exact"))[1:])
 
 
 def test_the_log_has_no_gradient_norm_where_there_was_no_gradient(tmp_path: Path) -> None:

@@ -199,11 +199,10 @@ def _grouping(report: Report, found: Grouping) -> Iterator[Block]:
 def _counted(found: Grouping) -> str:
     if found.counted < 2:
         return "At most one interval is shown, so none had to be corrected for the number of comparisons."
-    by_chance = f"{0.05 * found.counted:.2g}"
     return (
         f"{found.counted:,} intervals are compared here. {found.apart:,} leave out zero one by one, where about "
-        f"{by_chance} would by chance if no stage did anything; {found.apart_corrected:,} still do when all have to "
-        "hold together (Bonferroni)."
+        f"{glossary.by_chance(found.counted)} would by chance if no stage did anything; {found.apart_corrected:,} "
+        "still do when all have to hold together (Bonferroni)."
     )
 
 
