@@ -13,7 +13,7 @@ from dashboard import feedback, session, shell
 from dashboard.gallery import gallery
 from dashboard.service import estimates, glossary
 from dashboard.shell import Context
-from dashboard.words import literal, plural
+from dashboard.words import literal, plural, subject
 
 SHOWN = 96
 HEIGHT = 350
@@ -30,13 +30,14 @@ def batch(ctx: Context, step: int, effect: float, unit: str) -> None:
     with feedback.refusals():
         with feedback.working("Walking back to these training examples") as progress:
             found = estimates.batch(ctx.desk, ctx.selection, step, progress)
-        _ranked(ctx, step, found.frame, found.unit)
+        _ranked(ctx, step, effect, found.frame, found.unit)
         feedback.believe(found.belief)
 
 
-def _ranked(ctx: Context, step: int, frame: pd.DataFrame, unit: str) -> None:
+def _ranked(ctx: Context, step: int, effect: float, frame: pd.DataFrame, unit: str) -> None:
+    first = "hurt" if effect < 0 else "helped"  # what one wants to know of a step is why it did that
     order = st.segmented_control(
-        "Order", ORDERS, format_func=ORDERS.__getitem__, default="helped", required=True, key="batch:order",
+        "Order", ORDERS, format_func=ORDERS.__getitem__, default=first, required=True, key=f"batch:order:{first}",
         label_visibility="collapsed",
     )  # fmt: skip
     if order != "batch":
@@ -48,11 +49,11 @@ def _ranked(ctx: Context, step: int, frame: pd.DataFrame, unit: str) -> None:
         gallery(items, f"Training examples of step {step}", "batch", _pick, "adds")
     more = "" if len(shown) == len(frame) else f" The first {len(shown)} are shown."
     unit = f"{literal(unit)}" if not power else f"{glossary.power_of_ten(power)} {literal(unit)}"
-    total = glossary.fmt_effect(float(frame["effect"].sum()))
+    total, judges = glossary.fmt_effect(float(frame["effect"].sum())), literal(subject(ctx.desk, ctx.selection))
     st.caption(
-        f"Below each: its effect on the mean of the picked examples, in {unit}; positive = learning from it here "
-        f"helped. They add up to {total}: what the data of this step did, without the momentum that was carried into "
-        f"it.{more} Click one to leave it out in What-if."
+        f"Below each: its effect on {judges}, in {unit}; positive = learning from it here helped. They add up to "
+        f"{total}: what the data of this step did, without the momentum that was carried into it.{more} Click one to "
+        "leave it out in What-if."
     )
     _chosen(ctx)
 

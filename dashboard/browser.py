@@ -73,7 +73,7 @@ def _item(row: dict[str, Any], look: dict[str, str], ctx: Context) -> dict[str, 
     verdict = f", {share}" if row["correct"] else f", {share}, which is wrong"
     return look | {
         "id": row["example"],
-        "lines": [[key, row["label_name"], ""], [mark, row["prediction_name"], share]],
+        "lines": [[key, row["label_name"], ""], [mark, "" if row["correct"] else row["prediction_name"], share]],
         "wrong": not row["correct"],
         "picked": row["example"] in ctx.selection.examples,
         "title": f"Example {row['example']}: {says} {row['label_name']}; predicted {row['prediction_name']}{verdict}",

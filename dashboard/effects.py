@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,18 @@ from dashboard.pin import pin
 from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS, Selection
 from dashboard.service import Effects, breakdown, checking, estimates, figures, glossary, retraining
 from dashboard.shell import Context
-from dashboard.words import CHART_WORDS, CONTROLS, chart_text, help_of, judged, literal, measure, option, subject
+from dashboard.words import (
+    CHART_WORDS,
+    CONTROLS,
+    chart_text,
+    help_of,
+    judged,
+    literal,
+    measure,
+    option,
+    retrained_words,
+    subject,
+)
 
 ALL = ""
 
@@ -21,11 +33,10 @@ ALL = ""
 def effects(ctx: Context) -> None:
     """Stages, or the steps of the stage that was clicked."""
     s = ctx.selection
-    rows = ctx.desk.rows(s)
-    if not len(rows):
+    if not len(ctx.desk.rows(s)):
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**Effect on {subject(s, len(rows), ctx.desk.facts().examples)}**", width="stretch")
+        st.markdown(f"**Effect on {literal(subject(ctx.desk, s))}**", width="stretch")
         _settings(ctx)
     _zoom(ctx)
     with feedback.refusals():
@@ -92,11 +103,17 @@ def _one(step: int | None) -> tuple[int, int] | None:
 def _stages(ctx: Context) -> None:
     with feedback.working("Replaying the training to embed its stages") as progress:
         found = estimates.stages(ctx.desk, ctx.selection, progress)
-    figure = figures.stage_bars(found.frame, found.unit, performance=chart_text(judged(ctx.selection)))
+    truths = checking.retrained(ctx.desk, ctx.selection)
+    measured = [truths[stage].effect if stage in truths else math.nan for stage in found.frame["stage"]]
+    figure = figures.stage_bars(
+        found.frame.assign(truth=measured), found.unit, performance=chart_text(judged(ctx.selection))
+    )
     alt = "Effect of each stage: " + "; ".join(f"{r.stage} {r.effect:+.3g}" for r in found.frame.itertuples())
+    alt += "".join(f"; {stage} retrained {truth.effect:+.3g}" for stage, truth in truths.items())
     charts.clickable(figure, "stages", alt, _into)
     within_noise(ctx, ctx.selection, found)
-    _beside(ctx, found, "Click a bar to see its steps.")
+    diamonds = f"Diamonds: {literal(retrained_words(truths))}. " if truths else ""
+    _beside(ctx, found, f"{diamonds}Click a bar to see its steps.")
     left_out = {retraining.without(ctx.selection, r.stage): r.effect for r in found.frame.itertuples()}
     pin(ctx, left_out, found.unit, found.belief.words)
 
@@ -121,7 +138,8 @@ def _parts(ctx: Context) -> None:
     figure = breakdown.split_bars(found.frame, part, found.unit, chart_text(judged(s)))
     words = "; ".join(f"{r.stage}, {getattr(r, part)} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.show(figure, f"split-{part}", f"Effect of each stage by {part}: {words}")
-    _beside(ctx, found, glossary.ADDS_UP[part])
+    _other_sign(ctx, found.frame.groupby("stage")["effect"].sum().to_dict(), "parts")
+    _beside(ctx, found, f"Beside each bar: the sum of its parts. {glossary.ADDS_UP[part]}")
 
 
 def _shares(ctx: Context) -> None:
@@ -148,25 +166,42 @@ def _steps(ctx: Context) -> None:
     zoomed = s.steps if s.steps and s.steps[0] < s.steps[1] else None
     frame = found.frame[found.frame["step"].between(*zoomed)] if zoomed else found.frame
     chosen = None if zoomed or s.steps is None or s.steps[0] not in set(frame["step"]) else s.steps[0]
-    figure = figures.step_bars(frame, found.unit, performance=chart_text(judged(s)), chosen=chosen)
+    how: dict[str, Any] = {"performance": chart_text(judged(s)), "stages": ctx.desk.facts().stages}
+    figure = figures.step_bars(frame, found.unit, chosen=chosen, **how)
     width = estimates.bar_width(frame)
 
     def picked(step: Any) -> None:
         session.update(steps=(int(step), min(int(step) + width - 1, int(frame["step"].max()))))
 
     charts.clickable(figure, "steps", f"Effect of each step of stage {s.stage}", picked)
+    total = float(found.frame["effect"].sum())
+    _other_sign(ctx, {s.stage: total}, "steps")
     hint = "its training examples" if width == 1 else f"the {width} steps that it sums"
-    _beside(ctx, found, f"Their sum need not equal the effect of the stage. Click a bar to see {hint}.")
+    together = f"Together {glossary.fmt_effect(total)}, which need not equal the effect of the stage."
+    _beside(ctx, found, f"{together} Click a bar to see {hint}.")
     if zoomed:
         st.button("All steps of the stage", icon=":material/zoom_out:", on_click=_into, args=(s.stage,))
     for row in frame[frame["step"] == chosen].to_dict("records"):
         batch(ctx, int(row["step"]), float(row["effect"]), found.unit)
 
 
+def _other_sign(ctx: Context, sums: dict[str, float], what: str) -> None:
+    """Stages that as a whole have the other sign than the sum of what is shown of them."""
+    whole = estimates.wholes(ctx.desk, ctx.selection)
+    for stage, total in sums.items():
+        if total * whole.get(stage, 0.0) < 0:
+            st.caption(
+                f":material/warning: The {what} of {literal(stage)} add up to {glossary.fmt_effect(total)}, as a whole "
+                f"it is estimated at {glossary.fmt_effect(whole[stage])}: **two estimates that disagree about the "
+                "sign.** A retraining decides."
+            )
+
+
 def _beside(ctx: Context, found: Effects, hint: str) -> None:
     """Unit, number of examples and reliability, right under the chart."""
     interval = (
-        " Whiskers: 95 % bootstrap interval over the examples."
+        " Whiskers: 95 % bootstrap interval over the examples, which says what others like them would show and "
+        "nothing of the estimator’s error."
         if "low" in found.frame and found.frame["low"].notna().any()
         else ""
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -32,7 +33,7 @@ def render(ctx: Context) -> None:
     st.html(tables.linked(head, rows, experiments.TARGETS))
     with st.expander("How to read these figures", icon=":material/help:"):
         st.markdown(literal(experiments.READ))
-    chosen = ctx.selection.first if ctx.selection.first in found else next(iter(found))
+    chosen = _chosen(ctx, found)
     st.subheader("One experiment in full", anchor=False)
     st.selectbox(
         "Experiment",
@@ -43,6 +44,12 @@ def render(ctx: Context) -> None:
         **session.mirror("first", show=chosen),
     )
     _in_full(found[chosen], here)
+
+
+def _chosen(ctx: Context, found: Mapping[str, Experiment]) -> str:
+    """The experiment that is picked, else the one that the open run is of, else the first."""
+    of_run = [name for name, e in found.items() if any(line.run == ctx.desk.run.digest for line in e.lines)]
+    return next((name for name in (ctx.selection.first, *of_run) if name in found), next(iter(found)))
 
 
 def _address(run: str) -> str:

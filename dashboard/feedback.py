@@ -64,7 +64,8 @@ def running(job_id: str) -> None:
         st.rerun()
     at = job.progress
     if at is None or not at.total:
-        st.progress(0.0, text="Waiting for its turn" if at is None else at.phase.capitalize())
+        waits = "Waiting for its turn: one job works at a time (see Jobs)" if acts.busy() else "Starting"
+        st.progress(0.0, text=waits if at is None else at.phase.capitalize())
     else:
         left = f", about {glossary.fmt_seconds(at.eta)} left" if at.eta is not None else ""
         words = f"{at.phase.capitalize()}: {100 * at.done // at.total} %{left}"

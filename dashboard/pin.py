@@ -95,7 +95,7 @@ def _named(what: Counterfactual) -> str:
 
 def _example(ctx: Context, what: Counterfactual, effect: float) -> str:
     s = ctx.selection
-    on = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
+    on = subject(ctx.desk, s)
     if what.skips_stages:
         mean = "on average over" if len(ctx.desk.rows(s)) > 1 else "on"
         return f"{_named(what)} {'helped' if effect > 0 else 'hurt'} {mean} {on}."

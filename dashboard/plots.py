@@ -22,7 +22,7 @@ ROW, WIDEST = 34, 24
 
 
 def effect_map(frame: pd.DataFrame, unit: str) -> go.Figure:
-    """Stages across, groups down. frame: group, stage, effect, low, high, n. In brackets: zero is in the interval."""
+    """Stages across, groups down. frame: group, stage, effect, low, high, unsure, n; cells as of `marks.cell_words`."""
     stages, names = list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame["group"]))
     scale = glossary.scale_of(frame["effect"])
     cells = {(r.group, r.stage): r for r in frame.itertuples()}
@@ -30,7 +30,7 @@ def effect_map(frame: pd.DataFrame, unit: str) -> go.Figure:
     sizes = dict(zip(frame["group"], frame["n"], strict=True))
     return _map(
         [[r.effect for r in row] for row in grid],
-        [[_cell_words(r, scale) for r in row] for row in grid],
+        [[marks.cell_words(r.effect, r.low, r.high, r.unsure, scale) for r in row] for row in grid],
         [[_cell_hover(r, unit) for r in row] for row in grid],
         stages,
         [f"{chart_text(_short(g))}  <span style='font-size:11px'>n = {sizes[g]:,}</span>" for g in names],
@@ -82,12 +82,6 @@ def _map(
 
 def _cell_hover(cell: Any, unit: str) -> str:
     return f"{chart_text(cell.group)}<br>{marks.hover(cell.stage, cell.effect, unit)}<br>n = {cell.n:,}"
-
-
-def _cell_words(cell: Any, scale: float) -> str:
-    words = glossary.fmt_effect(cell.effect, scale)
-    unsure = pd.notna(cell.low) and cell.low <= 0 <= cell.high
-    return f"({words})" if unsure else words
 
 
 def _short(name: object, length: int = WIDEST) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,10 +19,10 @@ def facts(pairs: Sequence[tuple[str, str]], kind: Literal["strip", "list"] = "st
 
 
 def stage_table(frame: pd.DataFrame, unit: str, caption: str) -> str:
-    """frame: stage, steps, note, effect [, optimizer, examples, uses, low, high]. One row a stage, its effect as figure
-    and bar."""
+    """frame: stage, steps, note, effect [, optimizer, examples, uses, low, high, truth]. One row a stage, its effect as
+    figure and bar; truth is what retraining measured, NaN where it was not done."""
     scale = glossary.scale_of(frame["effect"])
-    intervals = "low" in frame
+    intervals, truths = "low" in frame, "truth" in frame
     head = [
         "<th>Stage</th>",
         "<th>What it was</th>",
@@ -32,6 +33,7 @@ def stage_table(frame: pd.DataFrame, unit: str, caption: str) -> str:
         '<th class="b"></th>',
     ]
     head += ['<th class="n">95 % interval</th>'] if intervals else []
+    head += ['<th class="n">Retrained</th>'] if truths else []
     rows = "".join(_stage_row(row, scale) for row in frame.to_dict("records"))
     return (
         f'<div class="aa-scroll"><table class="aa-table"><caption>{escaped(caption)}</caption>'
@@ -95,6 +97,9 @@ def _stage_row(row: dict[str, object], scale: float) -> str:
     ]
     if "low" in row:
         cells.append(f"<td class='n muted'>{glossary.fmt_interval(row['low'], row['high'], scale)}</td>")  # type: ignore[arg-type]
+    if "truth" in row:
+        truth = float(row["truth"])  # type: ignore[arg-type]
+        cells.append(f"<td class='n'>{'–' if math.isnan(truth) else glossary.fmt_effect(truth, scale)}</td>")
     return f"<tr>{''.join(cells)}</tr>"
 
 

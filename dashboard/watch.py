@@ -24,8 +24,11 @@ def verification(ctx: Context) -> None:
     job = acts.job_of(spec)
     if job is None:
         feedback.start("Retrain to verify", spec, type="primary")
+        steps, seconds = retraining.effort(ctx.desk, retraining.counterfactual(ctx.selection))
+        about = "" if seconds is None else f", about {glossary.fmt_seconds(seconds)} at the pace of the last retraining"
         st.caption(
-            "Trains again with this change, all else as recorded, in a process of its own; the page may be closed."
+            f"Trains {plural(steps, 'step')} again with this change, all else as recorded{about}. It runs in a process "
+            "of its own; the page may be closed."
         )
     elif job.status == "done":
         _result(ctx, job)

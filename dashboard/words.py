@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from dashboard.selection import CONFOUNDER, Selection
-from dashboard.service import escape, glossary
+from dashboard.service import Desk, Effects, escape, glossary
+from dashboard.service.checking import Truth
 
 UNLINKED = "\u2060"
 """Invisible; Markdown takes what it stands in for no address."""
@@ -68,10 +69,11 @@ def help_of(control: str) -> str:
 def literal(text: object) -> str:
     """Text for a place that reads Markdown: shown as it is, never obeyed, and no address in it becomes a link.
 
-    A hyphen inside a word obeys nothing and is left alone: labels are also read out, with their backslashes.
+    A comma, or a hyphen inside a word, obeys nothing and is left alone: labels are also read out, with their
+    backslashes.
     """
     unlinked = re.sub(r"://|(?<=www)\.|@", lambda found: f"{found[0]}{UNLINKED}", escape.visible(text))
-    return re.sub(r"(?!(?<=\w)-(?=\w))([!-/:-@\[-`{-~])", r"\\\1", unlinked)
+    return re.sub(r"(?!,|(?<=\w)-(?=\w))([!-/:-@\[-`{-~])", r"\\\1", unlinked)
 
 
 def escaped(text: object) -> str:
@@ -89,15 +91,18 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def subject(s: Selection, n: int, total: int) -> str:
-    """Which examples a number is about."""
+def subject(desk: Desk, s: Selection) -> str:
+    """Which examples a number is about; it may hold a name that somebody chose."""
+    n, facts = len(desk.rows(s)), desk.facts()
     if len(s.examples) == 1:
         return f"example {s.examples[0]}"
     if s.examples:
         return f"{plural(n, 'picked example')}"
     if s.slice and not replace(s, slice="").filtered:
-        return f"the {plural(n, 'example')} of a saved subgroup"
-    return f"{plural(n, 'filtered example')} of {total:,}" if s.filtered else f"all {plural(n, 'evaluation example')}"
+        return f"the {plural(n, 'example')} of the subgroup “{facts.slices.get(s.slice, s.slice)}”"
+    if s.filtered:
+        return f"{plural(n, 'filtered example')} of {facts.examples:,}"
+    return f"all {plural(n, 'evaluation example')}"
 
 
 def measure(s: Selection, unit: str, n: int) -> str:
@@ -105,6 +110,27 @@ def measure(s: Selection, unit: str, n: int) -> str:
     mean = "mean over " + plural(n, "example") if n > 1 else "1 example"
     follows = " Positive: it made the model follow that more." if s.performance.startswith(CONFOUNDER) else ""
     return f"Effect on the {judged(s)}, {unit}; {mean}.{follows}"
+
+
+def answer_words(found: Effects) -> str:
+    """Which stage helped most and which hurt most, by the estimates, in a line."""
+    scale, said = glossary.scale_of(found.frame["effect"]), []
+    for way, verb in ((1, "helped"), (-1, "hurt")):
+        row = max(found.frame.itertuples(), key=lambda r: way * r.effect)
+        size = f"{glossary.fmt_effect(row.effect, scale)} {literal(found.unit)}"
+        said.append(f"**{literal(row.stage)}** {verb} most, {size}" if way * row.effect > 0 else f"no stage {verb}")
+    trust = " Not to be trusted: see why below." if found.belief.trust == "nothing" else ""
+    return f"By the estimates {glossary.listed(said)}.{trust}"
+
+
+def retrained_words(truths: Mapping[str, Truth]) -> str:
+    """What a retrained effect is, and who measured it; nothing where there is none. It holds names of stages."""
+    if not truths:
+        return ""
+    brought = [stage for stage, truth in truths.items() if not truth.here]
+    of = f" (of {glossary.listed(brought)})" if len(brought) < len(truths) else ""
+    whose = f", as whoever passed on this run measured it{of}" if brought else ""
+    return f"the effect of the stage when the model was really trained again without it{whose}"
 
 
 def effect_words(effect: float, unit: str, s: Selection) -> str:

@@ -235,8 +235,14 @@ def disagreement(readings: Mapping[Any, Tensor]) -> tuple[float, float]:
     means = torch.stack([effects.mean(1) for effects in readings.values()])
     size = means.abs().mean(0).sum()
     spread = float((means.max(0).values - means.min(0).values).sum() / size) if size > 0 else 0.0
-    same = (means.sign() == means[0].sign()).all(0).double()
-    return spread, float(same.mean()) if len(same) else 1.0
+    differ = signs_differ(readings)
+    return spread, 1.0 - sum(differ) / len(differ) if differ else 1.0
+
+
+def signs_differ(readings: Mapping[Any, Tensor]) -> list[bool]:
+    """For each unit: do the readouts disagree in the sign of its mean effect?"""
+    signs = torch.stack([effects.mean(1) for effects in readings.values()]).sign()
+    return (signs != signs[0]).any(0).tolist()
 
 
 def _assumptions(training: Training, semantics: Semantics, curvature: Curvature) -> tuple[str, ...]:

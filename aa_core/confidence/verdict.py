@@ -149,8 +149,11 @@ def earned(pairs: Agreement | Scores, stages: Agreement | Scores) -> Trust:
 def judge_calibrated(figures: Figures) -> Verdict:
     """The verdict of a real retraining of every stage."""
     pairs, stages = figures.pairs, figures.stages
+    wrong = 0 if stages.sign is None else round(stages.n * (1 - stages.sign))
+    have = "has" if wrong == 1 else "have"
+    signs = f"{wrong} of the {stages.n} stages' means {have} the wrong sign; over" if wrong else "Over"
     reason = (
-        f"Over {pairs.n:,} pairs of stage and example r = {_number(pairs.pearson)}, the sign is right for "
+        f"{signs} {pairs.n:,} pairs of stage and example r = {_number(pairs.pearson)}, the sign is right for "
         f"{_percent(pairs.sign)}, and the stages' means are off by {_percent(stages.relative_error)}"
     )
     return Verdict(earned(pairs, stages), reason, verified=True, checked="Checked by retraining")

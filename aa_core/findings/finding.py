@@ -31,6 +31,8 @@ class Finding:
     by: str
     checked: Checked | None
     signatures: tuple[Signature, ...]
+    checked_at: str = ""
+    checked_by: str = ""
 
     @property
     def standing(self) -> Standing:
@@ -48,7 +50,7 @@ def findings(ledger: Ledger) -> tuple[Finding, ...]:
             case Added():
                 found[entry.finding] = Finding(f"F{entry.finding}", entry.act, entry.at, entry.by, None, ())
             case Checked() if known:
-                found[entry.finding] = replace(known, checked=entry.act)
+                found[entry.finding] = replace(known, checked=entry.act, checked_at=entry.at, checked_by=entry.by)
             case Signed() if known:
                 found[entry.finding] = replace(known, signatures=(*known.signatures, entry.act.signature))
     return tuple(found.values())

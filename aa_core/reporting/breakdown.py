@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from aa_core.reporting.escape import chart_text, shorten
-from aa_core.reporting.glossary import axis_title, fmt_effect, fmt_number, sign, unit_words
+from aa_core.reporting.glossary import axis_title, fmt_effect, fmt_number, scale_of, sign, unit_words
 from aa_core.reporting.marks import NEUTRAL, hover, name_axis
 from aa_core.reporting.sketch import GRID, Sketch
 
@@ -22,7 +22,8 @@ ROW, WIDEST, LEGEND = 34, 24, 19
 
 
 def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, title: str = "Parts") -> go.Figure:
-    """One bar a stage, made of its parts: helped to the right, hurt to the left. frame: stage, PART, effect.
+    """One bar a stage, made of its parts: helped to the right, hurt to the left, their sum at its end. frame: stage,
+    PART, effect.
 
     Of more parts than can be told apart, those that do least are added up.
     """
@@ -43,8 +44,24 @@ def split_bars(frame: pd.DataFrame, part: str, unit: str, performance: str, titl
             hovertext=[f"{chart_text(name)}<br>{hover(s, e, unit)}" for s, e in zip(stages, own, strict=True)],
             hoverinfo="text",
         )
+    totals = [math.fsum(of_stage) for of_stage in effects]
+    ends = [math.fsum(e for e in of_stage if e > 0) for of_stage in effects]
+    figure.add(
+        "scatter",
+        x=ends,
+        y=list(range(len(stages))),
+        mode="text",
+        text=[f" {fmt_effect(total, scale_of(totals))} " for total in totals],
+        textposition="middle right",
+        hoverinfo="skip",
+        showlegend=False,
+        cliponaxis=False,
+    )
     name_axis(figure, pd.Series(stages), range(len(stages)))
-    figure.xaxis(title={"text": axis_title(performance, unit)})
+    low = min(math.fsum(e for e in of_stage if e < 0) for of_stage in effects)
+    width = max(ends) - low or 1.0
+    span = [low - 0.02 * width, max(ends) + 0.2 * width]
+    figure.xaxis(title={"text": axis_title(performance, unit)}, range=span)
     legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "maxheight": 1}
     figure.set(barmode="relative", showlegend=True, legend=legend)
     drawn = figure.done(chart_text(title), [sign()], 48 + ROW * len(stages), f"parts-{part}")

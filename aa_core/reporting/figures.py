@@ -25,6 +25,7 @@ from aa_core.reporting.marks import (
     hover,
     name_axis,
     plain_list,
+    retrained_marks,
     room,
     stage_colours,
     stage_strip,
@@ -62,7 +63,8 @@ def stage_bars(
     title: str = "Effect of each stage",
     meaning: str | None = None,
 ) -> go.Figure:
-    """One bar a stage, in the order of training. frame: stage, effect [, low, high: ends of the interval].
+    """One bar a stage, in the order of training. frame: stage, effect [, low, high: ends of the interval; truth: the
+    effect as retrained, a diamond; NaN where it was not].
 
     meaning: what a positive effect is, where it is not that the stage helped.
     """
@@ -81,24 +83,31 @@ def stage_bars(
     figure = Sketch()
     figure.add("bar", y=list(range(len(frame))), orientation="h", width=0.62, **bars)
     figure.add("scatter", **value_labels(frame))
+    if "truth" in frame and frame["truth"].notna().any():
+        figure.add("scatter", **retrained_marks(frame, unit))
     name_axis(figure, frame["stage"], range(len(frame)))
     figure.xaxis(title={"text": axis_title(performance, unit)}, range=room(frame))
     return figure.done(chart_text(title), [sign() if meaning is None else meaning], 48 + ROW * len(frame), "stages")
 
 
 def step_bars(
-    frame: pd.DataFrame, unit: str, *, performance: str = "performance", chosen: int | None = None
+    frame: pd.DataFrame,
+    unit: str,
+    *,
+    performance: str = "performance",
+    chosen: int | None = None,
+    stages: Sequence[str] = (),
 ) -> go.Figure:
     """One bar a step, above a strip of its stages; a dotted line through the chosen step.
 
-    frame: step, stage, effect. Neighbours are summed above 2,000.
+    frame: step, stage, effect. Neighbours are summed above 2,000. stages: all of the run, as of `stage_strip`.
     """
     shown, width = binned(frame[["step", "stage", "effect"]], "sum")
     figure = Sketch([0.92, 0.08], 0.03)
     bars = bars_of(shown["step"], shown["effect"], unit)
     bars["hovertext"] = [hover(f"step {step}, {stage}", e, unit) for step, stage, e in shown.itertuples(index=False)]
     figure.add("bar", x=plain_list(shown["step"] + (width - 1) / 2), width=0.85 * width, **bars)
-    stage_strip(figure, _blocks_of(frame), row=2)
+    stage_strip(figure, _blocks_of(frame), row=2, names=stages)
     figure.yaxis(1, title={"text": axis_title(performance, unit)}, tickformat="~g")
     figure.xaxis(2, title={"text": "step"})
     if chosen is not None:
@@ -140,7 +149,7 @@ def stage_timeline(stages: Sequence[Stage], log_frame: pd.DataFrame) -> go.Figur
         wide = column == "grad_norm" and spans_decades(shown[column])
         scale = {"type": "log", "tickformat": "~g"} if wide else {"rangemode": "tozero"}
         figure.yaxis(row, title={"text": CURVES[column]}, nticks=4 if wide else 5, **scale)
-    colours = stage_colours(blocks)
+    colours = stage_colours(name for name, _, _ in blocks)
     figure.set(
         shapes=[
             {**_band(start - 0.5, stop - 0.5, colours[name]), **_domain(row)}

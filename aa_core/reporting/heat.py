@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from aa_core.reporting.escape import chart_text, shorten
-from aa_core.reporting.glossary import axis_title, fmt_count, fmt_effect, scale_of, sign
-from aa_core.reporting.marks import HELPED, HURT, hover
+from aa_core.reporting.glossary import axis_title, fmt_count, scale_of, sign
+from aa_core.reporting.marks import HELPED, HURT, Grid, grid_words, hover
 from aa_core.reporting.sketch import Sketch
 
 CELL, HEAD = 26, 116
@@ -23,12 +23,15 @@ def heat_map(
     stage: Sequence[str],
     group: Sequence[str],
     n: Sequence[int],
-    effect: Sequence[Sequence[float | None]],
+    effect: Grid,
+    low: Grid,
+    high: Grid,
+    unsure: Sequence[Sequence[bool]],
     performance: str,
     unit: str,
     title: str,
 ) -> go.Figure:
-    """Mean effect of each stage on each subgroup; effect: [stage][group], n: [group]. Rows are subgroups."""
+    """Mean effect of each stage on each subgroup: grids as of `marks.grid_words`, n is [group]. Rows are subgroups."""
     scale = scale_of(v for row in effect for v in row)
     by_group = [list(row) for row in zip(*effect, strict=True)]
     figure = Sketch()
@@ -43,7 +46,7 @@ def heat_map(
         showscale=False,
         xgap=2,
         ygap=2,
-        text=[[fmt_effect(v, scale) for v in row] for row in by_group],
+        text=[list(row) for row in zip(*grid_words(effect, low, high, unsure), strict=True)],
         texttemplate="%{text}",
         customdata=[[[s, g] for s in stage] for g in group],
         hovertext=[

@@ -58,4 +58,6 @@ def _reported(run: Trajectory, f: Finding) -> ReportedFinding:
         by=f.by,
         at=f.at,
         sign_off=f.signatures,
+        checked_by=f.checked_by,
+        checked_at=f.checked_at,
     )

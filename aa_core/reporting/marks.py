@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from aa_core.reporting.escape import chart_text, shorten, visible
 from aa_core.reporting.glossary import fmt_effect, scale_of
-from aa_core.reporting.sketch import ZERO, Sketch
+from aa_core.reporting.sketch import INK, ZERO, Sketch
 
 HELPED, HURT, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"
 STAGES = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733")
 """Paul Tol's muted scheme without its blues and its red, which would read as helped or hurt."""
+LAPS = ("", "/", "\\", "x")
+"""Hatches of a strip of stages: where the colours begin again, the next."""
 DARK = ("#882255", "#AA4499", "#117733")
 CONFIG: dict[str, Any] = {"displayModeBar": False, "displaylogo": False, "responsive": True, "doubleClickDelay": 1}
 """How every chart is shown. The delay keeps Streamlit's selection when one clicks fast."""
+Grid = Sequence[Sequence[float | None]]
+AFTER = "\N{NO-BREAK SPACE}" * 3
+"""Between a diamond and the value beside it."""
 HATCHED = 200
 """Bars up to which a hatch can be seen."""
 LINE = 22
@@ -47,16 +52,39 @@ def bars_of(ids: pd.Series, effects: pd.Series, unit: str) -> dict[str, Any]:
     }
 
 
+def retrained_marks(frame: pd.DataFrame, unit: str) -> dict[str, Any]:
+    """A diamond where the retrained effect lies, on the bar of the estimate. frame: stage, truth."""
+    known = frame["truth"].notna().to_numpy()
+    shown = frame[known]
+    return {
+        "x": plain_list(shown["truth"]),
+        "y": [int(i) for i in known.nonzero()[0]],
+        "mode": "markers",
+        "marker": {"symbol": "diamond", "size": 11, "color": "#FFFFFF", "line": {"color": INK, "width": 2}},
+        "customdata": plain_list(shown["stage"]),
+        "hovertext": [
+            f"{chart_text(stage)}<br>retrained {fmt_effect(truth)} {chart_text(unit)}"
+            for stage, truth in zip(shown["stage"], shown["truth"], strict=True)
+        ],
+        "hoverinfo": "text",
+        "cliponaxis": False,
+    }
+
+
 def value_labels(frame: pd.DataFrame, scale: float | None = None, shift: float = 0.0) -> dict[str, Any]:
-    """The signed values, beyond the end of each bar and of its interval."""
+    """The signed values, beyond the end of each bar, of its interval and of what was retrained."""
     scale = scale or scale_of(frame["effect"])
-    ends = frame["effect"].where(frame["effect"] < 0, frame.get("high", frame["effect"]))
-    ends = ends.where(frame["effect"] >= 0, frame.get("low", frame["effect"])).fillna(frame["effect"])
+    known = frame[[c for c in ("effect", "low", "high", "truth") if c in frame]].astype(float)
+    ends = known.max(axis=1).where(frame["effect"] >= 0, known.min(axis=1))
+    beyond = ends == known["truth"] if "truth" in known else [False] * len(known)  # a diamond is there
     return {
         "x": plain_list(ends),
         "y": [i + shift for i in range(len(frame))],
         "mode": "text",
-        "text": [f" {fmt_effect(e, scale)} " for e in frame["effect"]],
+        "text": [
+            f"{AFTER if far else ' '}{fmt_effect(e, scale)}{AFTER if far else ' '}"
+            for e, far in zip(frame["effect"], beyond, strict=True)
+        ],
         "textposition": ["middle left" if e < 0 else "middle right" for e in frame["effect"]],
         "hoverinfo": "skip",
         "cliponaxis": False,
@@ -82,9 +110,13 @@ def _lines(name: str) -> list[str]:
     return [first, shorten(" ".join(rest), LINE)] if rest else [first]
 
 
-def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int) -> None:
-    """Stages as coloured blocks along the steps; a name that does not fit is left to the hover."""
-    colours = stage_colours(blocks)
+def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int, names: Sequence[str] = ()) -> None:
+    """Stages as coloured blocks along the steps; a name that does not fit is left to the hover.
+
+    names: all stages of the run, where these are but some: each keeps its colour.
+    """
+    order = list(dict.fromkeys([*names, *(name for name, _, _ in blocks)]))
+    colours, lap = stage_colours(order), {name: i // len(STAGES) for i, name in enumerate(order)}
     figure.add(
         "bar",
         row,
@@ -93,7 +125,17 @@ def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int
         y=[0] * len(blocks),
         orientation="h",
         width=1,
-        marker={"color": [colours[n] for n, _, _ in blocks], "line": {"width": 0}},
+        marker={
+            "color": [colours[n] for n, _, _ in blocks],
+            "line": {"width": 0},
+            "pattern": {
+                "shape": [LAPS[lap[n] % len(LAPS)] for n, _, _ in blocks],
+                "fillmode": "overlay",
+                "bgcolor": [colours[n] for n, _, _ in blocks],
+                "fgcolor": "rgba(255,255,255,0.5)",
+                "solidity": 0.15,
+            },
+        },
         opacity=0.85,
         text=[chart_text(shorten(n, 32)) for n, _, _ in blocks],
         textposition="inside",
@@ -108,10 +150,9 @@ def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int
     figure.set(uniformtext={"mode": "hide", "minsize": 10})
 
 
-def stage_colours(blocks: Sequence[tuple[str, int, int]]) -> dict[str, str]:
-    """{stage: colour}, in the order in which they appear."""
-    names = dict.fromkeys(name for name, _, _ in blocks)
-    return {name: STAGES[i % len(STAGES)] for i, name in enumerate(names)}
+def stage_colours(names: Iterable[str]) -> dict[str, str]:
+    """{stage: colour}, in their order."""
+    return {name: STAGES[i % len(STAGES)] for i, name in enumerate(dict.fromkeys(names))}
 
 
 def hover(name: Any, effect: float, unit: str) -> str:
@@ -120,9 +161,24 @@ def hover(name: Any, effect: float, unit: str) -> str:
     return f"{chart_text(name)}<br>{fmt_effect(effect)} {chart_text(unit)}: {word}"
 
 
+def cell_words(effect: float | None, low: float | None, high: float | None, unsure: bool, scale: float) -> str:
+    """ "+0.120"; "(+0.120)" where the interval includes zero; "+0.120 ?" where the readouts disagree in its sign."""
+    words = fmt_effect(effect, scale)
+    if low is not None and high is not None and low <= 0 <= high:
+        words = f"({words})"
+    return f"{words} ?" if unsure else words
+
+
+def grid_words(effect: Grid, low: Grid, high: Grid, unsure: Sequence[Sequence[bool]]) -> list[list[str]]:
+    """`cell_words` of [stage][group], with one number of decimals; unsure: empty where that is not known."""
+    scale = scale_of(v for row in effect for v in row)
+    rows = zip(effect, low, high, unsure or [[False] * len(row) for row in effect], strict=True)
+    return [[cell_words(*cell, scale) for cell in zip(*row, strict=True)] for row in rows]
+
+
 def room(frame: pd.DataFrame, share: float = 0.24) -> list[float]:
     """The range of the bars with room for the text at their ends; [-1, 1] if all are zero."""
-    values = [v for c in ("effect", "low", "high") if c in frame for v in frame[c].dropna()]
+    values = [v for c in ("effect", "low", "high", "truth") if c in frame for v in frame[c].dropna()]
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     pad = share * (high - low)
     return [low - (pad if low < 0 else 0.04 * pad), high + (pad if high > 0 else 0.04 * pad)] if pad else [-1.0, 1.0]

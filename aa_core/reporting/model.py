@@ -86,6 +86,11 @@ class StageRow(Section):
     readouts: dict[str, Number]
     """The mean by each readout; where they lie far apart, first order is not enough."""
 
+    @property
+    def unsure(self) -> bool:
+        """Whether the readouts disagree in the sign of the mean."""
+        return len({(mean > 0) - (mean < 0) for mean in self.readouts.values() if mean is not None}) > 1
+
 
 class StepTable(Section):
     """Effect of each step on the mean; `steps_per_row` neighbours are summed where there are very many."""
@@ -221,6 +226,9 @@ class ReportedFinding(Section):
     by: str
     at: str
     sign_off: tuple[Signature, ...]
+    checked_by: str = ""
+    checked_at: str = ""
+    """Who entered what a retraining said, and when; empty where none is entered."""
 
 
 class Ledger(Section):

@@ -23,7 +23,7 @@ from aa_core.reporting.breakdown import ENDS, FELL, PARTS, ROSE, path_labels, to
 from aa_core.reporting.escape import visible
 from aa_core.reporting.glossary import CURVES, fmt_effect, fmt_number, scale_of
 from aa_core.reporting.html import subscripts
-from aa_core.reporting.marks import NEUTRAL
+from aa_core.reporting.marks import NEUTRAL, grid_words
 from aa_core.reporting.model import Report, read_report, to_json
 from aa_core.reporting.pages import pages
 from aa_core.reporting.seal import SCHEMA, first_difference
@@ -223,8 +223,7 @@ def _steps(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _heat(data: Mapping[str, Any]) -> dict[str, Any]:
-    scale = scale_of(v for row in data["effect"] for v in row)
-    return {**data, "label": [_labels(row, scale) for row in data["effect"]]}
+    return {**data, "label": grid_words(*(data[name] for name in ("effect", "low", "high", "unsure")))}
 
 
 def _pairs(data: Mapping[str, Any]) -> dict[str, Any]:

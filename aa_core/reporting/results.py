@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from aa_core.confidence.reliability import signs_differ
 from aa_core.effects.attribution import Attribution
 from aa_core.records import RunLike
 from aa_core.reporting.bins import binned
@@ -84,12 +86,14 @@ def group_table(evaluation: Evaluation | None, effects: Attribution) -> GroupTab
         return None
     cells = [effects.effects[:, members] for _, members in found]
     ends = [bootstrap_interval(cell) for cell in cells]
+    unsure = [signs_differ({k: v[:, members] for k, v in effects.readings.items()}) for _, members in found]
     return GroupTable(
         groups=tuple(group for group, _ in found),
         stage=tuple(effects.units["stage"]),
         effect=_by_stage([cell.mean(1).tolist() for cell in cells]),
         low=_by_stage([low for low, _ in ends]),
         high=_by_stage([high for _, high in ends]),
+        unsure=_by_stage(unsure),
     )
 
 
@@ -119,5 +123,5 @@ def _columns(evaluation: Evaluation) -> dict[str, pd.Series]:
     return {LABEL: label, **{c: v for c, v in found.items() if c not in same}}
 
 
-def _by_stage(by_group: Sequence[Sequence[float | None]]) -> tuple[tuple[float | None, ...], ...]:
+def _by_stage(by_group: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
     return tuple(zip(*by_group, strict=True))

@@ -21,6 +21,8 @@ class Group(Section):
     column: str
     value: str
     n: int
+    definition: str = ""
+    """What picks the examples of a saved subgroup."""
 
 
 class GroupTable(Section):
@@ -31,6 +33,12 @@ class GroupTable(Section):
     effect: tuple[tuple[Number, ...], ...]
     low: tuple[tuple[Number, ...], ...]
     high: tuple[tuple[Number, ...], ...]
+    unsure: tuple[tuple[bool, ...], ...] = ()
+    """Whether the readouts disagree in the sign of the mean; empty where that was not kept."""
+
+    def is_unsure(self, i: int, j: int) -> bool:
+        """Of stage i on group j."""
+        return bool(self.unsure) and self.unsure[i][j]
 
 
 class Parts(Section):

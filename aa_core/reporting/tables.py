@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -70,12 +71,14 @@ def group_frame(report: Report) -> pd.DataFrame:
 
 
 def _grouped(found: GroupTable) -> pd.DataFrame:
+    empty = set() if any(g.definition for g in found.groups) else {"definition"}
     rows = [
-        {"stage": stage, **group.model_dump(), "effect": e, "low": low, "high": high}
+        {"stage": stage, **group.model_dump(exclude=empty), "effect": e, "low": low, "high": high}
         for stage, *columns in zip(found.stage, found.effect, found.low, found.high, strict=True)
         for group, e, low, high in zip(found.groups, *columns, strict=True)
     ]
-    return pd.DataFrame(rows).astype({"effect": float, "low": float, "high": float})
+    frame = pd.DataFrame(rows).astype({"effect": float, "low": float, "high": float})
+    return frame.assign(unsure=list(chain(*found.unsure))) if found.unsure else frame
 
 
 def calibration_frame(report: Report) -> pd.DataFrame:

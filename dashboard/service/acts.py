@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from aa_core.errors import RequestError, RunError
-from aa_core.jobs import Job, JobSpec, find, resume_dead, submit
+from aa_core.jobs import Job, JobSpec, all_jobs, find, resume_dead, submit
 from dashboard.service import people
 from dashboard.service.log import append
 
@@ -16,6 +16,11 @@ def job_of(spec: JobSpec) -> Job | None:
         return find(spec.id)
     except (RequestError, RunError):  # whose question is damaged is asked again
         return None
+
+
+def busy() -> bool:
+    """Does any job work? The others wait for it."""
+    return any(job.status == "running" for job in all_jobs())
 
 
 def start(spec: JobSpec) -> Job:

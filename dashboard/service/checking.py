@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
 import pandas as pd
 
 from aa_core.confidence.calibration import Calibration, Figures, find_calibration
 from aa_core.confidence.reliability import Reliability
-from aa_core.jobs import CalibrationRequest, Job, JobSpec, all_jobs, replayed, spec_of
+from aa_core.jobs import CalibrationRequest, Job, JobSpec, all_jobs, asked_counterfactual, replayed, spec_of
 from aa_core.run_performance import run_performance
 from dashboard.selection import Selection
 from dashboard.service.desk import Desk
 from dashboard.service.engine import CHOSEN, Progress
 from dashboard.service.estimates import every_stage, known_of
+from dashboard.service.retraining import past, without
 
 
 def known(desk: Desk, s: Selection, progress: Progress) -> Reliability:
@@ -22,6 +27,36 @@ def known(desk: Desk, s: Selection, progress: Progress) -> Reliability:
 def calibration(desk: Desk, s: Selection) -> Calibration | None:
     """What retraining every stage said, for this performance on the whole evaluation set."""
     return find_calibration(desk.run, digest_of_all(desk, s), s.semantics)
+
+
+class Truth(NamedTuple):
+    """What retraining without a stage measured, on the examples that are selected."""
+
+    effect: float
+    here: bool
+    """Whether this workspace measured it; else it came with the run, and is a claim."""
+
+
+def retrained(desk: Desk, s: Selection) -> dict[str, Truth]:
+    """{stage: its true mean effect}, for the stages that the model was really trained again without."""
+    if not desk.has_steps:
+        return {}
+    found, rows = calibration(desk, s), desk.rows(s)
+    known: dict[str, Truth] = {}
+    if found is not None and len(rows) == found.values:
+        known = {name: Truth(effect, found.here) for name, effect in zip(found.stages, found.truth, strict=True)}
+    asked = {without(s, stage.name): stage.name for stage in desk.run.stages}
+    same = replay_job(desk)  # of another problem it would be another training
+    for job in past(desk):
+        spec, stage = job.spec, asked.get(asked_counterfactual(job.spec))
+        alike = (spec.problem, spec.problem_digest) == (same.problem, same.problem_digest)
+        if stage is None or not alike or spec.request["performance"] != s.performance or job.status != "done":
+            continue
+        if stage not in known or not known[stage].here:
+            effects = desk.remember(("retrained", job.id), partial(job.table, "examples")).set_index("example")["truth"]
+            if np.isin(rows, effects.index).all():
+                known[stage] = Truth(float(effects[rows].mean()), here=True)
+    return known
 
 
 def noise(desk: Desk, s: Selection) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +30,7 @@ from dashboard.pictures import shown
 from dashboard.selection import FILTERS, Facts, Selection
 from dashboard.service import log, slices
 from dashboard.service.engine import Progress, compute, memo
-from dashboard.service.runs import RunEntry, opened, problem_of
+from dashboard.service.runs import RunEntry, evaluation_digest, opened, problem_of
 
 MAX_TEXT = 240
 """Characters of a text that a tile of the gallery shows."""
@@ -145,8 +144,7 @@ class Desk:
     @property
     def evaluation_digest(self) -> str:
         """Pins the evaluation set: runs that share it can be compared example by example."""
-        files = sorted((f.name, f.sha256) for f in self.run.files("evaluation"))
-        return hashlib.sha256(repr(files).encode()).hexdigest()
+        return evaluation_digest(self.run)
 
     def stage_notes(self) -> pd.DataFrame:
         """One row a stage: stage, note, steps, optimizer; where its steps are known, also examples (distinct), uses."""

@@ -16,7 +16,7 @@ from aa_core.checkpoints_only.checkpoints import CheckpointRun
 from aa_core.checkpoints_only.segment_effects import segment_effects
 from aa_core.checkpoints_only.segments import SegmentCurvature
 from aa_core.confidence.calibration import find_calibration
-from aa_core.confidence.reliability import Reliability, disagreement
+from aa_core.confidence.reliability import Reliability, disagreement, signs_differ
 from aa_core.confidence.verdict import Trust
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.retrain import final_model
@@ -100,9 +100,16 @@ def stages(desk: Desk, s: Selection, progress: Progress) -> Effects:
     return Effects(frame, every.unit, len(rows), Belief.of(known_of(desk, every, rows, s)))
 
 
+def wholes(desk: Desk, s: Selection) -> dict[str, float]:
+    """{stage: its mean effect on the selected examples}, if that was computed already; else nothing."""
+    every = memo().get(desk.key(request_of(s)))
+    frame = pd.DataFrame() if every is None else mean_over(every, desk.rows(s), s.readout)
+    return {row.stage: row.effect for row in frame.itertuples()}
+
+
 def known_of(desk: Desk, every: Attribution, rows: np.ndarray, s: Selection) -> Reliability:
     """What is known of the estimates on some of the examples, with the latest calibration."""
-    spread, signs = disagreement(_of_rows(every, rows))
+    spread, signs = disagreement(readings_of(every, rows))
     method, curvature, _ = every.reliability.estimator or (s.method, s.curvature, s.readout)
     return replace(
         every.reliability,
@@ -259,17 +266,12 @@ def _by_a_job(desk: Desk, s: Selection, what: Counterfactual, how: dict[str, Any
 
 def mean_over(every: Attribution, rows: np.ndarray, readout: Readout) -> pd.DataFrame:
     """stage, effect, low, high, unsure: the mean over some of the examples, and its interval."""
-    readings = _of_rows(every, rows)
+    readings = readings_of(every, rows)
     low, high = bootstrap_interval(readings[readout])
     means = readings[readout].mean(1).numpy()
-    return every.units.assign(effect=means, low=low, high=high, unsure=_signs_differ(readings))
+    return every.units.assign(effect=means, low=low, high=high, unsure=signs_differ(readings))
 
 
-def _of_rows(every: Attribution, rows: np.ndarray) -> dict[Readout, Tensor]:
+def readings_of(every: Attribution, rows: np.ndarray) -> dict[Readout, Tensor]:
+    """{readout: [stages, examples]} on some of the examples."""
     return {name: values[:, torch.from_numpy(rows.copy())] for name, values in every.readings.items()}
-
-
-def _signs_differ(readings: Mapping[Any, Tensor]) -> list[bool]:
-    """For each stage: do the readouts disagree in the sign of its mean effect?"""
-    signs = torch.stack([values.mean(1) for values in readings.values()]).sign()
-    return (signs != signs[0]).any(0).tolist()

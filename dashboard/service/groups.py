@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from aa_core.reporting.bootstrap import FLOOR, bootstrap_interval
-from dashboard.selection import NOTHING, Selection, to_query
+from aa_core.reporting.bootstrap import FLOOR
+from dashboard.selection import NOTHING, Selection
 from dashboard.service import slices
 from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
-from dashboard.service.estimates import Belief, Effects, every_stage, known_of
+from dashboard.service.estimates import Belief, Effects, every_stage, known_of, mean_over
 
 SAVED, LABEL, PREDICTION = "", "true label", "prediction"
 MOST = 40
@@ -41,7 +40,7 @@ class Cells:
     """What each stage did to each group."""
 
     frame: pd.DataFrame
-    """group, stage, effect, low, high (None for fewer than 8 examples), n; positive = helped."""
+    """group, stage, effect, low, high (None for fewer than 8 examples), unsure, n; positive = helped."""
     unit: str
     belief: Belief
 
@@ -72,7 +71,9 @@ def chosen(desk: Desk, s: Selection, fewest: int = 1) -> str:
     """By what the selection groups; where fewer than so many subgroups are saved, by a column instead."""
     by = s.by if s.by in columns(desk) else SAVED
     if by == SAVED and len(desk.facts().slices) < fewest:
-        return next(iter(desk.facts().columns), LABEL)
+        labels = [str(y) for y in desk.evaluation.y.tolist()] if desk.evaluation.y.dim() == 1 else []
+        told = (c for c in desk.facts().columns if desk.metadata()[c].astype(str).tolist() != labels)
+        return next(told, LABEL)  # the labels themselves are told by their names
     return by
 
 
@@ -105,25 +106,38 @@ def rows_of(desk: Desk, picks: dict[str, Any]) -> np.ndarray:
     return desk.rows(replace(NOTHING, **picks))
 
 
-def defined(group: Group) -> str:
-    """What picks the examples of a saved group: "labels = 2"; "12 examples, picked one by one"."""
-    picks = slices.picks_of(slices.definition(group.picks["slice"]))
-    if picks.examples:
-        return f"{len(picks.examples)} examples, picked one by one"
-    return ", ".join(f"{name} = {' or '.join(values)}" for name, values in to_query(picks).items())
+def defined(desk: Desk, group: Group) -> str:
+    """What picks the examples of a saved group: "true label cat or dog; predicted wrongly". Nothing of any other, whose
+    name says it."""
+    if "slice" not in group.picks:
+        return ""
+    picks, names = slices.picks_of(slices.definition(group.picks["slice"])), desk.class_names()
+    columns = {column: [v for c, v in picks.where if c == column] for column, _ in picks.where}
+    low, high = picks.confidence
+    said = [
+        f"{len(picks.examples):,} picked one by one" if picks.examples else "",
+        f"true label {_either(names[i] for i in picks.labels)}" if picks.labels else "",
+        f"predicted {_either(names[i] for i in picks.predictions)}" if picks.predictions else "",
+        "predicted wrongly" if picks.wrong else "",
+        f"confidence {low} to {high} %" if (low, high) != NOTHING.confidence else "",
+        *(f"{column} {_either(values)}" for column, values in columns.items()),
+        f"with “{picks.text}”" if picks.text else "",
+    ]
+    return "; ".join(filter(None, said))
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(names)
 
 
 def cells(desk: Desk, s: Selection, groups: Sequence[Group], progress: Progress) -> Cells:
     """The mean effect of every stage on every group, with its bootstrap interval over the group's examples."""
     every = every_stage(desk, s, progress)
-    values = every.readings[s.readout]
 
     def work() -> pd.DataFrame:
         frames = []
         for group in groups:
-            own = values[:, torch.from_numpy(rows_of(desk, group.picks).copy())]
-            low, high = bootstrap_interval(own)
-            frame = every.units.assign(group=group.name, effect=own.mean(1).numpy(), low=low, high=high, n=group.size)
+            frame = mean_over(every, rows_of(desk, group.picks), s.readout).assign(group=group.name, n=group.size)
             frames.append(frame.astype({"low": float, "high": float}))
         return pd.concat(frames, ignore_index=True)
 
@@ -143,5 +157,6 @@ def gap(desk: Desk, s: Selection, first: Group, second: Group, progress: Progres
     below = np.hypot(one["effect"] - one["low"], two["high"] - two["effect"])
     above = np.hypot(one["high"] - one["effect"], two["effect"] - two["low"])
     frame = pd.DataFrame({"stage": one["stage"], "effect": difference, "first": one["effect"], "second": two["effect"]})
-    frame = frame.assign(low=difference - below, high=difference + above)
+    unsure = one["unsure"] | two["unsure"]
+    frame = frame.assign(low=difference - below, high=difference + above, unsure=unsure)
     return Effects(frame, found.unit, first.size + second.size, found.belief)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from aa_core.counterfactuals.counterfactual import Counterfactual, Semantics
+from aa_core.counterfactuals.intervention import intervene
 from aa_core.errors import RequestError
 from aa_core.jobs import Job, JobSpec, all_jobs, asked_counterfactual, run_spec, whatif_spec
 from aa_core.reporting import glossary
@@ -85,6 +86,14 @@ def words_of(job: Job) -> str:
 def past(desk: Desk) -> list[Job]:
     """All what-ifs of this run, newest first."""
     return [job for job in all_jobs() if job.spec.kind == "whatif" and job.spec.digest == desk.run.digest]
+
+
+def effort(desk: Desk, what: Counterfactual) -> tuple[int, float | None]:
+    """(steps that retraining takes again, seconds at the pace of the newest that is done; None where none is)."""
+    steps = desk.recorded.steps - min(intervene(desk.recorded, what).steps)
+    done = (job.result() for job in past(desk) if job.status == "done")
+    pace = next((found["seconds"] / found["steps_replayed"] for found in done if found["steps_replayed"]), None)
+    return steps, None if pace is None else steps * pace
 
 
 def comparison(found: Mapping[str, Any]) -> pd.DataFrame:

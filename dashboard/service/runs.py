@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class RunEntry:
     title: str
     digest: str
     error: str = ""
+    evaluation: str = ""
+    """Pins the evaluation set: runs that share it can be compared example by example."""
 
 
 def list_runs() -> dict[str, RunEntry]:
@@ -38,6 +41,12 @@ def list_runs() -> dict[str, RunEntry]:
 def opened(folder: Path) -> AnyRun:
     """The run in this folder, as it is now."""
     return _open(folder, stamp(folder))
+
+
+def evaluation_digest(run: AnyRun) -> str:
+    """Pins the evaluation set of a run."""
+    files = sorted((f.name, f.sha256) for f in run.files("evaluation"))
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def problem_of(run: AnyRun) -> Problem:
@@ -54,7 +63,7 @@ def _entry(name: str, folder: Path) -> RunEntry:
         run = opened(folder)
     except (AuditError, OSError) as error:
         return RunEntry(name, folder, name, "", str(error))
-    return RunEntry(name, folder, run.title or name, run.digest)
+    return RunEntry(name, folder, run.title or name, run.digest, evaluation=evaluation_digest(run))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

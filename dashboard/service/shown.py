@@ -124,13 +124,14 @@ def _subgroups(desk: Desk, s: Selection) -> Iterator[Part]:
 def _grouping(desk: Desk, s: Selection, by: str, found: Sequence[groups.Group], progress: Progress) -> Grouping:
     cells = groups.cells(desk, s, found, progress)
     by_group = {  # all stages of the first group, then of the second: two groups may have one name
-        column: cells.frame[column].to_numpy().reshape(len(found), -1) for column in ("stage", "effect", "low", "high")
+        column: cells.frame[column].to_numpy().reshape(len(found), -1)
+        for column in ("stage", "effect", "low", "high", "unsure")
     }
     stages = by_group.pop("stage")[0]
     return Grouping(
         by=by,
         table=GroupTable(
-            groups=tuple(map(_group, found)),
+            groups=tuple(_group(desk, g) for g in found),
             stage=tuple(stages),
             **{column: tuple(map(tuple, grid.T.tolist())) for column, grid in by_group.items()},
         ),
@@ -150,7 +151,7 @@ def _gap(desk: Desk, s: Selection, found: Sequence[groups.Group], progress: Prog
     one, two = (next(g for g in found if g.name == name) for name in names)
     frame = groups.gap(desk, s, one, two, progress).frame
     columns = {name: _column(frame, name) for name in ("stage", "first", "second", "effect", "low", "high")}
-    return Gap(groups=(_group(one), _group(two)), **columns)
+    return Gap(groups=(_group(desk, one), _group(desk, two)), **columns)
 
 
 def _compare(desk: Desk, s: Selection) -> Iterator[Part]:
@@ -174,7 +175,7 @@ def _stages(desk: Desk, s: Selection, names: tuple[str, str], progress: Progress
     return Stages(
         first=names[0],
         second=names[1],
-        groups=tuple(map(_group, by)),
+        groups=tuple(_group(desk, g) for g in by),
         effect_first=_column(pair.frame, "first"),
         effect_second=_column(pair.frame, "second"),
         stage=tuple(cosines.index),
@@ -238,8 +239,8 @@ def _prediction(desk: Desk, s: Selection, progress: Progress) -> Prediction:
     )
 
 
-def _group(found: groups.Group) -> Group:
-    return Group(column="", value=found.name, n=found.size)
+def _group(desk: Desk, found: groups.Group) -> Group:
+    return Group(column="", value=found.name, n=found.size, definition=groups.defined(desk, found))
 
 
 def _column(frame: pd.DataFrame, name: str) -> tuple[Any, ...]:

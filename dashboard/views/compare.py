@@ -15,6 +15,7 @@ from dashboard.words import chart_text, judged, literal, plural, subject
 
 WORDS = {"runs": "Two runs", "groups": "Two groups", "stages": "Two stages", "experiments": "Experiments"}
 WIDTH = 300
+OTHERWISE = " (judged on other examples)"
 
 
 def render(ctx: Context) -> None:
@@ -47,11 +48,11 @@ def _runs(ctx: Context) -> None:
         feedback.empty("There is no other run", "Record one, or make a what-if a run: it can be compared here.")
         return
     asked = compare.other_run(ctx.desk, ctx.selection)
-    other = None if asked is None else asked.id
+    other, mine = None if asked is None else asked.id, ctx.desk.evaluation_digest
     st.selectbox(
         "This run against",
-        list(entries),
-        format_func=lambda name: entries[name].title,
+        sorted(entries, key=lambda name: entries[name].evaluation != mine),
+        format_func=lambda name: entries[name].title + ("" if entries[name].evaluation == mine else OTHERWISE),
         placeholder="Pick a run",
         width=WIDTH,
         **session.mirror("other", read=lambda v: v or "", show=other),
@@ -71,7 +72,7 @@ def _runs(ctx: Context) -> None:
     if pair.frame.empty:
         feedback.empty("No stage has the same name in both", "Stages are compared by their names.")
         return
-    about = subject(ctx.selection, pair.n, ctx.desk.facts().examples)
+    about = literal(subject(ctx.desk, ctx.selection))
     _show(ctx, pair, (ctx.desk.run.title or ctx.desk.entry.id, entries[other].title), f"Mean over {about}")
     if pair.unmatched:
         st.caption(f"Only in one of them, so not compared: {literal(', '.join(pair.unmatched))}.")

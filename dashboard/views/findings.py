@@ -72,6 +72,7 @@ def _facts(f: ledger.Finding) -> list[tuple[str, str]]:
     ]
     if f.checked:
         rows.append(("Retrained", f"{glossary.fmt_effect(f.checked.effect)} {evidence.unit} (job {f.checked.job})"))
+        rows.append((f.checked.kind.capitalize(), f"{when(f.checked_at)}, {f.checked_by}"))
     if f.added.recommendation:
         rows.append(("Recommendation", f.added.recommendation))
     rows += [("Signed off", s.words) for s in f.signatures]

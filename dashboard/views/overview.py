@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import streamlit as st
 
 from dashboard import charts, feedback, shell, tables
 from dashboard.effects import within_noise
-from dashboard.service import checking, estimates, figures, glossary, ledger
+from dashboard.service import Effects, checking, estimates, figures, glossary, ledger
 from dashboard.shell import Context
-from dashboard.words import literal, measure, plural
+from dashboard.words import answer_words, literal, measure, plural, retrained_words
 
 NOT_REPLAYED = "not replayed"
 
@@ -19,10 +20,8 @@ def render(ctx: Context) -> None:
     """Title, figures, timeline, stages."""
     run = ctx.desk.run
     st.title(literal(run.title or ctx.desk.entry.id), anchor=False)
-    st.caption(
-        f"{ctx.desk.what} in {plural(len(run.stages), 'stage')}. "
-        "Which of them made the model better, and which made it worse?"
-    )
+    what, answer = f"{ctx.desk.what} in {plural(len(run.stages), 'stage')}.", st.empty()
+    answer.markdown(f"{what} Which of them made the model better, and which made it worse?")
     facts, problems, replay = st.empty(), st.container(), _replay(ctx)
     facts.html(tables.facts([*ctx.desk.summary(), *replay]))
     if run.first_nonfinite is not None:
@@ -47,7 +46,7 @@ def render(ctx: Context) -> None:
         return  # it was said above
     with feedback.refusals():
         facts.html(tables.facts([*ctx.desk.summary(), *replay, ("Accuracy", ctx.desk.accuracy())]))
-        _stages(ctx)
+        answer.markdown(f"{what} {answer_words(_stages(ctx))}")
 
 
 def _replay(ctx: Context) -> list[tuple[str, str]]:
@@ -65,13 +64,17 @@ def _files(ctx: Context) -> None:
         feedback.refusal("\n".join(wrong), "The files of this run do not match what its log says")
 
 
-def _stages(ctx: Context) -> None:
+def _stages(ctx: Context) -> Effects:
     everything = ctx.selection.everything
     with feedback.working("Replaying the training to embed its stages") as progress:
         effects = estimates.stages(ctx.desk, everything, progress)
     table = ctx.desk.stage_notes().merge(effects.frame, on="stage")
+    truths = checking.retrained(ctx.desk, everything)
+    if truths:
+        table["truth"] = [truths[stage].effect if stage in truths else math.nan for stage in table["stage"]]
     st.subheader("What each stage did", anchor=False)
     words = f"{measure(everything, effects.unit, effects.n)} {glossary.sign().capitalize()}."
+    words += f" Retrained: {retrained_words(truths)}." if truths else ""
     st.html(tables.stage_table(table, effects.unit, words))
     within_noise(ctx, everything, effects)
     feedback.reliability(effects)
@@ -79,3 +82,4 @@ def _stages(ctx: Context) -> None:
     if worst.effect < 0 and ledger.possible(ctx.desk):
         asked = replace(everything, skip=(worst.stage,))
         shell.link("What-if", f"What if without {literal(worst.stage)}?", asked, icon=":material/alt_route:")
+    return effects

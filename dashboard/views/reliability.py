@@ -38,7 +38,7 @@ def render(ctx: Context) -> None:
 def _verdict(ctx: Context) -> None:
     s = ctx.selection
     estimator = ", ".join(OPTIONS[v] for v in (s.method, s.curvature, s.readout))
-    about = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
+    about = literal(subject(ctx.desk, s))
     st.caption(f"Effects of the stages on the {literal(judged(s))} of {about}, estimated by: {estimator}.")
     with feedback.working("Replaying the training to embed its stages") as progress:
         found = checking.known(ctx.desk, s, progress)

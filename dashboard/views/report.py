@@ -76,7 +76,7 @@ def _contents(ctx: Context) -> bool:
     st.markdown("**What goes into it**")
     rows = [
         ("Run", desk.run.title or desk.entry.id),
-        ("Examples", subject(s, len(desk.rows(s)), desk.facts().examples)),
+        ("Examples", subject(desk, s)),
         ("Performance", performance_words(s.performance)),
         ("Estimator", _estimator(ctx)),
         *[("Retraining", "; ".join(describe(job))) for job in retraining.past(desk) if not job.living],

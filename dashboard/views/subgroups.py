@@ -134,8 +134,8 @@ def _compared(ctx: Context) -> None:
     few = any(g.size < groups.FEWEST for g in found)
     st.caption(
         f"Mean effect on the {literal(judged(ctx.selection))}, {literal(cells.unit)}; {glossary.sign()}. "
-        "In brackets: the 95 % bootstrap interval over the group’s examples includes zero."
-        + (f" Groups of fewer than {groups.FEWEST} have no interval." if few else "")
+        "In brackets: the 95 % bootstrap interval over the group’s examples includes zero. Question mark: the readouts "
+        "disagree in its sign." + (f" Groups of fewer than {groups.FEWEST} have no interval." if few else "")
     )
     if cells.counted > 1:
         st.caption(
@@ -144,14 +144,13 @@ def _compared(ctx: Context) -> None:
             f"{cells.apart_corrected} still do when all have to hold together (Bonferroni)."
         )
     if by == groups.SAVED:
-        st.caption(
-            ":material/filter_alt: " + "; ".join(f"{literal(g.name)}: {literal(groups.defined(g))}" for g in found)
-        )
+        meant = (f"**{literal(g.name)}**: {literal(groups.defined(ctx.desk, g))}" for g in found)
+        st.caption(f":material/filter_alt: {', '.join(meant)}")
     feedback.believe(cells.belief)
     with st.expander("As a table"):
         unit = glossary.unit_words(cells.unit)
         st.dataframe(
-            cells.frame[["group", "n", "stage", "effect", "low", "high"]],
+            cells.frame[["group", "n", "stage", "effect", "low", "high", "unsure"]],
             hide_index=True,
             column_config={
                 "group": "Group",
@@ -160,6 +159,7 @@ def _compared(ctx: Context) -> None:
                 "effect": f"Mean effect, {unit}",
                 "low": f"95 % from, {unit}",
                 "high": f"95 % to, {unit}",
+                "unsure": "Sign unsure",
             },
         )
     _gap(ctx, found)

@@ -33,7 +33,7 @@ def render(ctx: Context) -> None:
 def _about(ctx: Context) -> None:
     """On which examples, and by what."""
     s = ctx.selection
-    about = subject(s, len(ctx.desk.rows(s)), ctx.desk.facts().examples)
+    about = literal(subject(ctx.desk, s))
     st.caption(f"Judged on {about} by the {literal(judged(s))}. Pick others in Explore.")
     if s.examples or s.filtered:
         kept = {name: getattr(s, name) for name in CHANGES}

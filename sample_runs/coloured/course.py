@@ -13,6 +13,8 @@ from sample_runs.experiment.record import Course
 from sample_runs.loaders import Pictures, load_celeba, load_mnist
 from sample_runs.mnist.course import drawn
 
+CLASSES = {"digits": ("0 to 4", "5 to 9"), "faces": ("not blond", "blond")}
+
 
 def course(case: Case, seed: int, data: Path) -> Course:
     """Stage data: agreement (share of examples whose confounder is that of their label). Case data: source ("digits"
@@ -20,7 +22,7 @@ def course(case: Case, seed: int, data: Path) -> Course:
     generator = np.random.default_rng(seed)
     load = {"digits": digits, "faces": faces}[case.data["source"]]
     train, test = (load(data, split, case.data[n], generator) for split, n in (("train", "pool"), ("test", "examples")))
-    return Course(lambda stage: pool(stage, train, seed), evaluation(test, ("0", "1")))
+    return Course(lambda stage: pool(stage, train, seed), evaluation(test, CLASSES[case.data["source"]]))
 
 
 def digits(data: Path, split: str, count: int, generator: np.random.Generator) -> Pictures:

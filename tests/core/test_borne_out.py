@@ -66,6 +66,14 @@ def test_steps_are_trusted_no_further_than_their_sums_were_borne_out() -> None:
     assert known.noise_of_mean is None
 
 
+def test_wrong_signs_of_means_are_counted() -> None:
+    figures = stored().estimators[0]
+    said = {1.0: "Over 2,7", 6 / 7: "1 of the 7 stages' means has the", 5 / 7: "2 of the 7 stages' means have the"}
+    for sign, words in said.items():
+        stages = figures.stages.model_copy(update={"sign": sign, "n": 7})
+        assert judge_calibrated(figures.model_copy(update={"stages": stages})).reason.startswith(words)
+
+
 def test_steps_whose_growth_warns_are_not_vouched_for_by_their_sums() -> None:
     known = replace(told(last_steps()), calibration=perfect())
     assert known.verdict.trust == "rank" and not known.verdict.verified

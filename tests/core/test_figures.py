@@ -14,6 +14,7 @@ from aa_core.reporting.bins import BARS, binned, spans_decades
 from aa_core.reporting.breakdown import split_bars, told_apart
 from aa_core.reporting.figures import HELPED, HURT, STAGES
 from aa_core.reporting.glossary import by_chance, fmt_correlation, fmt_effect, fmt_interval, fmt_percent, fmt_seconds
+from aa_core.reporting.marks import grid_words
 from aa_core.reporting.sketch import GRID, Sketch
 from aa_core.stages import Stage
 
@@ -192,8 +193,34 @@ def test_parts_that_cannot_be_told_apart_are_added_up() -> None:
 
     rows = [("s", p, e) for p, e in zip(parts, effects[0], strict=True)]
     figure = split_bars(pd.DataFrame(rows, columns=["stage", "layer", "effect"]), "layer", "nats", "loss")
-    looks = {(bar.marker.color, bar.marker.pattern.shape) for bar in figure.data}
-    assert len(looks) == len(figure.data) == 16 and sum(bar.x[0] for bar in figure.data) == sum(effects[0])
+    *bars, sums = figure.data
+    looks = {(bar.marker.color, bar.marker.pattern.shape) for bar in bars}
+    assert len(looks) == len(bars) == 16 and sum(bar.x[0] for bar in bars) == sum(effects[0])
+    assert list(sums.text) == [" +190 "] and list(sums.x) == [190.0]
+
+
+def test_a_cell_says_what_is_not_sure_of_it() -> None:
+    grids = ([[0.12, 0.03]], [[0.1, -0.1]], [[0.2, 0.1]])
+    assert grid_words(*grids, [[True, True]]) == [["+0.120 ?", "(+0.030) ?"]]
+    assert grid_words(*grids, []) == [["+0.120", "(+0.030)"]], "older reports do not say"
+    assert grid_words([[None]], [[None]], [[None]], [[False]]) == [["n/a"]]
+
+
+def test_a_retrained_effect_is_a_diamond_and_the_value_stands_beyond_it() -> None:
+    frame = pd.DataFrame({"stage": ["a", "b"], "effect": [0.1, -0.2], "truth": [0.4, np.nan]})
+    _, labels, marks = stage_bars(frame, "nats").data
+    assert (list(marks.x), list(marks.y), list(marks.customdata)) == ([0.4], [0], ["a"])
+    assert list(labels.x) == [0.4, -0.2] and "retrained +0.400 nats" in marks.hovertext[0]
+    assert len(stage_bars(frame.assign(truth=np.nan), "nats").data) == 2, "nothing was retrained"
+
+
+def test_a_stage_keeps_its_colour_where_only_it_is_shown() -> None:
+    names = [f"s{i}" for i in range(8)]
+    every = pd.DataFrame({"step": range(8), "stage": names, "effect": 1.0})
+    strip = step_bars(every, "nats").data[1].marker
+    alone = step_bars(every[6:7], "nats", stages=names).data[1].marker
+    assert alone.color[0] == strip.color[6] == strip.color[0]
+    assert alone.pattern.shape[0] == strip.pattern.shape[6] != strip.pattern.shape[0], "colours begin again, hatched"
 
 
 @pytest.mark.parametrize(("intervals", "words"), [(7, "0.35"), (20, "1"), (199, "10"), (2400, "120")])

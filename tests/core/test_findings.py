@@ -148,6 +148,7 @@ def test_a_claim_is_an_estimate_until_its_very_question_was_retrained(
         check(run, "F1", "refuted", "me", AT)
     found = check(run, "f1", "confirmed", "me", AT)
     assert found.standing == "confirmed by retraining"
+    assert (entered.checked_at, found.checked_at, found.checked_by) == ("", AT, "me")
     assert (found.checked.job, found.checked.effect) == (job.id, truth)
 
 

@@ -110,7 +110,7 @@ def test_the_sign_is_told_without_colour() -> None:
     assert list(bars.marker.pattern.shape) == ["", "/"]
     assert [text.strip()[0] for text in labels.text] == ["+", "−"]
     assert [text.rpartition(": ")[2] for text in bars.hovertext] == ["helped", "hurt"]
-    heat = plots.effect_map(EFFECTS.assign(group="g", low=np.nan, high=np.nan, n=3), "nats").data[0]
+    heat = plots.effect_map(EFFECTS.assign(group="g", low=np.nan, high=np.nan, unsure=False, n=3), "nats").data[0]
     assert [text[0] for text in heat.text[0]] == ["+", "−"]
     row = tables.stage_table(EFFECTS.assign(steps=1, note=""), "nats", "")
     assert "+0.4" in row and "−0.3" in row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_a_what_if_is_pinned_settled_by_its_retraining_and_signed(screen: Open) 
     app = press(app, "Retrain to check")
     assert "Enter as confirmed (retrained +" in said(app)
     app = press(app, "Enter as confirmed")
+    assert re.search(r"<dt>Confirmed</dt><dd>\d\d \w{3} \d{4}, \d\d:\d\d, ", said(app)), said(app)
     assert "Confirmed by retraining" in said(app) and "Retrain to check" not in said(app)
     for label, text in (("Name", "B"), ("Role", "lead"), ("Date", "1 May 2031")):
         next(t for t in app.text_input if t.label == label).set_value(text)

@@ -137,7 +137,7 @@ def test_a_subgroup_is_built_saved_and_reopened_by_its_link(screen: Open) -> Non
     digest = app.query_params["slice"]
     assert "all threes" in said(app) and app.query_params.get("labels") is None
     again = screen("explore", run="good", slice=digest)
-    assert "the 129 examples of a saved subgroup" in said(again)
+    assert "the 129 examples of the subgroup “all threes”" in said(again)
     gone = screen("explore", run="good", slice="0" * 12)
     assert "is no saved subgroup of this run" in said(gone)
 

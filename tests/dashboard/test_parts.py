@@ -11,6 +11,7 @@ import torch
 from dashboard import browser, catalog, charts, gallery, pictures, session, tables
 from dashboard.memo import Memo
 from dashboard.words import literal
+from tests.dashboard.conftest import Open, said
 
 
 def test_runs_are_found_by_a_short_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +126,13 @@ def test_examples_are_picked_by_numbers_that_are_typed(monkeypatch: pytest.Monke
     monkeypatch.setattr(session, "note", noted.append)
     assert browser.numbers([4, "17", "#3", " 17 "]) == (3, 4, 17) and noted == []
     assert browser.numbers(["<b>", "-1", "2"]) == (2,) and len(noted) == 2 and "'<b>'" in noted[0]
+
+
+def test_parts_and_steps_of_the_other_sign_than_their_stage_are_said(
+    calibrated: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = {"run": "digits-mislabelled", "stage": "round 7"}
+    assert "disagree about the sign" not in said(calibrated("explore", **query))
+    monkeypatch.setattr("dashboard.service.estimates.wholes", lambda desk, s: {"round 7": -0.5})
+    words = said(calibrated("explore", **query))
+    assert "The steps of round 7 add up to +0.0" in words and "estimated at −0.500: **two estimates" in words

@@ -187,6 +187,8 @@ def test_saved_subgroups_are_in_it(desk: Desk) -> None:
     for both, *each in found.table.effect:
         assert sum(each) / 2 == pytest.approx(both)
     assert [g.value for g in found.gap.groups] == ["both", some[0]]
+    assert found.table.groups[0].definition == f"true label {' or '.join(desk.class_names()[3:5])}"
+    assert len(found.table.unsure) == len(found.table.stage)
 
 
 def test_a_prediction_that_was_retrained_is_a_check_instead(desk: Desk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -188,7 +189,7 @@ def test_what_if_predicts_what_is_ticked(screen: Open) -> None:
 def test_a_run_that_was_calibrated_opens_with_the_estimator_that_did_best(calibrated: Open) -> None:
     app = calibrated("explore", run="digits-adamw")
     assert app.query_params["readout"] == "displaced"
-    assert "Calibrated by whoever made or passed on this run\\, not measured here" in said(app)
+    assert "Calibrated by whoever made or passed on this run, not measured here" in said(app)
     assert "readout" not in calibrated("explore", run="digits-adamw", digest=app.query_params["digest"]).query_params
 
 
@@ -247,6 +248,12 @@ def test_long_work_is_a_job_that_the_page_waits_for(
     assert job.spec.kind == "effects" and "Click a bar" not in said(app)
     wait(lambda: not job.living)
     assert "Click a bar to see its steps" in said(checked(app.run()))
+
+
+def chart(app: AppTest, key: str) -> Any:
+    """What the chart of this key shows, as plotly takes it."""
+    found = [c for c in app.get("plotly_chart") if key in c.proto.id]
+    return json.loads(found[0].proto.spec)
 
 
 def figures(app: AppTest) -> list[str]:
@@ -378,3 +385,32 @@ def test_effects_within_the_noise_are_named(calibrated: Open, view: str, monkeyp
     words = said(calibrated(view, run="digits-shift"))
     named = words.partition("Within noise")[2].partition("A start moved")[0]
     assert named.count("°") == 3, "two stages at 45 degrees, one at 90"
+
+
+@pytest.mark.usefixtures("jobs_at_once")
+def test_what_retraining_measured_stands_beside_the_estimates_of_those_examples(screen: Open) -> None:
+    assert "Retrained" not in said(screen("overview", run="good")), "of this run nothing was retrained"
+    assert "Diamonds" not in said(screen("explore", run="good"))
+    asked = aa.open_run(SAMPLES / "digits-adamw" / "run")
+    spec = jobs.whatif_spec(asked, aa.Counterfactual.skip("fine-tune 90°"), examples=[1, 2, 3])
+    jobs.submit(spec)
+    truth = jobs.find(spec.id).table("examples").set_index("example")["truth"]
+    some = screen("explore", run="good", examples="1,3")
+    assert "Diamonds: the effect of the stage when the model was really trained again without it" in said(some)
+    (marks,) = (t for t in chart(some, "stages")["data"] if t.get("marker", {}).get("symbol") == "diamond")
+    assert marks["customdata"] == ["fine-tune 90°"] and marks["x"] == [pytest.approx(truth[[1, 3]].mean())]
+    for other in ({"examples": "1,4"}, {"examples": "1,3", "performance": "margin"}, {"semantics": "zero_gradient"}):
+        assert "Diamonds" not in said(screen("explore", run="good", **other)), "another question"
+    jobs.submit(jobs.whatif_spec(asked, aa.Counterfactual.skip("fine-tune 45°")))
+    words = said(screen("overview", run="good"))
+    assert "Retrained: the effect of the stage" in words and "passed on" not in words
+    assert words.count("<td class='n'>–</td>") == 2, "two of the three stages were not retrained"
+
+
+def test_a_calibration_that_came_with_a_run_is_told_apart(
+    calibrated: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AA_WORKSPACE", str(tmp_path))
+    words = said(calibrated("overview", run="digits-mislabelled"))
+    assert "as whoever passed on this run measured it." in words
+    assert "By the estimates **round 6** helped most" in words and "**round 4** hurt most" in words

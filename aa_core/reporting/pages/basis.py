@@ -15,6 +15,8 @@ SHORT = 12
 MOST_NUMBERS = 60
 """Characters of row numbers that a line of evidence spells out."""
 NOISE = "within noise"
+UNSURE = "sign unsure"
+DISAGREE = f"Marked “{UNSURE}”: the readouts disagree in its sign."
 
 
 def basis(report: Report, thing: str, found: ReliabilitySection | None = None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from aa_core.reporting import glossary
 from aa_core.reporting.answer import Truth
 from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Link, Paragraph, Table
 from aa_core.reporting.links import view, views
 from aa_core.reporting.model import Comparison, Report, StageRow
-from aa_core.reporting.pages.basis import NOISE, SHORT, basis, effect, evidence, scale_of_stages
+from aa_core.reporting.pages.basis import DISAGREE, NOISE, SHORT, UNSURE, basis, effect, evidence, scale_of_stages
 from aa_core.reporting.results import LABEL
 from aa_core.reporting.shown import GroupTable
 
@@ -50,6 +51,7 @@ def _stages(report: Report, truths: dict[str, Truth]) -> Iterator[Block]:
     )
     said = [glossary.INTERVAL] if interval else []
     said += [glossary.READOUT_RANGE] if report.stages[0].readouts else []
+    said += [DISAGREE] if any(r.unsure for r in report.stages) else []
     said += [_noise(report)]
     yield Table(
         f"Estimated {glossary.axis_title(name, unit)}.",
@@ -63,7 +65,7 @@ def _columns(report: Report, row: StageRow, truths: dict[str, Truth]) -> Iterato
     """(title, cell) of a row; a column that no row has a value for is left out."""
     scale, first = scale_of_stages(report), report.stages[0]
     yield "Stage", Cell(row.stage, row.note)
-    yield "Mean effect", effect(row.mean, scale, NOISE if row.within_noise else "")
+    yield "Mean effect", effect(row.mean, scale, NOISE if row.within_noise else UNSURE if row.unsure else "")
     if first.low is not None:
         yield "95 % interval", Cell(glossary.fmt_interval(row.low, row.high, scale))
     if first.readouts:
@@ -133,11 +135,11 @@ def _groups(report: Report) -> Iterator[Block]:
             "stage": list(found.stage),
             "group": [f"{g.column} {g.value}" for g in found.groups],
             "n": [g.n for g in found.groups],
-            "effect": [list(row) for row in found.effect],
+            **cells(found),
             "performance": name,
             "unit": unit,
         },
-        f"Estimated effect of each stage on the mean {name} of each subgroup. {words}",
+        f"Estimated effect of each stage on the mean {name} of each subgroup. {words} {MARKED}",
         "The table below has the values, groups.csv the intervals.",
         evidence(report, part="by subgroup"),
         _columns_of(report, found),
@@ -160,14 +162,25 @@ def _columns_of(report: Report, found: GroupTable) -> Link:
     return views(report, "subgroups", {c: {"by": "true label" if c == LABEL else c} for c in columns})
 
 
+MARKED = "In brackets: the interval includes zero. Question mark: the readouts disagree in its sign."
+
+
 def group_row(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
     """A group, its size, and what these stages did to it."""
     group, scale = found.groups[j], glossary.scale_of(v for row in found.effect for v in row)
     cells = []
-    for mean, low, high in zip(found.effect[part], found.low[part], found.high[part], strict=True):
-        interval = "" if low[j] is None else glossary.fmt_interval(low[j], high[j], scale)
-        cells.append(effect(mean[j], scale, interval)._replace(shade=(mean[j] or 0.0) / scale if scale else 0.0))
-    return (Cell(group.value, group.column), Cell(f"{group.n:,}"), *cells)
+    for i in range(*part.indices(len(found.stage))):
+        mean, low, high = (by_stage[i][j] for by_stage in (found.effect, found.low, found.high))
+        said = [] if low is None else [glossary.fmt_interval(low, high, scale)]
+        said += [UNSURE] if found.is_unsure(i, j) else []
+        cells.append(effect(mean, scale, "; ".join(said))._replace(shade=(mean or 0.0) / scale if scale else 0.0))
+    return (Cell(group.value, group.definition or group.column), Cell(f"{group.n:,}"), *cells)
+
+
+def cells(found: GroupTable) -> dict[str, list[list[Any]]]:
+    """What a heat map shows of it."""
+    grids = {"effect": found.effect, "low": found.low, "high": found.high, "unsure": found.unsure}
+    return {name: [list(row) for row in grid] for name, grid in grids.items()}
 
 
 def _comparison(report: Report) -> Iterator[Block]:

@@ -9,7 +9,7 @@ from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Link, Paragra
 from aa_core.reporting.links import view
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import NOISE, SHORT, basis, effect, evidence
-from aa_core.reporting.pages.effects import WIDEST, group_row
+from aa_core.reporting.pages.effects import MARKED, WIDEST, cells, group_row
 from aa_core.reporting.recorded import Number
 from aa_core.reporting.shown import Gap, Group, Grouping, Parts, Prediction, Shares, Stages, StepExamples
 
@@ -174,12 +174,12 @@ def _grouping(report: Report, found: Grouping) -> Iterator[Block]:
             "stage": list(found.table.stage),
             "group": [g.value for g in found.table.groups],
             "n": [g.n for g in found.table.groups],
-            "effect": [list(row) for row in found.table.effect],
+            **cells(found.table),
             "performance": name,
             "unit": unit,
         },
         f"Estimated effect of each stage on the mean {name} of each group, all of its examples in the evaluation set. "
-        f"{words} {found.words}",
+        f"{words} {MARKED} {found.words}",
         "The table below has the values, chosen_groups.csv the intervals.",
         evidence(report, part=f"groups by {by}"),
         view(report, "subgroups", by=found.by),

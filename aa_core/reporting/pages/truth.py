@@ -235,6 +235,7 @@ def _finding(f: ReportedFinding) -> Iterator[Block]:
             *((label, str(f.evidence[key])) for key, label in EVIDENCE.items() if f.evidence.get(key)),
             ("Recommendation", f.recommendation or "None."),
             ("Entered", f"{f.at}, {f.by}"),
+            *([("Checked", f"{f.checked_at}, {f.checked_by}")] if f.checked_at else []),
             ("Signed off", signed or "Not signed off."),
         )
     )
