@@ -46,11 +46,12 @@ def _form(ctx: Context, effects: Effects, unit: str, reliability: str) -> None:
             "About", options, format_func=lambda w: f"{_named(w)}: {glossary.fmt_effect(effects[w])} {unit}"
         )
         claim = st.text_area("Claim", placeholder=_example(ctx, largest, effects[largest]), max_chars=1_000, height=80)
-        left, right = st.columns(2)
+        left, middle, right = st.columns([3, 4, 4])  # in one row: the button below must be seen at once
         severity = left.selectbox("Severity", SEVERITIES, index=1)
-        extent = right.selectbox("The claim is about", list(EXTENTS), format_func=EXTENTS.__getitem__)
+        extent = middle.selectbox("The claim is about", list(EXTENTS), format_func=EXTENTS.__getitem__)
+        with right:
+            name = your_name("Your name")
         advice = st.text_area("Recommendation", max_chars=5_000, height=68)
-        name = your_name("Your name")
         st.caption(f":material/info: {literal(reliability)} It is entered as an estimate; a retraining can confirm it.")
         if st.form_submit_button("Enter into the ledger", type="primary") and _complete(claim, name):
             with feedback.refusals():

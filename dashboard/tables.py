@@ -26,9 +26,9 @@ def stage_table(frame: pd.DataFrame, unit: str, caption: str) -> str:
     head = [
         "<th>Stage</th>",
         "<th>What it was</th>",
-        *(["<th>Optimizer</th>"] if "optimizer" in frame else []),
-        '<th class="n">Steps</th>',
-        *(['<th class="n">Examples</th>'] if "examples" in frame else []),
+        *(['<th class="more">Optimizer</th>'] if "optimizer" in frame else []),
+        '<th class="n more">Steps</th>',
+        *(['<th class="n more">Examples</th>'] if "examples" in frame else []),
         f'<th class="n">Effect, {escaped(unit)}</th>',
         '<th class="b"></th>',
     ]
@@ -89,8 +89,8 @@ def _stage_row(row: dict[str, object], scale: float) -> str:
     cells = [
         f"<th scope='row'>{escaped(row['stage'])}</th>",
         f"<td class='muted'>{escaped(row['note'])}</td>",
-        *([f"<td class='muted'>{escaped(row['optimizer'])}</td>"] if "optimizer" in row else []),
-        f"<td class='n'>{glossary.fmt_count(row['steps'])}</td>",  # type: ignore[arg-type]
+        *([f"<td class='muted more'>{escaped(row['optimizer'])}</td>"] if "optimizer" in row else []),
+        f"<td class='n more'>{glossary.fmt_count(row['steps'])}</td>",  # type: ignore[arg-type]
         *([_examples(row)] if "examples" in row else []),
         f"<td class='n'>{unsure}{glossary.fmt_effect(effect, scale)}</td>",
         f"<td class='b'>{bar(effect, scale)}</td>",
@@ -106,7 +106,7 @@ def _stage_row(row: dict[str, object], scale: float) -> str:
 def _examples(row: dict[str, object]) -> str:
     """How many different ones, and how often one was used."""
     distinct, uses = (glossary.fmt_count(row[name]) for name in ("examples", "uses"))  # type: ignore[arg-type]
-    return f"<td class='n'>{distinct} distinct<br>{uses} uses</td>"
+    return f"<td class='n more'>{distinct} distinct<br>{uses} uses</td>"
 
 
 def bar(effect: float, scale: float) -> str:

@@ -80,7 +80,9 @@ FORMULAS = {
 }
 SYMBOLS = (
     "γ is the performance, θ_K the final weights, ξ the state before a step (weights and optimizer state), M_k the "
-    "derivative of step k, Δ_k the change that it made; stage S takes the steps s to e − 1."
+    "derivative of step k, Δ_k the change that it made; stage S takes the steps s to e − 1. E_S is what the change of "
+    "the stage became by the end of training, d_k the same before step k; f are the model's outputs, J is their "
+    "derivative in the weights."
 )
 STATUS = {
     "estimate": "Estimate only",

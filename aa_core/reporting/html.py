@@ -90,7 +90,7 @@ def _timeline(data: Mapping[str, Any], title: str) -> go.Figure:
 
 
 def _stages(data: Mapping[str, Any], title: str) -> go.Figure:
-    columns = pd.DataFrame({c: data[c] for c in ("stage", "effect", "low", "high")})
+    columns = pd.DataFrame({c: data[c] for c in ("stage", "effect", "low", "high", "truth")})
     how = {"performance": data["performance"], "title": title, "meaning": data.get("meaning")}
     return figures.stage_bars(_floats(columns), data["unit"], **how)
 
@@ -124,7 +124,7 @@ def _path(data: Mapping[str, Any], title: str) -> go.Figure:
 
 
 def _floats(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.astype(dict.fromkeys(("effect", "low", "high"), float))
+    return frame.astype(dict.fromkeys(("effect", "low", "high", "truth"), float))
 
 
 DRAWN: dict[str, Callable[[Mapping[str, Any], str], go.Figure]] = {

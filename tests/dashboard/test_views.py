@@ -35,7 +35,7 @@ def test_every_estimator_draws(screen: Open, name: str, option: str) -> None:
 
 def test_overview_says_what_the_run_is(screen: Open) -> None:
     words = said(screen("overview", run="good"))
-    assert words.count("<td class='muted'>AdamW</td>") == 3, "each stage says by which optimizer"
+    assert words.count("<td class='muted more'>AdamW</td>") == 3, "each stage says by which optimizer"
     assert "1,400 distinct<br>7,680 uses" in words and "1,400 distinct<br>3,840 uses" in words
     assert "1,191 examples" in words
     assert "files match their digests" in words

@@ -40,11 +40,13 @@ def _stages(report: Report, truths: dict[str, Truth]) -> Iterator[Block]:
             "effect": [r.mean for r in report.stages],
             "low": [r.low for r in report.stages],
             "high": [r.high for r in report.stages],
+            "truth": [truths[r.stage].effect if r.stage in truths else None for r in report.stages],
             "performance": name,
             "unit": unit,
         },
         f"Estimated effect of each stage on the mean {name}. {words}"
-        + (f" Whiskers: {glossary.INTERVAL}" if interval else ""),
+        + (f" Whiskers: {glossary.INTERVAL}" if interval else "")
+        + (" Diamonds: the effect that training again without the stage really had." if truths else ""),
         "The table below has the values.",
         evidence(report),
         view(report, "explore"),

@@ -223,6 +223,7 @@ def _gap(report: Report, by: str, found: Gap, words: str) -> Iterator[Block]:
             "effect": list(found.effect),
             "low": list(found.low),
             "high": list(found.high),
+            "truth": [None] * len(found.stage),
             "performance": performance,
             "unit": report.selection.unit,
             "meaning": meaning,
