@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,8 +22,10 @@ DARK = ("#882255", "#AA4499", "#117733")
 CONFIG: dict[str, Any] = {"displayModeBar": False, "displaylogo": False, "responsive": True, "doubleClickDelay": 1}
 """How every chart is shown. The delay keeps Streamlit's selection when one clicks fast."""
 Grid = Sequence[Sequence[float | None]]
-AFTER = "\N{NO-BREAK SPACE}" * 3
+AFTER = "\N{NO-BREAK SPACE}" * 5
 """Between a diamond and the value beside it."""
+NEAR = 0.05
+"""Of the width of a chart: what is nearer to a diamond is hidden by it."""
 HATCHED = 200
 """Bars up to which a hatch can be seen."""
 LINE = 22
@@ -76,7 +79,8 @@ def value_labels(frame: pd.DataFrame, scale: float | None = None, shift: float =
     scale = scale or scale_of(frame["effect"])
     known = frame[[c for c in ("effect", "low", "high", "truth") if c in frame]].astype(float)
     ends = known.max(axis=1).where(frame["effect"] >= 0, known.min(axis=1))
-    beyond = ends == known["truth"] if "truth" in known else [False] * len(known)  # a diamond is there
+    span = max(known.max().max(), 0.0) - min(known.min().min(), 0.0)
+    beyond = (ends - known.get("truth", math.nan)).abs() <= NEAR * span  # a diamond is there
     return {
         "x": plain_list(ends),
         "y": [i + shift for i in range(len(frame))],
