@@ -71,6 +71,7 @@ def info(run: Run) -> None:
 
 def _facts(run: Trajectory) -> dict[str, Any]:
     header, evaluation, machine, bad = run.header, run.evaluation, run.environment, run.first_nonfinite
+    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
     return {
         "title": run.title or "(none)",
         "digest": run.digest,
@@ -83,8 +84,8 @@ def _facts(run: Trajectory) -> dict[str, Any]:
         **({} if bad is None else {"not finite": f"from step {bad} on: nothing can be attributed across it"}),
         "checkpoints": f"{len(run.checkpoints)}, before steps {shorten(', '.join(map(str, run.checkpoints)), 60)}",
         "evaluation": f"{len(evaluation)} examples" if evaluation else "(none)",
-        "recorded on": f"{machine.device}, {machine.cpu or 'processor unknown'}, {machine.threads} threads, "
-        f"torch {machine.torch}, Python {machine.python}",
+        "recorded on": f"{machine.device}, {machine.cpu or 'processor unknown'}, {threads}, torch {machine.torch}, "
+        f"Python {machine.python}",
     }
 
 

@@ -181,5 +181,6 @@ def _listed(examples: Sequence[int]) -> list[str]:
     if not examples:
         return []
     shown = ", ".join(map(str, examples[:SHOWN]))
-    noun = "example" if len(examples) == 1 else f"{len(examples)} examples"
-    return [f"{noun} {shown}{', ...' if len(examples) > SHOWN else ''}"]
+    if len(examples) > SHOWN:
+        return [f"{len(examples)} examples ({shown}, ...)"]
+    return [f"{'example' if len(examples) == 1 else 'examples'} {shown}"]

@@ -330,7 +330,7 @@ def test_the_command_line_enters_checks_and_signs(run: Trajectory, recorded: tup
         (("--change", "first:lr=0.5x"), "first with lr 0.5x, change"),
         (("--steps", "2:4", "--stage", "last"), "skip last + steps 2 to 3, freeze"),
         (("--stage", "last", "--scale", "0.5"), "0.5 x last, freeze"),
-        (("--without-example", "0,2"), "skip 2 examples 0, 2, zero_gradient"),
+        (("--without-example", "0,2"), "skip examples 0, 2, zero_gradient"),
     ],
 )
 def test_a_claim_may_be_about_whatever_a_what_if_changes(

@@ -286,7 +286,7 @@ def test_one_replay_visits_all_states_in_order() -> None:
 def test_steps_are_named_and_grouped_by_their_ranges() -> None:
     assert blocks([7, 3, 4, 5, 4]) == ((3, 6), (7, 8))
     assert aa.Counterfactual.skip_steps(3, 4, 5, 7).name == "skip steps 3 to 5 + step 7"
-    assert aa.Counterfactual.without_examples(1, 2, 3, 4).name == "skip 4 examples 1, 2, 3, ..."
+    assert aa.Counterfactual.without_examples(1, 2, 3, 4).name == "skip 4 examples (1, 2, 3, ...)"
 
 
 @pytest.mark.parametrize("semantics", SEMANTICS)
