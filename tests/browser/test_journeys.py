@@ -243,7 +243,7 @@ def test_a_subgroup_is_built_saved_and_reopened(visit: Visit) -> None:
     expect(page).to_have_url(re.compile("slice=[0-9a-f]{12}"))
 
     again = visit(page.url.split("/", 3)[3].replace("subgroups", "explore"))
-    expect(again.get_by_text("of a saved subgroup")).to_be_visible()
+    expect(again.get_by_text("of the subgroup “what it gets wrong”")).to_be_visible()
     expect(again.locator(STAGE_BARS)).to_have_count(3)
 
 
