@@ -51,7 +51,7 @@ def _ranked(ctx: Context, step: int, effect: float, frame: pd.DataFrame, unit: s
     unit = f"{literal(unit)}" if not power else f"{glossary.power_of_ten(power)} {literal(unit)}"
     total, judges = glossary.fmt_effect(float(frame["effect"].sum())), literal(subject(ctx.desk, ctx.selection))
     st.caption(
-        f"Below each: its effect on {judges}, in {unit}; positive = learning from it here helped. They add up to "
+        f"Below each, in {unit}: what it did to {judges}; positive = learning from it here helped. They add up to "
         f"{total}: what the data of this step did, without the momentum that was carried into it.{more} Click one to "
         "leave it out in What-if."
     )

@@ -16,6 +16,7 @@ from aa_core.reporting.sketch import INK, ZERO, Sketch
 HELPED, HURT, NEUTRAL = "#0072B2", "#D55E00", "#8A8F98"
 STAGES = ("#44AA99", "#DDCC77", "#882255", "#999933", "#AA4499", "#117733")
 """Paul Tol's muted scheme without its blues and its red, which would read as helped or hurt."""
+CLEAR = "rgba(0,0,0,0)"
 LAPS = ("", "/", "\\", "x")
 """Hatches of a strip of stages: where the colours begin again, the next."""
 DARK = ("#882255", "#AA4499", "#117733")
@@ -120,26 +121,12 @@ def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int
     names: all stages of the run, where these are but some: each keeps its colour.
     """
     order = list(dict.fromkeys([*names, *(name for name, _, _ in blocks)]))
-    colours, lap = stage_colours(order), {name: i // len(STAGES) for i, name in enumerate(order)}
+    colours, lap = stage_colours(order), {name: i // len(STAGES) % len(LAPS) for i, name in enumerate(order)}
     figure.add(
         "bar",
         row,
-        base=[start - 0.5 for _, start, _ in blocks],
-        x=[stop - start for _, start, stop in blocks],
-        y=[0] * len(blocks),
-        orientation="h",
-        width=1,
-        marker={
-            "color": [colours[n] for n, _, _ in blocks],
-            "line": {"width": 0},
-            "pattern": {
-                "shape": [LAPS[lap[n] % len(LAPS)] for n, _, _ in blocks],
-                "fillmode": "overlay",
-                "bgcolor": [colours[n] for n, _, _ in blocks],
-                "fgcolor": "rgba(255,255,255,0.5)",
-                "solidity": 0.15,
-            },
-        },
+        **_along(blocks),
+        marker={"color": [colours[n] for n, _, _ in blocks], "line": {"width": 0}},
         opacity=0.85,
         text=[chart_text(shorten(n, 32)) for n, _, _ in blocks],
         textposition="inside",
@@ -150,8 +137,23 @@ def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int
         hoverinfo="text",
         hovertext=[f"{chart_text(n)}<br>steps {start} to {stop - 1}" for n, start, stop in blocks],
     )
+    if again := [block for block in blocks if lap[block[0]]]:
+        shapes = {"shape": [LAPS[lap[n]] for n, _, _ in again], "fgcolor": "rgba(255,255,255,.5)", "solidity": 0.15}
+        clear = {"color": CLEAR, "line": {"width": 0}, "pattern": {"bgcolor": CLEAR, "fillmode": "overlay", **shapes}}
+        figure.add("bar", row, **_along(again), marker=clear, hoverinfo="skip")
     figure.yaxis(row, visible=False, range=[-0.5, 0.5])
     figure.set(uniformtext={"mode": "hide", "minsize": 10})
+
+
+def _along(blocks: Sequence[tuple[str, int, int]]) -> dict[str, Any]:
+    """Bars along the steps."""
+    return {
+        "base": [start - 0.5 for _, start, _ in blocks],
+        "x": [stop - start for _, start, stop in blocks],
+        "y": [0] * len(blocks),
+        "orientation": "h",
+        "width": 1,
+    }
 
 
 def stage_colours(names: Iterable[str]) -> dict[str, str]:

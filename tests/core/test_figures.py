@@ -217,10 +217,11 @@ def test_a_retrained_effect_is_a_diamond_and_the_value_stands_beyond_it() -> Non
 def test_a_stage_keeps_its_colour_where_only_it_is_shown() -> None:
     names = [f"s{i}" for i in range(8)]
     every = pd.DataFrame({"step": range(8), "stage": names, "effect": 1.0})
-    strip = step_bars(every, "nats").data[1].marker
-    alone = step_bars(every[6:7], "nats", stages=names).data[1].marker
-    assert alone.color[0] == strip.color[6] == strip.color[0]
-    assert alone.pattern.shape[0] == strip.pattern.shape[6] != strip.pattern.shape[0], "colours begin again, hatched"
+    strip, hatch = step_bars(every, "nats").data[1:]
+    alone, hatched = step_bars(every[6:7], "nats", stages=names).data[1:]
+    assert alone.marker.color[0] == strip.marker.color[6] == strip.marker.color[0]
+    assert list(hatch.base) == [5.5, 6.5] and list(hatched.base) == [5.5], "colours begin again, hatched"
+    assert len(step_bars(every[:6], "nats").data) == 2, "six are told apart by colour alone"
 
 
 @pytest.mark.parametrize(("intervals", "words"), [(7, "0.35"), (20, "1"), (199, "10"), (2400, "120")])
