@@ -349,7 +349,10 @@ def test_two_groups_and_two_stages_are_compared(screen: Open) -> None:
 
 
 def test_runs_that_were_judged_on_different_examples_are_not_compared(screen: Open) -> None:
-    assert "judged on different examples" in said(screen("compare", run="good", other="hostile"))
+    app = screen("compare", run="good", other="hostile")
+    assert "judged on different examples" in said(app)
+    offered = app.selectbox("pick:other").options
+    assert offered and all(name.endswith(" (judged on other examples)") for name in offered), "no copy of it is there"
     assert "Pick a second run" in said(screen("compare", run="good", other="nowhere"))
 
 
