@@ -48,12 +48,12 @@ def _ranked(ctx: Context, step: int, effect: float, frame: pd.DataFrame, unit: s
     with st.container(height=HEIGHT, border=False):
         gallery(items, f"Training examples of step {step}", "batch", _pick, "adds")
     more = "" if len(shown) == len(frame) else f" The first {len(shown)} are shown."
-    unit = f"{literal(unit)}" if not power else f"{glossary.power_of_ten(power)} {literal(unit)}"
     total, judges = glossary.fmt_effect(float(frame["effect"].sum())), literal(subject(ctx.desk, ctx.selection))
+    unit, small = literal(unit), f"{glossary.power_of_ten(power)} " if power else ""
     st.caption(
-        f"Below each, in {unit}: what it did to {judges}; positive = learning from it here helped. They add up to "
-        f"{total}: what the data of this step did, without the momentum that was carried into it.{more} Click one to "
-        "leave it out in What-if."
+        f"Below each, in {small}{unit}: what it did to {judges}; positive = learning from it here helped. They add up "
+        f"to {total} {unit}: what the data of this step did, without the momentum that was carried into it.{more} "
+        "Click one to leave it out in What-if."
     )
     _chosen(ctx)
 

@@ -138,7 +138,7 @@ def _parts(ctx: Context) -> None:
     figure = breakdown.split_bars(found.frame, part, found.unit, chart_text(judged(s)))
     words = "; ".join(f"{r.stage}, {getattr(r, part)} {r.effect:+.3g}" for r in found.frame.itertuples())
     charts.show(figure, f"split-{part}", f"Effect of each stage by {part}: {words}")
-    _other_sign(ctx, found.frame.groupby("stage")["effect"].sum().to_dict(), "parts")
+    _other_sign(ctx, found.frame.groupby("stage")["effect"].sum().to_dict(), "parts", found.unit)
     _beside(ctx, found, f"Beside each bar: the sum of its parts. {glossary.ADDS_UP[part]}")
 
 
@@ -175,25 +175,27 @@ def _steps(ctx: Context) -> None:
 
     charts.clickable(figure, "steps", f"Effect of each step of stage {s.stage}", picked)
     total = float(found.frame["effect"].sum())
-    _other_sign(ctx, {s.stage: total}, "steps")
+    _other_sign(ctx, {s.stage: total}, "steps", found.unit)
     hint = "its training examples" if width == 1 else f"the {width} steps that it sums"
-    together = f"Together {glossary.fmt_effect(total)}, which need not equal the effect of the stage."
-    _beside(ctx, found, f"{together} Click a bar to see {hint}.")
+    together = (
+        f"Together {glossary.fmt_effect(total)} {literal(found.unit)}, which need not equal the effect of the stage"
+    )
+    _beside(ctx, found, f"{together}. Click a bar to see {hint}.")
     if zoomed:
         st.button("All steps of the stage", icon=":material/zoom_out:", on_click=_into, args=(s.stage,))
     for row in frame[frame["step"] == chosen].to_dict("records"):
         batch(ctx, int(row["step"]), float(row["effect"]), found.unit)
 
 
-def _other_sign(ctx: Context, sums: dict[str, float], what: str) -> None:
+def _other_sign(ctx: Context, sums: dict[str, float], what: str, unit: str) -> None:
     """Stages that as a whole have the other sign than the sum of what is shown of them."""
     whole = estimates.wholes(ctx.desk, ctx.selection)
     for stage, total in sums.items():
         if total * whole.get(stage, 0.0) < 0:
+            summed, at_once = (f"{glossary.fmt_effect(v)} {literal(unit)}" for v in (total, whole[stage]))
             st.caption(
-                f":material/warning: The {what} of {literal(stage)} add up to {glossary.fmt_effect(total)}, as a whole "
-                f"it is estimated at {glossary.fmt_effect(whole[stage])}: **two estimates that disagree about the "
-                "sign.** A retraining decides."
+                f":material/warning: The {what} of {literal(stage)} add up to {summed}, as a whole it is estimated at "
+                f"{at_once}: **two estimates that disagree about the sign.** A retraining decides."
             )
 
 

@@ -64,13 +64,17 @@ def running(job_id: str) -> None:
         st.rerun()
     at = job.progress
     if at is None or not at.total:
-        waits = "Waiting for its turn: one job works at a time (see Jobs)" if acts.busy() else "Starting"
-        st.progress(0.0, text=waits if at is None else at.phase.capitalize())
+        st.progress(0.0, text=_not_begun() if at is None else at.phase.capitalize())
     else:
         left = f", about {glossary.fmt_seconds(at.eta)} left" if at.eta is not None else ""
         words = f"{at.phase.capitalize()}: {100 * at.done // at.total} %{left}"
         st.progress(min(at.done / at.total, 1.0), text=words)
     for_analysts("Cancel", acts.cancel, job, icon=":material/close:", key=f"cancel:{job_id}")
+
+
+def _not_begun() -> str:
+    """Why a job has not said anything yet."""
+    return "Waiting for its turn: one job works at a time (see Jobs)" if acts.busy() else "Starting"
 
 
 def refusal(message: str, headline: str = "This cannot be shown") -> None:

@@ -241,10 +241,18 @@ def find(job_id: str) -> Job:
     """The job of that id; RequestError if there is none, RunError if its question is not as it was written."""
     if not re.fullmatch(r"[0-9a-f]{16}", job_id):
         raise RequestError(f"{job_id[:40]!r} is not a job's id: expected 16 hexadecimal digits")
+    folder = _folder() / job_id
     try:
-        return Job(_folder() / job_id, read_spec(_folder() / job_id))
+        now = (folder / SPEC).stat()
+        return Job(folder, _spec(folder, now.st_mtime_ns, now.st_size))
     except FileNotFoundError:
         raise RequestError(f"there is no job {job_id} in {_folder()}") from None
+
+
+@lru_cache(4096)
+def _spec(folder: Path, modified: int, size: int) -> JobSpec:
+    """What it is asked; read anew only when the file changed: screens list all jobs on every click."""
+    return read_spec(folder)
 
 
 def all_jobs() -> tuple[Job, ...]:

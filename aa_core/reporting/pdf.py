@@ -169,7 +169,7 @@ def _shown(value: Any) -> Any:
 
 NO_GLYPH, GLYPHS = (
     0x590,
-    "".join(map(chr, [*range(0x2010, 0x2028), *range(0x2030, 0x205F), *range(0x2074, 0x208F), *range(0x2190, 0x22FF)]))
+    "".join(map(chr, [*range(0x2010, 0x2028), *range(0x2030, 0x205F), *range(0x2070, 0x208F), *range(0x2190, 0x22FF)]))
     + "▲▼⟨⟩",
 )
 """The fonts that come with typst know Latin, Greek and Cyrillic, and these."""

@@ -99,7 +99,7 @@ def group_table(evaluation: Evaluation | None, effects: Attribution) -> GroupTab
 
 def _groups(evaluation: Evaluation, rows: Sequence[int]) -> Iterator[tuple[Group, Tensor]]:
     """Each subgroup, and the places of its examples among `rows`."""
-    for column, values in _columns(evaluation).items():
+    for column, values in grouping_columns(evaluation).items():
         chosen = values.iloc[list(rows)].reset_index(drop=True)
         kinds = sorted(chosen.dropna().unique().tolist(), key=lambda v: (str(type(v)), v))
         if 2 <= len(kinds) <= MOST_KINDS:
@@ -108,7 +108,7 @@ def _groups(evaluation: Evaluation, rows: Sequence[int]) -> Iterator[tuple[Group
                 yield Group(column=column, value=str(kind), n=len(places)), places
 
 
-def _columns(evaluation: Evaluation) -> dict[str, pd.Series]:
+def grouping_columns(evaluation: Evaluation) -> dict[str, pd.Series]:
     """The label by its name, then the metadata that are not the label again."""
     metadata = pd.DataFrame() if evaluation.metadata is None else evaluation.metadata
     found = {str(c): metadata[c] for c in metadata}

@@ -45,14 +45,15 @@ def retrained(desk: Desk, s: Selection) -> dict[str, Truth]:
     known: dict[str, Truth] = {}
     if found is not None and len(rows) == found.values:
         known = {name: Truth(effect, found.here) for name, effect in zip(found.stages, found.truth, strict=True)}
-    asked = {without(s, stage.name): stage.name for stage in desk.run.stages}
+    names = [stage.name for stage in desk.run.stages]
     same = replay_job(desk)  # of another problem it would be another training
     for job in past(desk):
-        spec, stage = job.spec, asked.get(asked_counterfactual(job.spec))
+        spec, stage = job.spec, next((name for name in names if job.spec.request["skip"] == [name]), "")
         alike = (spec.problem, spec.problem_digest) == (same.problem, same.problem_digest)
-        if stage is None or not alike or spec.request["performance"] != s.performance or job.status != "done":
+        if not stage or not alike or spec.request["performance"] != s.performance:
             continue
-        if stage not in known or not known[stage].here:
+        measured = stage in known and known[stage].here
+        if not measured and asked_counterfactual(spec) == without(s, stage) and job.status == "done":
             effects = desk.remember(("retrained", job.id), partial(job.table, "examples")).set_index("example")["truth"]
             if np.isin(rows, effects.index).all():
                 known[stage] = Truth(float(effects[rows].mean()), here=True)

@@ -95,16 +95,20 @@ def request_of(s: Selection) -> tuple[str, ...]:
 def stages(desk: Desk, s: Selection, progress: Progress) -> Effects:
     """The mean effect of each stage on the selected examples, with its interval over the examples."""
     every, rows = every_stage(desk, s, progress), desk.rows(s)
-    key = ("mean", *request_of(s), s.readout, rows.tobytes())
-    frame = desk.remember(key, lambda: mean_over(every, rows, s.readout))
-    return Effects(frame, every.unit, len(rows), Belief.of(known_of(desk, every, rows, s)))
+    return Effects(_means(desk, s, every, rows), every.unit, len(rows), Belief.of(known_of(desk, every, rows, s)))
 
 
 def wholes(desk: Desk, s: Selection) -> dict[str, float]:
     """{stage: its mean effect on the selected examples}, if that was computed already; else nothing."""
     every = memo().get(desk.key(request_of(s)))
-    frame = pd.DataFrame() if every is None else mean_over(every, desk.rows(s), s.readout)
+    frame = pd.DataFrame() if every is None else _means(desk, s, every, desk.rows(s))
     return {row.stage: row.effect for row in frame.itertuples()}
+
+
+def _means(desk: Desk, s: Selection, every: Attribution, rows: np.ndarray) -> pd.DataFrame:
+    """`mean_over`, once for these examples: its interval takes a while where they are many."""
+    key = ("mean", *request_of(s), s.readout, rows.tobytes())
+    return desk.remember(key, lambda: mean_over(every, rows, s.readout))
 
 
 def known_of(desk: Desk, every: Attribution, rows: np.ndarray, s: Selection) -> Reliability:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from aa_core.reporting.bootstrap import FLOOR
+from aa_core.reporting.results import grouping_columns
 from dashboard.selection import NOTHING, Selection
 from dashboard.service import slices
 from dashboard.service.desk import Desk
@@ -71,9 +72,8 @@ def chosen(desk: Desk, s: Selection, fewest: int = 1) -> str:
     """By what the selection groups; where fewer than so many subgroups are saved, by a column instead."""
     by = s.by if s.by in columns(desk) else SAVED
     if by == SAVED and len(desk.facts().slices) < fewest:
-        labels = [str(y) for y in desk.evaluation.y.tolist()] if desk.evaluation.y.dim() == 1 else []
-        told = (c for c in desk.facts().columns if desk.metadata()[c].astype(str).tolist() != labels)
-        return next(told, LABEL)  # the labels themselves are told by their names
+        told = desk.remember("grouping columns", lambda: tuple(grouping_columns(desk.evaluation)))
+        return next((c for c in desk.facts().columns if c in told), LABEL)  # labels are told by their names
     return by
 
 
@@ -157,6 +157,5 @@ def gap(desk: Desk, s: Selection, first: Group, second: Group, progress: Progres
     below = np.hypot(one["effect"] - one["low"], two["high"] - two["effect"])
     above = np.hypot(one["high"] - one["effect"], two["effect"] - two["low"])
     frame = pd.DataFrame({"stage": one["stage"], "effect": difference, "first": one["effect"], "second": two["effect"]})
-    unsure = one["unsure"] | two["unsure"]
-    frame = frame.assign(low=difference - below, high=difference + above, unsure=unsure)
+    frame = frame.assign(low=difference - below, high=difference + above)
     return Effects(frame, found.unit, first.size + second.size, found.belief)

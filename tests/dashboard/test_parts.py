@@ -135,4 +135,4 @@ def test_parts_and_steps_of_the_other_sign_than_their_stage_are_said(
     assert "disagree about the sign" not in said(calibrated("explore", **query))
     monkeypatch.setattr("dashboard.service.estimates.wholes", lambda desk, s: {"round 7": -0.5})
     words = said(calibrated("explore", **query))
-    assert "The steps of round 7 add up to +0.0" in words and "estimated at −0.500: **two estimates" in words
+    assert "The steps of round 7 add up to +0.0" in words and "estimated at −0.500 nats: **two estimates" in words

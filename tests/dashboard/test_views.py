@@ -314,8 +314,11 @@ def test_what_if_leaves_out_steps_and_training_examples(screen: Open) -> None:
 @pytest.mark.usefixtures("jobs_at_once")
 def test_a_what_if_is_verified_recorded_as_a_run_and_compared(screen: Open) -> None:
     app = screen("whatif", run="good", skip="fine-tune 90°", examples="1,2,3,4,5")
+    words = said(app)
     checked(next(b for b in app.button if b.label == "Retrain to verify").click().run())
     assert "Example by example (n = 5)" in said(app)
+    assert "Trains 60 steps again" in words and "at the pace" not in words, "nothing was retrained before"
+    assert "at the pace of the last retraining" in said(screen("whatif", run="good", skip="fine-tune 45°"))
     assert "noise floor of this run is not measured yet" in said(app)
     checked(next(b for b in app.button if b.label == "Make it a run").click().run())
     (job,) = (j for j in jobs.all_jobs() if j.spec.kind == "run")
@@ -324,6 +327,9 @@ def test_a_what_if_is_verified_recorded_as_a_run_and_compared(screen: Open) -> N
     compared = said(screen("compare", run="good", other=name))
     assert "Only in one of them, so not compared: fine-tune 90°" in compared
     assert "Positive = it helped the first more" in compared
+    offered = screen("compare", run="good", other=name).selectbox("pick:other").options
+    assert [o.endswith("other examples)") for o in offered] == sorted(o.endswith("other examples)") for o in offered)
+    assert not offered[0].endswith("other examples)"), "what is judged alike comes first"
 
 
 def test_a_past_what_if_is_asked_again_by_its_selection(screen: Open) -> None:

@@ -17,6 +17,7 @@ from aa_core.reporting.shown import GroupTable
 TOP_STEPS = 10
 WIDEST = 7
 """Stages beside each other in a table that must fit on a page."""
+MARKED = "In brackets: the interval includes zero. Question mark: the readouts disagree in its sign."
 
 
 def results(report: Report, truths: dict[str, Truth]) -> Iterator[Block]:
@@ -137,7 +138,7 @@ def _groups(report: Report) -> Iterator[Block]:
             "stage": list(found.stage),
             "group": [f"{g.column} {g.value}" for g in found.groups],
             "n": [g.n for g in found.groups],
-            **cells(found),
+            **grids(found),
             "performance": name,
             "unit": unit,
         },
@@ -164,9 +165,6 @@ def _columns_of(report: Report, found: GroupTable) -> Link:
     return views(report, "subgroups", {c: {"by": "true label" if c == LABEL else c} for c in columns})
 
 
-MARKED = "In brackets: the interval includes zero. Question mark: the readouts disagree in its sign."
-
-
 def group_row(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
     """A group, its size, and what these stages did to it."""
     group, scale = found.groups[j], glossary.scale_of(v for row in found.effect for v in row)
@@ -179,10 +177,9 @@ def group_row(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
     return (Cell(group.value, group.definition or group.column), Cell(f"{group.n:,}"), *cells)
 
 
-def cells(found: GroupTable) -> dict[str, list[list[Any]]]:
-    """What a heat map shows of it."""
-    grids = {"effect": found.effect, "low": found.low, "high": found.high, "unsure": found.unsure}
-    return {name: [list(row) for row in grid] for name, grid in grids.items()}
+def grids(found: GroupTable) -> dict[str, list[list[Any]]]:
+    """What a heat map shows of it, [stage][group]."""
+    return {name: [list(row) for row in getattr(found, name)] for name in ("effect", "low", "high", "unsure")}
 
 
 def _comparison(report: Report) -> Iterator[Block]:

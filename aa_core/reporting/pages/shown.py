@@ -9,7 +9,7 @@ from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Link, Paragra
 from aa_core.reporting.links import view
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import NOISE, SHORT, basis, effect, evidence
-from aa_core.reporting.pages.effects import MARKED, WIDEST, cells, group_row
+from aa_core.reporting.pages.effects import MARKED, WIDEST, grids, group_row
 from aa_core.reporting.recorded import Number
 from aa_core.reporting.shown import Gap, Group, Grouping, Parts, Prediction, Shares, Stages, StepExamples
 
@@ -174,7 +174,7 @@ def _grouping(report: Report, found: Grouping) -> Iterator[Block]:
             "stage": list(found.table.stage),
             "group": [g.value for g in found.table.groups],
             "n": [g.n for g in found.table.groups],
-            **cells(found.table),
+            **grids(found.table),
             "performance": name,
             "unit": unit,
         },
