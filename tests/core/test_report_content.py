@@ -15,6 +15,7 @@ from aa_core.performance import log_likelihood
 from aa_core.reporting import Context, Report, build_report, pdf, report_from, to_frames, to_html
 from aa_core.reporting.blocks import Figure
 from aa_core.reporting.bootstrap import FLOOR, bootstrap_interval
+from aa_core.reporting.glossary import power_of_ten
 from aa_core.reporting.pages import pages
 from tests.core.report_case import HOSTILE, SCRIPT, STEPS, N, ToldRun, make, whatif
 from tests.core.test_report_harmless import without_scripts
@@ -197,3 +198,9 @@ def test_a_printed_path_goes_from_its_start_to_its_end() -> None:
     drawn = pdf.DRAWN["path"]({"stage": ["a", "b"], "share": [1.0, -0.5], "start": -2.0})
     assert spans(drawn) == [[(0, -2)], [(-2, -1)], [(-1, -1.5)], [(0, -1.5)]]
     assert [row["name"] for row in drawn["bars"]] == ["At the start", "a", "b", "At the end"]
+
+
+def test_powers_of_ten_have_a_glyph_in_the_pdf() -> None:
+    powers = " ".join(power_of_ten(power) for power in range(-10, 11))
+    assert pdf._shown(powers) == powers and "⁻¹⁰" in powers
+    assert pdf._shown("中") == "\\u4e2d", "which has none"
