@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.service import glossary, marks, sketch
+from dashboard.service import escape, glossary, marks, sketch
 from dashboard.words import chart_text
 
 DIVERGING = [
@@ -33,7 +33,7 @@ def effect_map(frame: pd.DataFrame, unit: str) -> go.Figure:
         [[marks.cell_words(r.effect, r.low, r.high, r.unsure, scale) for r in row] for row in grid],
         [[_cell_hover(r, unit) for r in row] for row in grid],
         stages,
-        [f"{chart_text(_short(g))}  <span style='font-size:11px'>n = {sizes[g]:,}</span>" for g in names],
+        [f"{_named(g)}  <span style='font-size:11px'>n = {sizes[g]:,}</span>" for g in names],
         scale,
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ def cosine_map(cosines: pd.DataFrame) -> go.Figure:
     words = [[glossary.fmt_correlation(v) for v in row] for row in values]
     both = [[f"{chart_text(a)}<br>{chart_text(b)}" for b in names] for a in names]
     hovers = [[f"{n}<br>cosine {w}" for n, w in zip(*row, strict=True)] for row in zip(both, words, strict=True)]
-    return _map(values, words, hovers, names, [chart_text(_short(n)) for n in names], 1.0)
+    return _map(values, words, hovers, names, [_named(n) for n in names], 1.0)
 
 
 def _map(
@@ -71,11 +71,15 @@ def _map(
         xgap=2,
         ygap=2,
     )
-    ticks: dict[str, Any] = {"tickmode": "array", "showgrid": False, "zeroline": False}
-    figure.xaxis(
-        tickvals=list(range(len(across))), ticktext=[chart_text(_short(a, 16)) for a in across], side="top", **ticks
+    marks.columns_axis(figure, across, "top")
+    figure.yaxis(
+        tickmode="array",
+        tickvals=list(range(len(down))),
+        ticktext=list(down),
+        autorange="reversed",
+        showgrid=False,
+        zeroline=False,
     )
-    figure.yaxis(tickvals=list(range(len(down))), ticktext=list(down), autorange="reversed", **ticks)
     figure.set(margin={"b": 12})
     return figure.done("Map", [], 60 + ROW * len(down), "map")
 
@@ -84,6 +88,5 @@ def _cell_hover(cell: Any, unit: str) -> str:
     return f"{chart_text(cell.group)}<br>{marks.hover(cell.stage, cell.effect, unit)}<br>n = {cell.n:,}"
 
 
-def _short(name: object, length: int = WIDEST) -> str:
-    text = str(name)
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def _named(name: object) -> str:
+    return chart_text(escape.shorten(name, WIDEST))

@@ -98,7 +98,7 @@ SEGMENT_TRIED: dict[tuple[str, str], Tried] = {
 MEANING: dict[Trust, str] = {
     "size": "trust signs, ranks and sizes",
     "rank": "trust signs and ranks, not sizes",
-    "sign": "trust the signs of the stages' means, neither ranks nor sizes",
+    "sign": "trust the signs of means over examples, neither ranks nor sizes",
     "nothing": "trust nothing, not even signs",
 }
 OPENINGS: dict[Trust, str] = {

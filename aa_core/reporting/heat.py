@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from aa_core.reporting.escape import chart_text, shorten
 from aa_core.reporting.glossary import axis_title, fmt_count, scale_of, sign
-from aa_core.reporting.marks import HELPED, HURT, Grid, grid_words, hover
+from aa_core.reporting.marks import HELPED, HURT, Grid, columns_axis, grid_words, hover
 from aa_core.reporting.sketch import Sketch
 
 CELL, HEAD = 26, 116
@@ -56,8 +56,7 @@ def heat_map(
         hoverinfo="text",
     )
     rows = [f"{chart_text(shorten(g, 28))} (n = {fmt_count(k)})  " for g, k in zip(group, n, strict=True)]
-    columns = [chart_text(shorten(s, 16)) for s in stage]
     figure.yaxis(zeroline=False, tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", showgrid=False)
-    figure.xaxis(zeroline=False, tickvals=list(range(len(columns))), ticktext=columns, side="bottom", showgrid=False)
+    columns_axis(figure, stage, "bottom")
     lines = [sign(), axis_title(performance, unit)]
     return figure.done(chart_text(title), lines, HEAD + CELL * len(rows), "heat")

@@ -29,8 +29,8 @@ NEAR = 0.05
 """Of the width of a chart: what is nearer to a diamond is hidden by it."""
 HATCHED = 200
 """Bars up to which a hatch can be seen."""
-LINE = 22
-"""Characters of a name beside a bar on each of its two lines."""
+LINE, COLUMN = 22, 13
+"""Characters of a name on each of its two lines: beside a bar, above or below a column."""
 
 
 def bars_of(ids: pd.Series, effects: pd.Series, unit: str) -> dict[str, Any]:
@@ -110,9 +110,24 @@ def name_axis(figure: Sketch, names: pd.Series, places: Sequence[int]) -> None:
     figure.xaxis(tickformat="~g", nticks=7, **zero_line())
 
 
-def _lines(name: str) -> list[str]:
-    first, *rest = textwrap.wrap(visible(name), LINE) or [""]
-    return [first, shorten(" ".join(rest), LINE)] if rest else [first]
+def columns_axis(figure: Sketch, names: Sequence[str], side: str) -> None:
+    """Names above or below the columns of a map, in two lines at most."""
+    ticks = ["<br>".join(chart_text(line) for line in _lines(n, COLUMN)) for n in names]
+    # plotly would leave out a turned name that ends beyond the chart, of all names the last
+    figure.xaxis(
+        tickmode="array",
+        tickvals=list(range(len(ticks))),
+        ticktext=ticks,
+        ticklabeloverflow="allow",
+        showgrid=False,
+        zeroline=False,
+        side=side,
+    )
+
+
+def _lines(name: str, width: int = LINE) -> list[str]:
+    first, *rest = textwrap.wrap(visible(name), width) or [""]
+    return [first, shorten(" ".join(rest), width)] if rest else [first]
 
 
 def stage_strip(figure: Sketch, blocks: Sequence[tuple[str, int, int]], row: int, names: Sequence[str] = ()) -> None:

@@ -128,6 +128,7 @@ def _groups(report: Report) -> Iterator[Block]:
         return
     name, unit = report.selection.performance, report.selection.unit
     words = f"{basis(report, 'stage', report.reliability)} n of each group stands beside it."
+    unsure = f" {DISAGREE}" if any(map(any, found.unsure)) else ""
     many = f"{len(found.stage) * len(found.groups):,} effects are compared here, and no interval is corrected for that."
     yield Heading("By subgroup", 3)
     yield Paragraph(f"Subgroups are the classes, and the values of metadata that have at most twelve. {many}")
@@ -153,7 +154,8 @@ def _groups(report: Report) -> Iterator[Block]:
             f"Estimated {glossary.axis_title(name, unit)}, mean over each subgroup.",
             ("Subgroup", "n", *found.stage[part]),
             tuple(group_row(found, j, part) for j in range(len(found.groups))),
-            f"{words} Below each effect: its 95 % interval over the examples of the group, from eight examples on.",
+            f"{words} Below each effect: its 95 % interval over the examples of the group, from eight examples on."
+            + unsure,
         )
 
 
