@@ -11,12 +11,19 @@ from aa_core.reporting.glossary import axis_title, fmt_count, scale_of, sign
 from aa_core.reporting.marks import HELPED, HURT, Grid, columns_axis, grid_words, hover
 from aa_core.reporting.sketch import Sketch
 
-CELL, HEAD = 26, 116
+CELL, HEAD = 30, 116
 """Height of a row, and of what stands below the cells, pixels."""
+NAMES, COLUMN, FEW = 160, 48, 8
+"""Width of the groups' names and, at least, of a column, pixels; how many columns leave room for larger numbers."""
 PALE = 1.7
 """The strongest effect is tinted as if it were this much weaker: the number on it must stay readable."""
 SCALE = [[0, HURT], [0.5, "rgba(213,94,0,0)"], [0.5, "rgba(0,114,178,0)"], [1, HELPED]]
 """No tint at zero: whatever the page is coloured shows through."""
+
+
+def least_width(columns: int) -> int:
+    """In pixels: in less, its numbers would run into each other."""
+    return NAMES + COLUMN * columns
 
 
 def heat_map(
@@ -48,6 +55,7 @@ def heat_map(
         ygap=2,
         text=[list(row) for row in zip(*grid_words(effect, low, high, unsure), strict=True)],
         texttemplate="%{text}",
+        textfont={"size": 11 if len(stage) <= FEW else 9},  # by itself plotly shrinks all to what fits the longest
         customdata=[[[s, g] for s in stage] for g in group],
         hovertext=[
             [f"{hover(f'{s}, {g}', v or 0.0, unit)}<br>n = {fmt_count(k)}" for s, v in zip(stage, row, strict=True)]
@@ -55,7 +63,7 @@ def heat_map(
         ],
         hoverinfo="text",
     )
-    rows = [f"{chart_text(shorten(g, 28))} (n = {fmt_count(k)})  " for g, k in zip(group, n, strict=True)]
+    rows = [f"{chart_text(shorten(g, 28))}  <br>n = {fmt_count(k)}  " for g, k in zip(group, n, strict=True)]
     figure.yaxis(zeroline=False, tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", showgrid=False)
     columns_axis(figure, stage, "bottom")
     lines = [sign(), axis_title(performance, unit)]

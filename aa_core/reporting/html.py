@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from aa_core.reporting import breakdown, figures, glossary, tables
 from aa_core.reporting.blocks import Figure, Heading, numbered
 from aa_core.reporting.escape import chart_text, visible
-from aa_core.reporting.heat import heat_map
+from aa_core.reporting.heat import heat_map, least_width
 from aa_core.reporting.model import Report, to_json
 from aa_core.reporting.pages import pages
 from aa_core.reporting.seal import SCHEMA, canonical
@@ -39,10 +39,11 @@ for (const source of document.querySelectorAll('script.chart')) {
 
 
 class Chart(NamedTuple):
-    """A figure as plotly's own JSON, and its height in pixels."""
+    """A figure as plotly's own JSON, its height, and the least width in pixels: in less, it is scrolled."""
 
     json: Markup
     height: int
+    least_width: int
 
 
 def to_html(report: Report) -> str:
@@ -77,7 +78,8 @@ def _chart(block: Figure) -> Chart:
     words = {n: chart_text(block.data[n]) for n in ("performance",) if n in block.data}
     figure = DRAWN[block.kind]({**block.data, **words}, block.title)
     layout: dict[str, Any] = {**json.loads(figure.to_json()), "config": figures.CONFIG}
-    return Chart(Markup(canonical(layout)), figure.layout.height)
+    narrow = least_width(len(block.data["stage"])) if block.kind == "heat" else 0
+    return Chart(Markup(canonical(layout)), figure.layout.height, narrow)
 
 
 def _timeline(data: Mapping[str, Any], title: str) -> go.Figure:

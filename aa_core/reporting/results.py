@@ -24,7 +24,8 @@ MOST_STEPS, MOST_VALUES = 10_000, 20_000
 """Rows of the step table, and cells of the example table, that a report of a few megabytes can hold."""
 MOST_KINDS = 12
 """Values up to which a column makes subgroups."""
-LABEL = "label"
+LABEL, OTHER_LABEL = "label", "label (metadata)"
+"""What groups are told by: the classes, and a column of that very name which says something else."""
 
 
 def stage_rows(run: RunLike, effects: Attribution) -> tuple[StageRow, ...]:
@@ -120,7 +121,8 @@ def grouping_columns(evaluation: Evaluation) -> dict[str, pd.Series]:
     same = [
         c for c, v in found.items() if v.astype(str).tolist() in (y.astype(str).tolist(), label.astype(str).tolist())
     ]
-    return {LABEL: label, **{c: v for c, v in found.items() if c not in same}}
+    others = {OTHER_LABEL if c == LABEL else c: v for c, v in found.items() if c not in same}
+    return {LABEL: label, **others}
 
 
 def _by_stage(by_group: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:

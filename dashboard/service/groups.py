@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from aa_core.reporting.bootstrap import FLOOR
+from aa_core.reporting.results import LABEL as CLASSES
 from aa_core.reporting.results import grouping_columns
 from dashboard.selection import NOTHING, Selection
 from dashboard.service import slices
@@ -72,7 +73,7 @@ def chosen(desk: Desk, s: Selection, fewest: int = 1) -> str:
     """By what the selection groups; where fewer than so many subgroups are saved, by a column instead."""
     by = s.by if s.by in columns(desk) else SAVED
     if by == SAVED and len(desk.facts().slices) < fewest:
-        told = desk.remember("grouping columns", lambda: tuple(grouping_columns(desk.evaluation)))
+        told = desk.remember("grouping columns", lambda: {*grouping_columns(desk.evaluation)} - {CLASSES})
         return next((c for c in desk.facts().columns if c in told), LABEL)  # labels are told by their names
     return by
 

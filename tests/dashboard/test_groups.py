@@ -8,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from aa_core.files import SEAL, sealed
+from aa_core.reporting.results import grouping_columns
+from aa_core.runs.evaluation import Evaluation
 from dashboard.selection import NOTHING, Selection
-from dashboard.service import Desk, compare, estimates, groups, list_runs, slices
+from dashboard.service import Desk, RunEntry, compare, estimates, groups, list_runs, slices
 from dashboard.service.groups import Group
-from tests.dashboard.conftest import Open, checked, said
+from tests.dashboard.conftest import SAMPLES, Open, checked, said
 from tests.faults.test_flips import flips
 
 
@@ -147,3 +151,24 @@ def test_the_map_states_what_it_shows(screen: Open) -> None:
     assert "positive = the stage helped" in words
     assert "9 intervals are compared here" in words and "Bonferroni" in words
     assert "Positive = the stage helped the first more" in words
+
+
+@pytest.mark.parametrize("name", ["coloured", "comments", "xray"])
+def test_a_column_of_labels_is_not_what_groups_are_told_by_at_first(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These runs name their metadata "label" as well: grouped by it, classes would be numbers without their names."""
+    monkeypatch.setenv("AA_WORKSPACE", str(tmp_path))
+    shipped = Desk(RunEntry(name, SAMPLES / name / "run", "", ""))
+    assert "label" in shipped.facts().columns
+    assert groups.chosen(shipped, NOTHING) == "confounder"
+
+
+def test_a_column_named_label_that_says_something_else_does_not_hide_the_classes() -> None:
+    """Its groups stand beside those of the classes."""
+    other = pd.DataFrame({"label": ["a", "b", "a"]})
+    found = grouping_columns(Evaluation(torch.zeros(3, 2), torch.tensor([0, 1, 1]), other, ("no", "yes")))
+    assert {c: v.tolist() for c, v in found.items()} == {
+        "label": ["no", "yes", "yes"],
+        "label (metadata)": ["a", "b", "a"],
+    }

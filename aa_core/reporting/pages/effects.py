@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from aa_core.reporting.results import LABEL
 from aa_core.reporting.shown import GroupTable
 
 TOP_STEPS = 10
-WIDEST = 7
+WIDEST = 6
 """Stages beside each other in a table that must fit on a page."""
 MARKED = "In brackets: the interval includes zero. Question mark: the readouts disagree in its sign."
 
@@ -128,7 +129,6 @@ def _groups(report: Report) -> Iterator[Block]:
         return
     name, unit = report.selection.performance, report.selection.unit
     words = f"{basis(report, 'stage', report.reliability)} n of each group stands beside it."
-    unsure = f" {DISAGREE}" if any(map(any, found.unsure)) else ""
     many = f"{len(found.stage) * len(found.groups):,} effects are compared here, and no interval is corrected for that."
     yield Heading("By subgroup", 3)
     yield Paragraph(f"Subgroups are the classes, and the values of metadata that have at most twelve. {many}")
@@ -148,15 +148,7 @@ def _groups(report: Report) -> Iterator[Block]:
         evidence(report, part="by subgroup"),
         _columns_of(report, found),
     )
-    for start in range(0, len(found.stage), WIDEST):
-        part = slice(start, start + WIDEST)
-        yield Table(
-            f"Estimated {glossary.axis_title(name, unit)}, mean over each subgroup.",
-            ("Subgroup", "n", *found.stage[part]),
-            tuple(group_row(found, j, part) for j in range(len(found.groups))),
-            f"{words} Below each effect: its 95 % interval over the examples of the group, from eight examples on."
-            + unsure,
-        )
+    yield from group_tables(found, f"Estimated {glossary.axis_title(name, unit)}, mean over each subgroup.", words)
 
 
 def _columns_of(report: Report, found: GroupTable) -> Link:
@@ -167,7 +159,27 @@ def _columns_of(report: Report, found: GroupTable) -> Link:
     return views(report, "subgroups", {c: {"by": "true label" if c == LABEL else c} for c in columns})
 
 
-def group_row(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
+def group_tables(found: GroupTable, title: str, words: str) -> Iterator[Table]:
+    """The effects of a heat map with their intervals."""
+    said = [words, "Below each effect: its 95 % interval over the examples of the group, from eight examples on."]
+    said += [DISAGREE] if any(map(any, found.unsure)) else []
+    for part in parts(len(found.stage)):
+        yield Table(
+            title,
+            ("Subgroup", "n", *found.stage[part]),
+            tuple(_group_row(found, j, part) for j in range(len(found.groups))),
+            " ".join(said),
+        )
+
+
+def parts(columns: int) -> Iterator[slice]:
+    """As many columns as a page has room for, in tables of much the same width."""
+    tables = math.ceil(columns / WIDEST)
+    for i in range(tables):
+        yield slice(i * columns // tables, (i + 1) * columns // tables)
+
+
+def _group_row(found: GroupTable, j: int, part: slice) -> tuple[Cell, ...]:
     """A group, its size, and what these stages did to it."""
     group, scale = found.groups[j], glossary.scale_of(v for row in found.effect for v in row)
     cells = []

@@ -9,7 +9,7 @@ from aa_core.reporting.blocks import Block, Cell, Figure, Heading, Link, Paragra
 from aa_core.reporting.links import view
 from aa_core.reporting.model import Report
 from aa_core.reporting.pages.basis import NOISE, SHORT, basis, effect, evidence
-from aa_core.reporting.pages.effects import MARKED, WIDEST, grids, group_row
+from aa_core.reporting.pages.effects import MARKED, grids, group_tables, parts
 from aa_core.reporting.recorded import Number
 from aa_core.reporting.shown import Gap, Group, Grouping, Parts, Prediction, Shares, Stages, StepExamples
 
@@ -86,8 +86,7 @@ def _matrix(
 ) -> Iterator[Table]:
     """Signed numbers as shaded cells, as many columns beside each other as a page has room for."""
     scale = glossary.scale_of(v for row in rows for v in row)
-    for start in range(0, len(across), WIDEST):
-        part = slice(start, start + WIDEST)
+    for part in parts(len(across)):
         cells = [[effect(v, scale)._replace(shade=(v or 0.0) / (scale or 1.0)) for v in row[part]] for row in rows]
         yield Table(
             title,
@@ -184,14 +183,7 @@ def _grouping(report: Report, found: Grouping) -> Iterator[Block]:
         evidence(report, part=f"groups by {by}"),
         view(report, "subgroups", by=found.by),
     )
-    for start in range(0, len(found.table.stage), WIDEST):
-        part = slice(start, start + WIDEST)
-        yield Table(
-            f"Estimated {_axis(report)}, mean over each group.",
-            ("Group", "n", *found.table.stage[part]),
-            tuple(group_row(found.table, j, part) for j in range(len(found.table.groups))),
-            f"{words} Below each effect: its 95 % interval over the examples of the group, from eight examples on.",
-        )
+    yield from group_tables(found.table, f"Estimated {_axis(report)}, mean over each group.", words)
     if found.gap is not None:
         yield from _gap(report, found.by, found.gap, found.words)
 
