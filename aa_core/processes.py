@@ -1,4 +1,4 @@
-"""What our own Python processes are started with."""
+"""What our own Python processes are started with, and how many processors they have."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def child_environment() -> dict[str, str]:
     installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     paths = [*([] if installed else [root]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def anchored(chosen: str | None) -> str | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from os import PathLike
+from threading import Event
 from typing import NamedTuple
 
 import torch
@@ -120,28 +123,48 @@ def reverse(
     stop: int,
     memory: int = MEMORY,
     curvature: Curvature | None = None,
+    *,
+    ahead: bool = False,
 ) -> Iterator[Transition]:
     """Transitions stop-1, ..., start, from states recomputed in at most `memory` bytes.
 
     With a curvature they come with their propagators where the graphs of a whole segment fit as well: then replay and
-    linearization are one forward and one backward pass together instead of two.
-    Where all states between two checkpoints fit, every step is replayed once; else little more often than it must be.
-    Raises ReplayDriftError where the replay does not meet the next recorded checkpoint.
+    linearization are one forward and one backward pass together instead of two. `ahead`: where those of two segments
+    fit, a thread replays the next one meanwhile; whoever takes the transitions then leaves model, run and random
+    numbers alone. Where all states between two checkpoints fit, every step is replayed once; else little more often
+    than it must be. Raises ReplayDriftError where the replay does not meet the next recorded checkpoint.
     """
-    graph = None
-    for low, high in reversed(segments(run, start, stop)):
-        first = snapshot_before(run, training, low)
-        if curvature is not None and graph is None and (k := _first_update(run, low, high)) is not None:
-            graph = training.graph_bytes(first, run.step_input(k, training.problem.device), curvature)
-        if curvature is not None and graph is not None and (high - low) * (nbytes(first) + graph) <= memory:
-            transitions = _linearized(run, training, first, high, curvature)
-        else:
-            transitions = _reverse(run, training, first, high, max(memory // max(nbytes(first), 1), 1))
-        del first
-        for transition in transitions:
-            if transition.step == high - 1 and high in run.checkpoints:
-                verify(run, training, transition.after)
-            yield transition
+    graph, each, waiting, parts = None, 0, None, segments(run, start, stop)
+    with _aside() as (submit, left):
+        while parts:
+            low, high = parts.pop()
+            if waiting is None:
+                first = snapshot_before(run, training, low)
+                if curvature is not None and graph is None and (k := _first_update(run, low, high)) is not None:
+                    graph = training.graph_bytes(first, run.step_input(k, training.problem.device), curvature)
+                each = nbytes(first) + (graph or 0)
+                if curvature is None or graph is None or (high - low) * each > memory:
+                    yield from _reverse(run, training, first, high, max(memory // max(nbytes(first), 1), 1))
+                    continue
+                transitions = _linearized(run, training, first, high, curvature, left)
+                del first
+            else:
+                transitions = waiting.result()
+            follows = ahead and parts and (high - parts[-1][0]) * each <= memory
+            waiting = submit(_linearized, run, training, parts[-1][0], low, curvature, left) if follows else None
+            while transitions:
+                yield transitions.pop()
+
+
+@contextmanager
+def _aside() -> Iterator[tuple[Callable[..., Future[list[Transition]]], Event]]:
+    """(what has a thread do something, what is set as soon as nobody waits for it)."""
+    left = Event()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit, left
+        finally:
+            left.set()
 
 
 def _first_update(run: RunLike, start: int, stop: int) -> int | None:
@@ -150,16 +173,22 @@ def _first_update(run: RunLike, start: int, stop: int) -> int | None:
 
 
 def _linearized(
-    run: RunLike, training: Training, first: Snapshot, stop: int, curvature: Curvature
-) -> Iterator[Transition]:
-    """Every step with its propagator, from one replay that keeps all graphs."""
-    kept, at = [], first
-    while at.step < stop:
+    run: RunLike, training: Training, first: Snapshot | int, stop: int, curvature: Curvature, left: Event
+) -> list[Transition]:
+    """Every step with its propagator, from one replay that keeps all graphs and ends early if `left` is set."""
+    kept, at = [], first if isinstance(first, Snapshot) else snapshot_before(run, training, first)
+    while at.step < stop and not left.is_set():
         take, propagator = training.linearize(at, run.step_input(at.step, training.problem.device), curvature)
         kept.append(Transition(at.step, at, take(), propagator))
         at = kept[-1].after
-    while kept:
-        yield kept.pop()
+    _met(run, training, at)
+    return kept
+
+
+def _met(run: RunLike, training: Training, reached: Snapshot) -> None:
+    """Verify a state that was replayed up to a checkpoint."""
+    if reached.step in run.checkpoints:
+        verify(run, training, reached)
 
 
 def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots: int) -> Iterator[Transition]:
@@ -175,6 +204,7 @@ def _reverse(run: RunLike, training: Training, first: Snapshot, stop: int, slots
             del base
             continue
         states = [base, *advance(run, training, base, stop)]
+        _met(run, training, states[-1])
         stop = base.step
         del base
         while len(states) > 1:

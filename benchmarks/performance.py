@@ -11,12 +11,14 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 import aa_core as aa
 from aa_core.counterfactuals.fleet import stack, step_together
 from aa_core.curvature import gradient_and_curvature
+from aa_core.effects import adjoint
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
@@ -86,7 +89,20 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "forward passes": summary(reading),
         "together": summary(together(run, training)),
         "double": double(name, folder, run, problem),
+        "clock": summary(against(lambda: plain(model, batches), clocked(run, problem, gamma), time.perf_counter)),
     }
+
+
+def clocked(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) -> dict[str, Callable[[], Any]]:
+    """The adjoint in one thread, and with another that replays the steps to come."""
+
+    def effects(asked: aa.Performance, processors: int) -> None:
+        with mock.patch.object(adjoint, "processors", lambda: processors):
+            aa.step_effects(run, problem, asked)
+
+    every = {"of one query": gamma.mean(), "of 8 queries at once": gamma[list(range(8))]}
+    ways = {"one thread": 1, "the next steps replayed meanwhile": 2}
+    return {f"{what}, {way}": partial(effects, g, n) for what, g in every.items() for way, n in ways.items()}
 
 
 def together(run: aa.Trajectory, training: Training) -> dict[str, list[float]]:

@@ -95,19 +95,21 @@ def recorded(path: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]],
     return aa.open_run(path)
 
 
-def against(base: Callable[[], Any], ways: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """CPU time of each as a ratio to the base, measured in turn; the first round only warms up."""
+def against(
+    base: Callable[[], Any], ways: dict[str, Callable[[], Any]], clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Time of each as a ratio to the base, measured in turn; the first round only warms up. CPU time by default."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 1):
         for name, way in ways.items():
-            found[name].append(seconds(way) / seconds(base))
+            found[name].append(seconds(way, clock) / seconds(base, clock))
     return {name: ratios[1:] for name, ratios in found.items()}
 
 
-def seconds(task: Callable[[], Any]) -> float:
-    start = time.process_time()
+def seconds(task: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
+    start = clock()
     task()
-    return time.process_time() - start
+    return clock() - start
 
 
 def summary(ratios: dict[str, list[float]]) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ def page(figures: dict[str, Any]) -> str:
     head = """# What the engine costs
 
 Written by `python -m benchmarks.performance` from
-[the stored figures](../benchmarks/results/performance.json); nothing here is typed by hand. Times are CPU times of one thread.
+[the stored figures](../benchmarks/results/performance.json); nothing here is typed by hand. Times are CPU times, with torch on one thread.
 *Load* is the number of processes that wanted each processor when a part began: above 1 the machine was shared with other work.
 Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
 """
@@ -52,7 +52,22 @@ memory; large parameters are not copied for it; updates are taken of all paramet
 leaf in the precision of the leaf; and a checkpoint that a sweep meets from both sides is read once. Before that was done: {before["note"]}.
 
 {_table(["adjoint of one query", *models], _before(before["adjoint"], models))}
-{_together(models)}{_double(models)}{_compiled(figures.get("compile"))}"""
+{_clock(models)}{_together(models)}{_double(models)}{_compiled(figures.get("compile"))}"""
+
+
+def _clock(models: dict[str, Any]) -> str:
+    found = {name: m["clock"] for name, m in models.items() if "clock" in m}
+    if not found:
+        return ""
+    rows = [[way, *(_cell(m[way]) for m in found.values())] for way in next(iter(found.values()))]
+    return f"""
+By the clock, with torch on one of two processors, as a ratio to plain training by the clock. While the sweep goes back through
+the steps between two checkpoints, a second thread replays those before them: the same CPU time, and the same effects to the
+bit. It does so where torch leaves as many processors free as it takes, and where two stretches between checkpoints fit into memory;
+with both processors taken by torch it was slower, and is left alone.
+
+{_table(["adjoint", *found], rows)}
+"""
 
 
 def _together(models: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aa_core.curvature import Curvature, pull_back
 from aa_core.performance import Performance
+from aa_core.processes import processors
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, Transition, beginning_of_last, reverse, silent, snapshot_before
@@ -67,14 +68,18 @@ def adjoint_sweep(
     *,
     start: int = 0,
     memory: int = MEMORY,
+    algebra: bool = False,
 ) -> Iterator[AdjointStep]:
     """Steps K-1, ..., start with their cotangents, in `memory` bytes. One curvature product a ray and step.
 
-    One forward and backward pass a step more while running statistics are worth anything.
+    One forward and backward pass a step more while running statistics are worth anything. `algebra`: whoever takes the
+    steps leaves model, run and random numbers alone, so that steps to come can be replayed meanwhile.
     """
     memory = _for_states(memory, cotangent)
+    spare = 2 * torch.get_num_threads() <= processors() and training.problem.device.type == "cpu"
+    ahead = algebra and spare and not statistics
     begin, floors = beginning_of_last(run), {n: FADED * float(worth.norm()) for n, worth in statistics.items()}
-    for transition in reverse(run, training, start, run.steps, memory, curvature):
+    for transition in reverse(run, training, start, run.steps, memory, curvature, ahead=ahead):
         yield AdjointStep(transition, cotangent, statistics)
         if transition.step <= start:
             return
@@ -132,6 +137,7 @@ def performance_sweep(
     *,
     start: int = 0,
     memory: int = MEMORY,
+    algebra: bool = False,
     progress: Progress = silent,
 ) -> Iterator[AdjointStep]:
     """`adjoint_sweep` from the gradient of a performance of the trained model, in its running statistics, too."""
@@ -139,7 +145,8 @@ def performance_sweep(
     cotangent = final_cotangent(training, performance, final)
     followed, judged = moving(run, training).followed, (training.problem, performance, final.state.judged)
     statistics = slope_in_statistics(*judged, final.buffers, followed) if followed else {}
-    sweep = adjoint_sweep(run, training, cotangent, statistics, curvature, start=start, memory=memory)
+    asked = (run, training, cotangent, statistics, curvature)
+    sweep = adjoint_sweep(*asked, start=start, memory=memory, algebra=algebra)
     for done, at in enumerate(sweep, 1):
         yield at
         progress(done, run.steps - start)

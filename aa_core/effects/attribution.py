@@ -169,9 +169,8 @@ def step_effects(
     steps = steps_of(run, stages)
     effects: list[Tensor] = []
     norms: list[Tensor] = []
-    for at in performance_sweep(
-        run, training, performance, curvature, start=steps[0], memory=memory, progress=progress
-    ):
+    asked, algebra = (run, training, performance, curvature), semantics == "freeze"
+    for at in performance_sweep(*asked, start=steps[0], memory=memory, algebra=algebra, progress=progress):
         effects.append(_step_effect(run, training, at, semantics))
         norms.append(norm(at.cotangent))
     owner = stage_of_steps(run.stages, run.steps)
