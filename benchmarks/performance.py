@@ -50,6 +50,7 @@ from benchmarks.performance_page import page
 from sample_runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
+CLOCKED = ("one thread", "steps to come replayed meanwhile")
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "performance.json", ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "images" / "growth.svg"
 
@@ -89,20 +90,21 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "forward passes": summary(reading),
         "together": summary(together(run, training)),
         "double": double(name, folder, run, problem),
-        "clock": summary(against(lambda: plain(model, batches), clocked(run, problem, gamma), time.perf_counter)),
+        "clock": clocked(lambda: plain(model, batches), run, problem, gamma.mean()),
     }
 
 
-def clocked(run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance) -> dict[str, Callable[[], Any]]:
-    """The adjoint in one thread, and with another that replays the steps to come."""
+def clocked(
+    base: Callable[[], Any], run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance
+) -> dict[str, dict[str, float]]:
+    """The adjoint of one query by the clock: in one thread, and with another that replays the steps to come."""
 
-    def effects(asked: aa.Performance, processors: int) -> None:
+    def effects(processors: int) -> None:
         with mock.patch.object(adjoint, "processors", lambda: processors):
-            aa.step_effects(run, problem, asked)
+            aa.step_effects(run, problem, gamma)
 
-    every = {"of one query": gamma.mean(), "of 8 queries at once": gamma[list(range(8))]}
-    ways = {"one thread": 1, "the next steps replayed meanwhile": 2}
-    return {f"{what}, {way}": partial(effects, g, n) for what, g in every.items() for way, n in ways.items()}
+    ways = {how: partial(effects, n) for n, how in enumerate(CLOCKED, 1)}
+    return summary(against(base, ways, time.perf_counter))
 
 
 def together(run: aa.Trajectory, training: Training) -> dict[str, list[float]]:

@@ -65,14 +65,14 @@ def test_random_numbers_are_drawn_as_recorded(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(zoo.FEATURES, 8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, zoo.CLASSES))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    with aa.Recorder(tmp_path / "run", model, optimizer, zoo.cross_entropy, checkpoint_every=3) as recorder:
-        with recorder.stage("all"):
-            for k in range(12):
-                x, y = zoo.examples(8, seed=k, dtype=torch.float32)
-                recorder.batch(x, y)
-                optimizer.zero_grad()
-                zoo.cross_entropy(model(x), y).backward()
-                optimizer.step()
+    recorder = aa.Recorder(tmp_path / "run", model, optimizer, zoo.cross_entropy, checkpoint_every=3)
+    with recorder, recorder.stage("all"):
+        for k in range(12):
+            x, y = zoo.examples(8, seed=k, dtype=torch.float32)
+            recorder.batch(x, y)
+            optimizer.zero_grad()
+            zoo.cross_entropy(model(x), y).backward()
+            optimizer.step()
     asked = (aa.open_run(tmp_path / "run"), aa.Problem(model, zoo.cross_entropy, device="cpu"))
     gamma, drawn = queries(dtype=torch.float32), torch.get_rng_state()
     alone = effects(monkeypatch, 1, *asked, gamma)
