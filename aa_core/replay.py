@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -125,7 +125,7 @@ def reverse(
     curvature: Curvature | None = None,
     *,
     ahead: bool = False,
-) -> Iterator[Transition]:
+) -> Generator[Transition]:
     """Transitions stop-1, ..., start, from states recomputed in at most `memory` bytes.
 
     With a curvature they come with their propagators where the graphs of a whole segment fit as well: then replay and

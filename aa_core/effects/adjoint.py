@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
@@ -69,7 +70,7 @@ def adjoint_sweep(
     start: int = 0,
     memory: int = MEMORY,
     algebra: bool = False,
-) -> Iterator[AdjointStep]:
+) -> Generator[AdjointStep]:
     """Steps K-1, ..., start with their cotangents, in `memory` bytes. One curvature product a ray and step.
 
     One forward and backward pass a step more while running statistics are worth anything. `algebra`: whoever takes the
@@ -79,21 +80,22 @@ def adjoint_sweep(
     spare = 2 * torch.get_num_threads() <= processors() and training.problem.device.type == "cpu"
     ahead = algebra and spare and not statistics
     begin, floors = beginning_of_last(run), {n: FADED * float(worth.norm()) for n, worth in statistics.items()}
-    for transition in reverse(run, training, start, run.steps, memory, curvature, ahead=ahead):
-        yield AdjointStep(transition, cotangent, statistics)
-        if transition.step <= start:
-            return
-        propagator = transition.propagator or _linearize(run, training, transition, curvature)
-        before = propagator.T @ cotangent
-        if statistics:
-            asked = (run, training, transition.before, propagator, cotangent, statistics, curvature)
-            statistics, through = _pull_statistics(*asked)
-            params = {n: a + through[n] if n in through else a for n, a in before.params.items()}
-            before = before._replace(params=params)
-            if all(float(worth.norm()) <= floors[n] for n, worth in statistics.items()):
-                statistics = {n: torch.zeros_like(worth) for n, worth in statistics.items()}
-            statistics = {} if transition.step == begin else statistics
-        cotangent = before
+    with closing(reverse(run, training, start, run.steps, memory, curvature, ahead=ahead)) as transitions:
+        for transition in transitions:
+            yield AdjointStep(transition, cotangent, statistics)
+            if transition.step <= start:
+                return
+            propagator = transition.propagator or _linearize(run, training, transition, curvature)
+            before = propagator.T @ cotangent
+            if statistics:
+                asked = (run, training, transition.before, propagator, cotangent, statistics, curvature)
+                statistics, through = _pull_statistics(*asked)
+                params = {n: a + through[n] if n in through else a for n, a in before.params.items()}
+                before = before._replace(params=params)
+                if all(float(worth.norm()) <= floors[n] for n, worth in statistics.items()):
+                    statistics = {n: torch.zeros_like(worth) for n, worth in statistics.items()}
+                statistics = {} if transition.step == begin else statistics
+            cotangent = before
 
 
 def _for_states(memory: int, cotangent: State) -> int:
@@ -139,17 +141,17 @@ def performance_sweep(
     memory: int = MEMORY,
     algebra: bool = False,
     progress: Progress = silent,
-) -> Iterator[AdjointStep]:
+) -> Generator[AdjointStep]:
     """`adjoint_sweep` from the gradient of a performance of the trained model, in its running statistics, too."""
     final = snapshot_before(run, training, run.steps)
     cotangent = final_cotangent(training, performance, final)
     followed, judged = moving(run, training).followed, (training.problem, performance, final.state.judged)
     statistics = slope_in_statistics(*judged, final.buffers, followed) if followed else {}
     asked = (run, training, cotangent, statistics, curvature)
-    sweep = adjoint_sweep(*asked, start=start, memory=memory, algebra=algebra)
-    for done, at in enumerate(sweep, 1):
-        yield at
-        progress(done, run.steps - start)
+    with closing(adjoint_sweep(*asked, start=start, memory=memory, algebra=algebra)) as sweep:
+        for done, at in enumerate(sweep, 1):
+            yield at
+            progress(done, run.steps - start)
 
 
 def growth_of(norms: Sequence[Tensor]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -169,10 +170,11 @@ def step_effects(
     steps = steps_of(run, stages)
     effects: list[Tensor] = []
     norms: list[Tensor] = []
-    asked, algebra = (run, training, performance, curvature), semantics == "freeze"
-    for at in performance_sweep(*asked, start=steps[0], memory=memory, algebra=algebra, progress=progress):
-        effects.append(_step_effect(run, training, at, semantics))
-        norms.append(norm(at.cotangent))
+    how: dict[str, Any] = {"start": steps[0], "memory": memory, "algebra": semantics == "freeze", "progress": progress}
+    with closing(performance_sweep(run, training, performance, curvature, **how)) as sweep:
+        for at in sweep:
+            effects.append(_step_effect(run, training, at, semantics))
+            norms.append(norm(at.cotangent))
     owner = stage_of_steps(run.stages, run.steps)
     return Attribution(
         units=pd.DataFrame({"step": steps, "stage": [owner[k] for k in steps]}),
