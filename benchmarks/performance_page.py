@@ -62,7 +62,7 @@ def _clock(models: dict[str, Any]) -> str:
     rows = [[way, *(_cell(m[way]) for m in found.values())] for way in next(iter(found.values()))]
     return f"""
 By the clock, with torch on one of two processors, as a ratio to plain training by the clock. While the sweep goes back through
-the steps between two checkpoints, a second thread replays those before them: no work is saved, and the effects are the same to the
+the steps between two checkpoints, a second thread replays those before them: somewhat more CPU time in all, and the same effects to the
 bit. It does so where torch leaves as many processors free as it takes, and where two stretches between checkpoints fit into memory;
 with both processors taken by torch it took a third longer when tried, and is left out.
 
