@@ -28,6 +28,7 @@ from aa_core.counterfactuals.fleet import stack, step_together
 from aa_core.curvature import gradient_and_curvature
 from aa_core.effects import adjoint
 from aa_core.effects.cache import EmbeddingCache
+from aa_core.processes import processors
 from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
 from benchmarks import growth, memory_cost, recorder_cost
@@ -90,6 +91,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "forward passes": summary(reading),
         "together": summary(together(run, training)),
         "double": double(name, folder, run, problem),
+        "ahead": 2 * torch.get_num_threads() <= processors(),
         "clock": clocked(lambda: plain(model, batches), run, problem, gamma.mean()),
     }
 
