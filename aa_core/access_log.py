@@ -22,7 +22,7 @@ from aa_core.files import MODE, sync_folder
 from aa_core.lines import Line
 from aa_core.lock import acquire
 from aa_core.runs.header import Digest, parse
-from aa_core.runs.store import sha256
+from aa_core.runs.verified import sha256
 from aa_core.workspace import workspace
 
 Act = Literal[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from aa_core.runs.header import Digest, Model
-from aa_core.runs.store import sha256
+from aa_core.runs.verified import sha256
 
 
 class Line(Model):

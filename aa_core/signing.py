@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from aa_core.errors import IntegrityError, MissingExtraError, RequestError, RunFormatError
 from aa_core.files import write_new
 from aa_core.runs.header import read_json
-from aa_core.runs.store import sha256
+from aa_core.runs.verified import sha256
 
 IN_A_RUN = "run.sig"
 PRIVATE, PUBLIC = ".key", ".pub"

@@ -32,6 +32,9 @@ LAYERS = (
     ("propagator",),
     (
         "runs.header",
+        "runs.verified",
+        "runs.commits",
+        "runs.curves",
         "runs.store",
         "runs.examples",
         "runs.journal",

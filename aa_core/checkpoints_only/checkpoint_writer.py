@@ -29,7 +29,8 @@ from aa_core.recording.live import tensor_specs
 from aa_core.runs.evaluation import Evaluation, encode_evaluation
 from aa_core.runs.examples import Examples, Fields, Ids, digest_rows, encode_examples
 from aa_core.runs.header import FileEntry, Model, ProblemEntry, Role, listed, parse
-from aa_core.runs.store import encode, sha256
+from aa_core.runs.store import encode
+from aa_core.runs.verified import sha256
 from aa_core.state import Snapshot, is_finite
 
 M = TypeVar("M", bound=Model)

@@ -21,7 +21,7 @@ from aa_core.errors import (
     RunVersionError,
 )
 from aa_core.records import Batch, Phase, StepInput, StepRecord
-from aa_core.runs.chain import header_bytes
+from aa_core.runs.commits import header_bytes
 from aa_core.runs.evaluation import Evaluation, decode_evaluation
 from aa_core.runs.examples import Examples, decode_examples, fetch_verified, to_batch
 from aa_core.runs.header import CHECKPOINTS_FORMAT as FORMAT
@@ -40,8 +40,9 @@ from aa_core.runs.header import (
 )
 from aa_core.runs.integrity import silent
 from aa_core.runs.remote import local_folder
-from aa_core.runs.store import Spec, decode, read_verified, sha256
+from aa_core.runs.store import Spec, decode
 from aa_core.runs.trajectory import Trajectory, open_run
+from aa_core.runs.verified import read_verified, sha256
 from aa_core.stages import Stage
 from aa_core.state import Snapshot, State
 

@@ -16,7 +16,7 @@ from aa_core.plain import plain
 from aa_core.records import RunLike
 from aa_core.runs.attached import FOLDER, MAX_BYTES, MAX_FILES, name_of
 from aa_core.runs.header import Digest, Environment, Model, read_json
-from aa_core.runs.store import read_file
+from aa_core.runs.verified import read_file
 from aa_core.workspace import workspace
 
 BESIDE_A_RUN = "calibration.json"

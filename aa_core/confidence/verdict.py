@@ -12,10 +12,11 @@ The limits were fitted on half of the runs of benchmarks/reliability_grid.py and
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from aa_core.confidence.agreement import Agreement
-from aa_core.confidence.calibration import Figures, Scores
+if TYPE_CHECKING:  # what is drawn before there is an engine has these words, and needs no torch
+    from aa_core.confidence.agreement import Agreement
+    from aa_core.confidence.calibration import Figures, Scores
 
 Trust = Literal["size", "rank", "sign", "nothing"]
 LADDER: tuple[Trust, ...] = get_args(Trust)

@@ -17,8 +17,8 @@ from aa_core.jobs import Job, all_jobs
 from aa_core.jobs.kinds import asked_counterfactual
 from aa_core.jobs.spec import RESULT
 from aa_core.run_performance import run_performance
-from aa_core.runs.store import sha256
 from aa_core.runs.trajectory import Trajectory
+from aa_core.runs.verified import sha256
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from aa_core.files import write_atomic
 from aa_core.findings.entries import Act, Entry
 from aa_core.lock import acquire
 from aa_core.runs.header import parse
-from aa_core.runs.store import sha256
 from aa_core.runs.trajectory import Trajectory
+from aa_core.runs.verified import sha256
 from aa_core.workspace import workspace
 
 START = sha256(b"")

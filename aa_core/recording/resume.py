@@ -26,9 +26,9 @@ from aa_core.runs.evaluation import Evaluation, encode_evaluation
 from aa_core.runs.examples import DatasetReference, ExampleLog
 from aa_core.runs.header import Environment, Header, PhaseEntry, listed
 from aa_core.runs.journal import Generators
-from aa_core.runs.store import sha256
 from aa_core.runs.succession import phase_entry
 from aa_core.runs.trajectory import Trajectory, open_run
+from aa_core.runs.verified import sha256
 from aa_core.state import AVERAGE, Params, Snapshot
 
 _OF_RUN = ("title", "problem", "evaluation")

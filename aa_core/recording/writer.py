@@ -20,7 +20,8 @@ from aa_core.files import write_atomic, write_new
 from aa_core.recording.claim import FOLDERS, claim, create, enter, lock
 from aa_core.recording.contents import Contents, files_of, write_file
 from aa_core.records import StepRecord
-from aa_core.runs.chain import number_of, read_chain
+from aa_core.runs.chain import read_chain
+from aa_core.runs.commits import number_of
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.examples import Examples, New, decode_examples
 from aa_core.runs.header import Commit, FileEntry, Header, PhaseEntry, StageEntry, parse, parse_header
@@ -33,7 +34,7 @@ from aa_core.runs.journal import (
     extend,
 )
 from aa_core.runs.remote import Upload, is_remote, outgoing
-from aa_core.runs.store import read_file, read_verified, sha256
+from aa_core.runs.verified import read_file, read_verified, sha256
 from aa_core.stages import Stage
 from aa_core.state import Snapshot
 

@@ -22,8 +22,8 @@ from aa_core.runs.attached import MAX_BYTES, NAME, check_attached, name_of
 from aa_core.runs.chain import Chain
 from aa_core.runs.header import listed, repeated
 from aa_core.runs.integrity import check_integrity
-from aa_core.runs.store import read_file
 from aa_core.runs.trajectory import Trajectory, open_run
+from aa_core.runs.verified import read_file
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 END, END_BYTES = b"PK\x05\x06", 22

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.records import Clip, Groups, MicroBatch, Precision, StepRecord
+from aa_core.runs.curves import hyper_names
 from aa_core.runs.header import listed
 from aa_core.runs.store import Spec, decode, layout
 
@@ -176,8 +177,7 @@ class StepTable:
     @cached_property
     def hyper_names(self) -> tuple[str, ...]:
         """The learning rate first, the others by name."""
-        names = (n.split(".", 2)[2] for n in self.columns if n.startswith("hyper.0."))
-        return tuple(sorted(names, key=lambda n: (n != "lr", n)))
+        return hyper_names(self.columns)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

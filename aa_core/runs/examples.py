@@ -16,7 +16,8 @@ from torch import Tensor
 from aa_core.errors import MissingDataError, RecordingError, RunFormatError
 from aa_core.records import Batch, Inputs
 from aa_core.runs.header import read_json
-from aa_core.runs.store import Spec, decode, dtype_name, encode, layout, sha256
+from aa_core.runs.store import Spec, decode, dtype_name, encode, layout
+from aa_core.runs.verified import sha256
 
 Fields = dict[str, Tensor]
 """Inputs "x" (or "x.<key>" for each tensor of a dict) and targets "y"; the first dimension counts the examples."""

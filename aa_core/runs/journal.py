@@ -16,7 +16,7 @@ from aa_core.errors import RunFormatError
 from aa_core.records import Clip, MicroBatch, Precision, StepRecord
 from aa_core.runs.examples import Examples, New, decode_examples
 from aa_core.runs.header import Count, Digest, Model, StageEntry, StageName, TensorName, parse
-from aa_core.runs.store import sha256
+from aa_core.runs.verified import sha256
 from aa_core.stages import Stage
 
 Number = float | Literal["inf", "-inf"] | None

@@ -9,22 +9,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from aa_core.errors import RequestError, RunFormatError
 from aa_core.records import Batch, Groups, MicroBatch, Phase, StepInput, StepRecord
-from aa_core.runs.chain import Chain, number_of, read_chain
+from aa_core.runs.chain import Chain, read_chain
 from aa_core.runs.columns import Columns, StepTable, column_problems, concat_columns, decode_columns, encode_columns
+from aa_core.runs.commits import number_of
+from aa_core.runs.curves import Measured, is_curve, log_frame
 from aa_core.runs.evaluation import Evaluation, decode_evaluation
 from aa_core.runs.examples import Examples, Fields, Ids, concat, decode_examples, fetch_verified, to_batch
 from aa_core.runs.header import Environment, FileEntry, Header, PhaseEntry, listed, partition_errors
 from aa_core.runs.journal import extend
 from aa_core.runs.phases import read_phases
 from aa_core.runs.remote import local_folder
-from aa_core.runs.store import Spec, decode, layout, read_verified
+from aa_core.runs.store import Spec, decode, layout
+from aa_core.runs.verified import read_verified
 from aa_core.stages import Stage, stage_of_steps
 from aa_core.state import Snapshot, State
 
@@ -165,17 +167,10 @@ class Trajectory:
         return torch.cat([table.columns[name] for table in self.tables if len(table)])
 
     def log_frame(self) -> pd.DataFrame:
-        """One row a step: step, stage, loss, grad_norm, hyperparameters ("lr"; "lr[1]" for parameter group 1).
-
-        NaN where the optimizer of a phase has no such hyperparameter or group, and where a step updated no parameter.
-        """
-        measured: dict[str, Any] = {n: self.column(n).numpy() if self.steps else [] for n in ("loss", "grad_norm")}
-        if self.steps:
-            updates = torch.cat([table.updates for table in self.tables if len(table)])
-            measured["grad_norm"] = np.where(updates, measured["grad_norm"], np.nan)
-        frame = pd.DataFrame({"step": range(self.steps), "stage": self._owner, **measured})
-        hyper = pd.concat([pd.DataFrame(_hyper_columns(table)) for table in self.tables], ignore_index=True)
-        return frame.join(hyper)
+        """One row a step, as of `curves.log_frame`."""
+        measured = [{n: c.numpy() for n, c in table.columns.items() if is_curve(n)} for table in self.tables]
+        trained = [len(table.names) for table in self.tables]
+        return log_frame(self.stages, [Measured(*phase) for phase in zip(trained, measured, strict=True)])
 
     @cached_property
     def stored_examples(self) -> Examples:
@@ -232,14 +227,6 @@ def open_run(path: str | Path, datasets: Mapping[str, Any] | None = None) -> Tra
         tables,
         datasets or {},
     )
-
-
-def _hyper_columns(table: StepTable) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for group in range(len(table.groups)):
-        suffix = f"[{group}]" if group else ""
-        columns |= {f"{n}{suffix}": table.columns[f"hyper.{group}.{n}"].numpy() for n in table.hyper_names}
-    return columns
 
 
 def _read_steps(root: Path, chain: Chain) -> tuple[StepTable, ...]:

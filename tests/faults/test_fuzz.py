@@ -24,8 +24,9 @@ from aa_core.runs.archive import export_run, import_run
 from aa_core.runs.header import Commit, parse, parse_header, read_json
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.journal import _seal
-from aa_core.runs.store import decode, layout, sha256
+from aa_core.runs.store import decode, layout
 from aa_core.runs.trajectory import open_run
+from aa_core.runs.verified import sha256
 from dashboard.words import escaped
 from tests.faults.forge import replace_file, reseal
 from tests.faults.fuzz import SPANS, changed, damaged, explore

@@ -22,8 +22,9 @@ from aa_core.recording.recorder import Recorder
 from aa_core.runs.header import MAX_JSON_BYTES, read_json
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.journal import _seal
-from aa_core.runs.store import decode, layout, read_file
+from aa_core.runs.store import decode, layout
 from aa_core.runs.trajectory import Trajectory, open_run
+from aa_core.runs.verified import read_file
 from tests.core.job_run import wait
 from tests.faults.forge import entry, file_with, named_files, replace_file, reseal
 from tests.faults.victims import kill, record_three_stages, start
