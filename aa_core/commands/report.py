@@ -25,10 +25,13 @@ from aa_core.commands.options import (
 from aa_core.commands.sign import PrivateKey, SignatureOption
 from aa_core.curvature import Curvature
 from aa_core.effects.embedding import Method, Readout
-from aa_core.reporting import About, build_report, json_schema, read_about, verify_file, write_report
+from aa_core.reporting.about import About, read_about
 from aa_core.reporting.asked import Picks
-from aa_core.reporting.report import DASHBOARD
+from aa_core.reporting.files import write_report
+from aa_core.reporting.model import json_schema
+from aa_core.reporting.report import DASHBOARD, build_report
 from aa_core.reporting.surroundings import surroundings
+from aa_core.reporting.verify import verify_file
 
 PREFERRED = "By default as a stored calibration of this run prefers, else {}."
 

@@ -13,9 +13,13 @@ from aa_core.checkpoints_only.checkpoints import CheckpointRun
 from aa_core.confidence.borne_out import with_calibration
 from aa_core.confidence.calibration import find_calibration
 from aa_core.effects.attribution import Attribution, stage_effects
-from aa_core.reporting import About, Report, report_from, stated, to_html, to_json, to_pdf, to_zip
+from aa_core.reporting.about import About
 from aa_core.reporting.asked import Picks
-from aa_core.reporting.model import ReliabilitySection, StepTable
+from aa_core.reporting.files import to_zip
+from aa_core.reporting.html import to_html
+from aa_core.reporting.model import ReliabilitySection, Report, StepTable, to_json
+from aa_core.reporting.pdf import to_pdf
+from aa_core.reporting.report import report_from, stated
 from aa_core.reporting.results import step_rows
 from aa_core.reporting.shown import Query
 from aa_core.reporting.surroundings import surroundings

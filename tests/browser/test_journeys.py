@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from aa_core.reporting import verify_file
+from aa_core.reporting.verify import verify_file
 from tests.browser.conftest import click_bar, window
 from tests.browser.server import dashboard, running
 from tests.dashboard.conftest import record

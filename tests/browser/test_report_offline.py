@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from aa_core.reporting import Context, build_report, write_report
+from aa_core.reporting.files import write_report
+from aa_core.reporting.report import Context, build_report
 from tests.browser.conftest import window
 from tests.core.report_case import HOSTILE, make, whatif
 

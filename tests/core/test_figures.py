@@ -9,10 +9,18 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from aa_core.reporting import agreement_scatter, compare_bars, stage_bars, stage_timeline, step_bars
 from aa_core.reporting.bins import BARS, binned, spans_decades
 from aa_core.reporting.breakdown import split_bars, told_apart
-from aa_core.reporting.figures import HELPED, HURT, STAGES
+from aa_core.reporting.figures import (
+    HELPED,
+    HURT,
+    STAGES,
+    agreement_scatter,
+    compare_bars,
+    stage_bars,
+    stage_timeline,
+    step_bars,
+)
 from aa_core.reporting.glossary import by_chance, fmt_correlation, fmt_effect, fmt_interval, fmt_percent, fmt_seconds
 from aa_core.reporting.marks import grid_words
 from aa_core.reporting.sketch import GRID, Sketch

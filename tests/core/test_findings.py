@@ -35,8 +35,9 @@ from aa_core.jobs.spec import SPEC
 from aa_core.jobs.worker import work
 from aa_core.lock import acquire
 from aa_core.registry import load_problem
-from aa_core.reporting import Context, build_report, to_html
+from aa_core.reporting.html import to_html
 from aa_core.reporting.ledger import ledger_events, ledger_section
+from aa_core.reporting.report import Context, build_report
 from aa_core.run_performance import run_performance
 from aa_core.runs.trajectory import Trajectory, open_run
 from aa_core.workspace import workspace

@@ -12,11 +12,14 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.jobs.kinds import WhatIfRequest
 from aa_core.performance import log_likelihood
 from aa_core.problem import Problem
-from aa_core.reporting import Context, Report, build_report, to_csv, to_html
 from aa_core.reporting.asked import Picks
 from aa_core.reporting.blocks import Commands, Figure
+from aa_core.reporting.html import to_html
 from aa_core.reporting.links import ranges, view, view_of
+from aa_core.reporting.model import Report
 from aa_core.reporting.pages import pages
+from aa_core.reporting.report import Context, build_report
+from aa_core.reporting.tables import to_csv
 from tests.core.report_case import N, ToldRun, make, whatif
 from tests.core.test_report_harmless import without_scripts
 

@@ -12,11 +12,15 @@ import torch
 from aa_core.effects.attribution import Attribution, stage_effects, step_effects
 from aa_core.errors import RequestError
 from aa_core.performance import log_likelihood
-from aa_core.reporting import Context, Report, build_report, pdf, report_from, to_frames, to_html
+from aa_core.reporting import pdf
 from aa_core.reporting.blocks import Figure
 from aa_core.reporting.bootstrap import FLOOR, bootstrap_interval
 from aa_core.reporting.glossary import power_of_ten
+from aa_core.reporting.html import to_html
+from aa_core.reporting.model import Report
 from aa_core.reporting.pages import pages
+from aa_core.reporting.report import Context, build_report, report_from
+from aa_core.reporting.tables import to_frames
 from tests.core.report_case import HOSTILE, SCRIPT, STEPS, N, ToldRun, make, whatif
 from tests.core.test_report_harmless import without_scripts
 

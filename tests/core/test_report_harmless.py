@@ -9,10 +9,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from aa_core.reporting import Context, Report, build_report, safe_cell, to_csv, to_html, to_pdf
 from aa_core.reporting.blocks import NOWHERE, Figure
-from aa_core.reporting.html import _chart
-from aa_core.reporting.report import DASHBOARD
+from aa_core.reporting.escape import safe_cell
+from aa_core.reporting.html import _chart, to_html
+from aa_core.reporting.model import Report
+from aa_core.reporting.pdf import to_pdf
+from aa_core.reporting.report import DASHBOARD, Context, build_report
+from aa_core.reporting.tables import to_csv
 from tests.core.report_case import FORMULA, SCRIPT, TURNED, make, shown, whatif
 
 

@@ -18,23 +18,15 @@ import pytest
 
 from aa_core.errors import IntegrityError, MissingExtraError, RequestError, RunFormatError, RunVersionError
 from aa_core.processes import child_environment
-from aa_core.reporting import (
-    Context,
-    Report,
-    build_report,
-    json_schema,
-    read_report,
-    to_csv,
-    to_html,
-    to_json,
-    to_pdf,
-    to_zip,
-    verify_file,
-    write_report,
-)
 from aa_core.reporting import pdf as pdf_module
-from aa_core.reporting.html import BLANK, html_digest
+from aa_core.reporting.files import to_zip, write_report
+from aa_core.reporting.html import BLANK, html_digest, to_html
+from aa_core.reporting.model import Report, json_schema, read_report, to_json
+from aa_core.reporting.pdf import to_pdf
+from aa_core.reporting.report import Context, build_report
 from aa_core.reporting.seal import canonical, sealed, verified
+from aa_core.reporting.tables import to_csv
+from aa_core.reporting.verify import verify_file
 from aa_core.version import __version__
 from tests.core.report_case import SCRIPT, make, whatif
 

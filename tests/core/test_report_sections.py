@@ -15,10 +15,13 @@ from aa_core.errors import RequestError
 from aa_core.performance import log_likelihood
 from aa_core.problem import Problem
 from aa_core.records import Phase
-from aa_core.reporting import About, Context, build_report, read_about, report_from, to_frames, to_html
+from aa_core.reporting.about import About, read_about
 from aa_core.reporting.blocks import Figure, Heading, Table
+from aa_core.reporting.html import to_html
 from aa_core.reporting.pages import pages
+from aa_core.reporting.report import Context, build_report, report_from
 from aa_core.reporting.sections import stage_section
+from aa_core.reporting.tables import to_frames
 from tests.core.report_case import STEPS, ToldRun, make
 from tests.core.test_report_harmless import without_scripts
 

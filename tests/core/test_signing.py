@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from aa_core.cli import app
 from aa_core.errors import AuditError, IntegrityError, MissingExtraError, RequestError, RunFormatError
-from aa_core.reporting import build_report, write_report
+from aa_core.reporting.files import write_report
+from aa_core.reporting.report import build_report
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.trajectory import open_run
 from aa_core.signing import Keys, make_keys, sign, signature_path, verify

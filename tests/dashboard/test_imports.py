@@ -12,7 +12,9 @@ import pytest
 
 import aa_core as aa
 from aa_core.registry import load_problem
-from aa_core.reporting import build_report, verify_file, write_report
+from aa_core.reporting.files import write_report
+from aa_core.reporting.report import build_report
+from aa_core.reporting.verify import verify_file
 from tests.dashboard.conftest import VIEWS, Open
 from tests.faults.forge import reseal
 

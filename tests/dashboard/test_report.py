@@ -18,9 +18,11 @@ from aa_core.access_log import read_log
 from aa_core.cli import app as commands
 from aa_core.findings import Signature
 from aa_core.jobs import all_jobs, asked_counterfactual, run_spec, spec_of, submit, whatif_spec
-from aa_core.reporting import About, Report, read_about, to_html
+from aa_core.reporting.about import About, read_about
 from aa_core.reporting.checks import check_section
+from aa_core.reporting.html import to_html
 from aa_core.reporting.links import view_of
+from aa_core.reporting.model import Report
 from aa_core.reporting.reproduce import cover_sheet
 from dashboard.selection import Selection, from_query
 from dashboard.service import Desk, address, report_of, reports, retraining, slices, work

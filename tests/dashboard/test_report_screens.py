@@ -12,7 +12,12 @@ from urllib.parse import parse_qsl, urlsplit
 import pandas as pd
 import pytest
 
-from aa_core.reporting import Report, to_csv, to_frames, to_html, to_pdf, verify_file, write_report
+from aa_core.reporting.files import write_report
+from aa_core.reporting.html import to_html
+from aa_core.reporting.model import Report
+from aa_core.reporting.pdf import to_pdf
+from aa_core.reporting.tables import to_csv, to_frames
+from aa_core.reporting.verify import verify_file
 from dashboard import screens
 from dashboard.selection import CHARTS, MODES, Selection
 from dashboard.service import (

@@ -25,7 +25,11 @@ from aa_core.files import write_sealed
 from aa_core.jobs.job import Job, all_jobs, find
 from aa_core.jobs.spec import RESULT, SPEC, TABLE, JobSpec
 from aa_core.jobs.worker import work
-from aa_core.reporting import pdf, to_html, to_pdf, verify, verify_file, write_report
+from aa_core.reporting import pdf, verify
+from aa_core.reporting.files import write_report
+from aa_core.reporting.html import to_html
+from aa_core.reporting.pdf import to_pdf
+from aa_core.reporting.verify import verify_file
 from aa_core.runs.attached import name_of
 from aa_core.signing import make_keys, sign
 from aa_core.signing import verify as verify_signature

@@ -13,7 +13,8 @@ import pytest
 
 from aa_core.counterfactuals.kept import KeptState
 from aa_core.registry import load_problem
-from aa_core.reporting import build_report, verify_file
+from aa_core.reporting.report import build_report
+from aa_core.reporting.verify import verify_file
 from aa_core.runs.archive import import_run
 from aa_core.runs.integrity import check_integrity
 from aa_core.runs.trajectory import Trajectory, open_run

@@ -23,7 +23,8 @@ from aa_core.files import write_atomic
 from aa_core.jobs import perform, whatif_spec
 from aa_core.recording.recorder import Recorder
 from aa_core.registry import load_problem
-from aa_core.reporting import Report, write_report
+from aa_core.reporting.files import write_report
+from aa_core.reporting.model import Report
 from aa_core.run_performance import run_performance
 from aa_core.runs.archive import export_run, import_run
 from aa_core.runs.trajectory import open_run

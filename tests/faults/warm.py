@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from aa_core.registry import load_problem
-from aa_core.reporting import build_report
+from aa_core.reporting.report import build_report
 from tests.core.job_run import make
 from tests.faults.victims import attribute, export, pack, retrain
 
