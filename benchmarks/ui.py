@@ -77,7 +77,7 @@ def _samples(browser: Browser, folder: Path) -> list[Row]:
     starts = [_start(browser, folder / str(i)) for i in range(STARTS)]
     names = (
         "server answers after its start",
-        "first chart, cold server and empty browser cache",
+        "first chart (the training), cold server and empty browser cache",
         "all of the first page",
     )
     rows = [

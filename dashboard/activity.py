@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from dashboard.light import glossary
 from dashboard.selection import NOTHING, Selection
-from dashboard.service import Job, glossary, retraining
+from dashboard.service import Job, retraining
 from dashboard.words import performance_words, plural
 
 SIGN = "positive = training as recorded did better"

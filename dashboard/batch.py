@@ -11,7 +11,8 @@ import streamlit as st
 
 from dashboard import feedback, session, shell
 from dashboard.gallery import gallery
-from dashboard.service import estimates, glossary
+from dashboard.light import glossary
+from dashboard.service import estimates
 from dashboard.shell import Context
 from dashboard.words import literal, plural, subject
 

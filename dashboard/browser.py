@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import feedback, session
 from dashboard.examples import described
 from dashboard.gallery import PAGE, gallery
-from dashboard.service import glossary
+from dashboard.light import glossary
 from dashboard.shell import Context
 from dashboard.words import plural
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.service import breakdown, figures
+from dashboard.light import Stage, breakdown, figures, glossary
 
 INK = {"light": "#3A4454", "dark": "#D5DBE3"}
 """Streamlit's own chart text is too pale to read in the light theme."""
@@ -18,6 +19,14 @@ FONT = '"Source Sans", sans-serif'
 def show(figure: go.Figure, key: str, alt: str) -> None:
     """A chart to look at."""
     st.plotly_chart(_on_page(figure), key=key, config=figures.CONFIG, alt=alt)
+
+
+def training(stages: Sequence[Stage], log: pd.DataFrame, key: str = "timeline") -> None:
+    """The stages over what was recorded of each step."""
+    curves = glossary.listed(words for name, words in glossary.CURVES.items() if name in log)
+    alt = f"{curves.capitalize()} over the steps, with the stages as coloured blocks"
+    st.subheader("The training", anchor=False)
+    show(figures.stage_timeline(stages, log), key, alt)
 
 
 def clickable(figure: go.Figure, key: str, alt: str, picked: Callable[[Any], None]) -> None:

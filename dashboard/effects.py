@@ -10,9 +10,10 @@ import streamlit as st
 
 from dashboard import charts, feedback, session, shell
 from dashboard.batch import batch
+from dashboard.light import breakdown, figures, glossary
 from dashboard.pin import pin
 from dashboard.selection import CHARTS, CONFOUNDER, OPTIONS, Selection
-from dashboard.service import Effects, breakdown, checking, estimates, figures, glossary, retraining
+from dashboard.service import Effects, checking, estimates, retraining
 from dashboard.shell import Context
 from dashboard.words import (
     CHART_WORDS,

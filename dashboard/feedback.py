@@ -10,7 +10,8 @@ import streamlit as st
 
 from aa_core.errors import AuditError
 from dashboard.bars import working
-from dashboard.service import Belief, Effects, Job, JobSpec, Waiting, acts, find, glossary, people
+from dashboard.light import glossary
+from dashboard.service import Belief, Effects, Job, JobSpec, Waiting, acts, find, people
 from dashboard.words import literal
 
 __all__ = ["working"]

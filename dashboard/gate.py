@@ -6,7 +6,8 @@ import streamlit as st
 
 from aa_core.errors import AuditError
 from dashboard import feedback
-from dashboard.service import escape, people
+from dashboard.light import escape
+from dashboard.service import people
 
 
 def person() -> people.Person | None:

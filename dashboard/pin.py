@@ -8,7 +8,8 @@ from typing import Any
 import streamlit as st
 
 from dashboard import feedback
-from dashboard.service import Counterfactual, glossary, ledger, people, retraining
+from dashboard.light import glossary
+from dashboard.service import Counterfactual, ledger, people, retraining
 from dashboard.shell import Context
 from dashboard.words import literal, subject
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.service import escape, glossary, marks, sketch
+from dashboard.light import escape, glossary, marks, sketch
 from dashboard.words import chart_text
 
 DIVERGING = [

@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit import delta_generator
 from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
 HERE = Path(__file__).resolve().parent
@@ -137,7 +138,12 @@ async def _refuse(send: Send) -> None:
 
 @asynccontextmanager
 async def warmed(_: st.App) -> AsyncIterator[None]:
-    """The engine is imported while the first browser is still loading the page; torch alone takes a second."""
+    """The engine is imported while the first browser is still loading the page; torch alone takes a second.
+
+    At a process's first element Streamlit looks through the paths of all modules, for a warning to those who do not use
+    `streamlit run`: a second while others are imported. Here it need not.
+    """
+    delta_generator._use_warning_has_been_displayed = True
     threading.Thread(target=_warm, daemon=True).start()
     yield
 
@@ -145,6 +151,7 @@ async def warmed(_: st.App) -> AsyncIterator[None]:
 def _warm() -> None:
     with suppress(ImportError):  # the page imports it again, and says what is missing
         with opening.imports():
+            opening.before_the_engine()
             import_module("dashboard.screens")
         import_module("dashboard.service").acts.resume()
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from dashboard.service import glossary
+from dashboard.light import glossary
 from dashboard.words import escaped
 
 

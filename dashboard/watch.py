@@ -8,8 +8,9 @@ import streamlit as st
 
 from dashboard import charts, feedback, session, shell
 from dashboard.activity import SIGN, describe, effect
+from dashboard.light import figures, glossary
 from dashboard.selection import NOTHING, OPTIONS
-from dashboard.service import Job, acts, checking, figures, glossary, retraining
+from dashboard.service import Job, acts, checking, retraining
 from dashboard.shell import Context
 from dashboard.words import VERDICTS, agreement_words, chart_text, literal, performance_words, plural
 

@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dashboard.light import escape, glossary
 from dashboard.selection import CONFOUNDER, Selection
-from dashboard.service import Desk, Effects, escape, glossary
-from dashboard.service.checking import Truth
+
+if TYPE_CHECKING:  # words are there before the engine
+    from dashboard.service import Desk, Effects
+    from dashboard.service.checking import Truth
 
 UNLINKED = "\u2060"
 """Invisible; Markdown takes what it stands in for no address."""

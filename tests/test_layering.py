@@ -295,7 +295,7 @@ def streamlit_outside_the_dashboard(modules: Modules) -> list[str]:
 def engine_behind_the_services_back(modules: Modules) -> list[str]:
     return _found(
         modules,
-        lambda m: within(m, "dashboard") and not within(m, "dashboard.service"),
+        lambda m: within(m, "dashboard") and not within(m, "dashboard.service", "dashboard.light"),
         lambda i: within(i.target, "aa_core") and not within(i.target, "aa_core.errors"),
     )
 

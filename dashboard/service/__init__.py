@@ -10,7 +10,6 @@ people      who asks, and what they may do        acts         jobs, started and
 from aa_core.confidence.calibration import Calibration
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.jobs import Job, JobSpec, find
-from aa_core.reporting import breakdown, escape, figures, glossary, marks, sketch
 from aa_core.reporting.about import About
 from aa_core.reporting.model import Report
 from dashboard.service import (
@@ -48,25 +47,19 @@ __all__ = [
     "RunEntry",
     "Waiting",
     "acts",
-    "breakdown",
     "checking",
     "compare",
-    "escape",
     "estimates",
     "experiments",
     "exporting",
-    "figures",
     "find",
     "formats",
-    "glossary",
     "groups",
     "ledger",
     "list_runs",
-    "marks",
     "parts",
     "people",
     "report_of",
     "retraining",
-    "sketch",
     "slices",
 ]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import streamlit as st
 
 from dashboard import charts, experiments, feedback, plots, session
+from dashboard.light import figures
 from dashboard.selection import MODES
-from dashboard.service import Desk, compare, figures, groups, list_runs
+from dashboard.service import Desk, compare, groups, list_runs
 from dashboard.service.compare import Pair
 from dashboard.shell import Context
 from dashboard.words import chart_text, judged, literal, plural, subject

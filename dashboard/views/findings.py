@@ -6,8 +6,9 @@ import streamlit as st
 
 from dashboard import feedback, shell, tables
 from dashboard.activity import SIGN
+from dashboard.light import glossary
 from dashboard.pin import EXTENTS, NAME, signature_fields, signed, your_name
-from dashboard.service import acts, glossary, ledger, people
+from dashboard.service import acts, ledger, people
 from dashboard.shell import Context
 from dashboard.words import literal, when
 

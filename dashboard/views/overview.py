@@ -9,7 +9,8 @@ import streamlit as st
 
 from dashboard import charts, feedback, shell, tables
 from dashboard.effects import within_noise
-from dashboard.service import Effects, checking, estimates, figures, glossary, ledger
+from dashboard.light import glossary
+from dashboard.service import Effects, checking, estimates, ledger
 from dashboard.shell import Context
 from dashboard.words import answer_words, literal, measure, plural, retrained_words
 
@@ -31,11 +32,7 @@ def render(ctx: Context) -> None:
         )
     if ("Replay", NOT_REPLAYED) in replay:
         shell.link("Reliability", "Replay it: do the recorded steps lead to this model?", ctx.selection)
-    st.subheader("The training", anchor=False)
-    log = ctx.desk.log()
-    words = glossary.listed(words for name, words in glossary.CURVES.items() if name in log)
-    alt = f"{words.capitalize()} over the steps, with the stages as coloured blocks"
-    charts.show(figures.stage_timeline(run.stages, log), "timeline", alt)
+    charts.training(run.stages, ctx.desk.log())
     with problems:
         _files(ctx)
     facts.html(tables.facts([*ctx.desk.summary(), *replay]))

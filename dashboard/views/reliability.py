@@ -7,7 +7,8 @@ from typing import Any
 import streamlit as st
 
 from dashboard import charts, feedback, session, tables
-from dashboard.service import Calibration, acts, checking, figures, glossary
+from dashboard.light import figures, glossary
+from dashboard.service import Calibration, acts, checking
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, chart_text, judged, literal, performance_words, plural, subject
 

@@ -9,19 +9,9 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import feedback, tables
 from dashboard.activity import describe
+from dashboard.light import glossary
 from dashboard.pin import NAME, signature_fields, signed
-from dashboard.service import (
-    About,
-    Report,
-    estimates,
-    exporting,
-    formats,
-    glossary,
-    ledger,
-    parts,
-    report_of,
-    retraining,
-)
+from dashboard.service import About, Report, estimates, exporting, formats, ledger, parts, report_of, retraining
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, performance_words, plural, subject
 

@@ -8,8 +8,9 @@ import streamlit as st
 
 from dashboard import charts, feedback, filters, plots, session, shell, tables
 from dashboard.browser import picked_examples
+from dashboard.light import figures, glossary
 from dashboard.selection import FILTERS, NOTHING
-from dashboard.service import figures, glossary, groups, slices
+from dashboard.service import groups, slices
 from dashboard.service.groups import Group
 from dashboard.shell import Context
 from dashboard.words import chart_text, judged, literal, plural

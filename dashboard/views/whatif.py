@@ -7,9 +7,10 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard import changes, feedback, session, shell, tables, watch
+from dashboard.light import glossary
 from dashboard.pin import pin
 from dashboard.selection import CHANGES
-from dashboard.service import Waiting, acts, checking, estimates, glossary, retraining
+from dashboard.service import Waiting, acts, checking, estimates, retraining
 from dashboard.shell import Context
 from dashboard.words import OPTIONS, effect_words, judged, literal, measure, plural, subject
 

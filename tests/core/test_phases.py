@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ import aa_core as aa
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.errors import EmptyStageError, ProblemError, RecordingError, UnsupportedError
 from aa_core.replay import prepare, snapshot_before
+from aa_core.runs.curves import read_curves
 from aa_core.runs.trajectory import Trajectory
 from aa_core.state import State, as_rays, leaves, map_state, pair, unflatten
 from tests import zoo
@@ -344,6 +346,9 @@ def test_splits_by_parameter_and_cause_add_up(case: Case) -> None:
 def test_the_log_shows_every_step_with_its_own_hyperparameters(case: Case) -> None:
     frame = case.run.log_frame()
     assert len(frame) == 3 * STEPS and frame["lr"].notna().all() and frame["loss"].notna().all()
+    curves = read_curves(case.run.path)
+    assert curves is not None and curves.stages == case.run.stages
+    pd.testing.assert_frame_equal(curves.log, frame)
 
 
 # ---- what is recorded ------------------------------------------------------------------------------------------------

@@ -184,6 +184,7 @@ def test_the_memory_of_graphs_is_measured_on_a_step_that_has_one(tmp_path: Path)
 
 def test_the_log_has_no_gradient_norm_where_there_was_no_gradient(tmp_path: Path) -> None:
     run = record(tmp_path / "r")
-    norms = run.log_frame()["grad_norm"]
+    norms, curves = run.log_frame()["grad_norm"], read_curves(tmp_path / "r")
+    assert curves is not None and curves.log.equals(run.log_frame())
     assert norms.isna().tolist() == [not run.record(k).micro_batches for k in range(run.steps)]
     assert run.first_nonfinite is None

@@ -19,6 +19,7 @@ from aa_core.reporting.pdf import to_pdf
 from aa_core.reporting.tables import to_csv, to_frames
 from aa_core.reporting.verify import verify_file
 from dashboard import screens
+from dashboard.light import glossary
 from dashboard.selection import CHARTS, MODES, Selection
 from dashboard.service import (
     About,
@@ -27,7 +28,6 @@ from dashboard.service import (
     checking,
     compare,
     estimates,
-    glossary,
     groups,
     list_runs,
     parts,
