@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import aa_core as aa
 from aa_core.errors import ReplayDriftError
 from aa_core.replay import MEMORY, prepare, reverse, verify_once
+from aa_core.runs.curves import read_curves
 from aa_core.state import nbytes
 from tests import zoo
 from tests.recorded import as_killed
