@@ -61,5 +61,5 @@ def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) 
     while monotonic() < deadline and process.poll() is None:
         with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/_stcore/health", timeout=5):
             return
-        sleep(0.1)
+        sleep(0.02)
     raise RuntimeError(f"the dashboard did not start:\n{log.read_text()}")
