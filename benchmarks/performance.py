@@ -31,7 +31,7 @@ from aa_core.effects.cache import EmbeddingCache
 from aa_core.processes import processors
 from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
-from benchmarks import growth, memory_cost, recorder_cost
+from benchmarks import growth, memory_cost, reading_cost, recorder_cost
 from benchmarks.growth_picture import curves
 from benchmarks.performance_cases import (
     BATCH,
@@ -66,8 +66,6 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     run = recorded(folder / name, model, batches)
     problem = aa.Problem(built, nn.functional.cross_entropy, device="cpu")
     training, gamma = prepare(run, problem), aa.log_likelihood(*batch(draw, 999, 200))
-    cached = EmbeddingCache(None)
-    aa.embed_stages(run, problem, cache=cached)
     skips = [aa.Counterfactual.skip(s.name) for s in run.stages]
     ways: dict[str, Callable[[], Any]] = {
         "plain replay": lambda: deque(advance(run, training, load(run, training, 0), run.steps), maxlen=1),
@@ -80,15 +78,9 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     }
     ratios = against(lambda: plain(model, batches), ways)
     ratios["adjoint of 8 queries at once, a query"] = [r / 8 for r in ratios["adjoint of 8 queries at once, a query"]]
-    forward = gamma.mean()
-    reading = against(
-        lambda: [forward(problem, run.load(run.steps).state.params, {}) for _ in run.stages],
-        {"reading all examples from cached embeddings": lambda: aa.stage_effects(run, problem, gamma, cache=cached)},
-    )
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "training": summary(ratios),
-        "forward passes": summary(reading),
         "together": summary(together(run, training)),
         "double": double(name, folder, run, problem),
         "ahead": 2 * torch.get_num_threads() <= processors(),
@@ -172,6 +164,7 @@ def main() -> None:
             parts: dict[str, Callable[[], Any]] = {
                 **{name: partial(measure, name, Path(folder)) for name in MODELS},
                 "compile": compiled,
+                "reading": lambda: reading_cost.measure(Path(folder)),
                 "recorder": lambda: recorder_cost.measure(Path(folder)),
                 "memory": lambda: memory_cost.measure(Path(folder)),
                 "growth": lambda: growth.measure(Path(folder)),

@@ -9,7 +9,6 @@ from aa_core.reporting.glossary import listed
 from benchmarks.growth_picture import WORDS
 
 FLOOR = "floor: gradient and one curvature product a step"
-KINDS = ("training", "forward passes")
 ADJOINT = "adjoint of one query: effects of all steps and stages"
 
 
@@ -22,7 +21,7 @@ Written by `python -m benchmarks.performance` from
 *Load* is the number of processes that wanted each processor when a part began: above 1 the machine was shared with other work.
 Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
 """
-    parts = {"recorder": _recorder, "memory": _memory, "growth": _growth}
+    parts = {"reading": _reading, "recorder": _recorder, "memory": _memory, "growth": _growth}
     rest = [section(figures[name], figures["setting"]) for name, section in parts.items()]
     return "\n".join([head, _attribution(figures), *rest])
 
@@ -38,7 +37,7 @@ def _attribution(figures: dict[str, Any]) -> str:
 
 Measured on {figures["transformer"]["date"]}, {figures["transformer"]["machine"]}. Steps of AdamW in {setting["stages"]} stages, batches of {setting["batch"]}, float32: {steps}.
 Ratios to plain training of the same steps (the loop without recorder and engine); median of {setting["rounds"]} rounds, in brackets the lowest and the
-highest. The last row is a ratio to one forward pass of the 200 evaluation examples for each of the {setting["stages"]} stages.
+highest.
 
 {_table(["task", *columns], _costs(models))}
 
@@ -125,7 +124,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _costs(models: dict[str, Any]) -> list[list[str]]:
     first = next(iter(models.values()))
-    rows = [[task, *(_cell(m[kind].get(task)) for m in models.values())] for kind in KINDS for task in first[kind]]
+    rows = [[task, *(_cell(m["training"].get(task)) for m in models.values())] for task in first["training"]]
     beyond = [f"{m['training'][ADJOINT]['median'] - m['training'][FLOOR]['median']:.2f}" for m in models.values()]
     at = [row[0] for row in rows].index(ADJOINT) + 1
     return [*rows[:at], ["... of it beyond the floor", *beyond], *rows[at:]]
@@ -134,6 +133,21 @@ def _costs(models: dict[str, Any]) -> list[list[str]]:
 def _before(before: dict[str, Any], models: dict[str, Any]) -> list[list[str]]:
     now = {name: m["training"][ADJOINT] for name, m in models.items()}
     return [[when, *(_cell(found.get(name)) for name in models)] for when, found in (("before", before), ("now", now))]
+
+
+def _reading(part: dict[str, Any], setting: dict[str, Any]) -> str:
+    found = part["figures"]
+    rows = [[how, *(_cell(m[how]) for m in found.values())] for how in next(iter(found.values()))]
+    return f"""## Reading
+
+Effects of {setting["stages"]} stages on every evaluation example from cached embeddings, all three readouts, as a ratio to one forward
+pass of all examples a stage ({_when(part)}).
+In matrix products a readout by the derivative costs two passes, one at moved parameters a third, and all stages share one more:
+3 and a share is the floor, less where the first layer is much of the model, since inputs do not change. A few examples cost the calls.
+Many are read in pieces whose widest tensor, of all stages, has at most 16 MiB: more at once leaves a processor's caches.
+
+{_table(["all examples", *found], rows)}
+"""
 
 
 def _recorder(part: dict[str, Any], setting: dict[str, Any]) -> str:

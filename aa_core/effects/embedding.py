@@ -20,9 +20,9 @@ from aa_core.effects.cache import EmbeddingCache, default_cache
 from aa_core.effects.statistics import UNCHANGED, Shift, StatisticsChange, statistics_changes
 from aa_core.effects.tangent import additive_tangents, boundary_tangents, midway
 from aa_core.errors import EmptyStageError, RequestError
-from aa_core.performance import Performance
+from aa_core.performance import CHUNK, Performance
 from aa_core.problem import Problem, twice_differentiable_kernels
-from aa_core.records import Inputs, RunLike
+from aa_core.records import Inputs, RunLike, map_inputs
 from aa_core.replay import Progress, prepare, silent, verify_once
 from aa_core.running_statistics import Evaluated
 from aa_core.stages import select
@@ -40,6 +40,9 @@ ASSUMED = {"midpoint": ("every step was linearised half way to the mean of the s
 """What a method takes for granted beside the others."""
 METHOD_VERSION = 4
 """Raised when an embedding's definition changes, so that no stale one is read."""
+NEAR, FEW = 16 * 2**20, 64
+"""Bytes that the widest tensor may have where a CPU reads several embeddings at once, and the fewest examples that are
+worth a pass. Larger tensors leave the caches: reading a transformer took half as long again."""
 FIRST_ORDER = " (first order)"
 """Ends the names of `StatisticsChange.first_order` where embeddings are kept."""
 
@@ -148,7 +151,8 @@ def read(
     without = [{n: buffers[n] - d for n, d in c.measured.items()} for c in changed]
     held = [{n: b for n, b in own.items() if n not in directions} for own in without]
     with performance.explained(), torch.no_grad():
-        for inputs, targets in performance.chunks(problem.device, len(embeddings)):
+        times = len(embeddings) * _pieces(performance, problem, params, buffers, len(embeddings))
+        for inputs, targets in performance.chunks(problem.device, times):
             score = partial(_score, performance, targets)
             outputs, changes = push_outputs(problem, params, buffers, inputs, directions)
             value = score(outputs)
@@ -161,6 +165,31 @@ def read(
                 parts["displaced"][i].append(value - score(elsewhere))
                 parts["link"][i].append(value - score(outputs - change))
     return {readout: torch.stack([performance.combine(p) for p in found]) for readout, found in parts.items()}
+
+
+def _pieces(performance: Performance, problem: Problem, params: Params, buffers: Buffers, embeddings: int) -> int:
+    """Into how many parts a CPU takes what would fit in memory at once, so that more of it stays in its caches."""
+    if problem.device.type != "cpu" or len(performance.targets) <= FEW:
+        return 1
+    rows = CHUNK // embeddings
+    inputs = map_inputs(lambda t: t[:1], performance.inputs)
+    within = NEAR // (embeddings * _widest(problem, params, buffers, inputs))
+    return -(-rows // max(FEW, within))
+
+
+def _widest(problem: Problem, params: Params, buffers: Buffers, inputs: Inputs) -> int:
+    """Bytes of the largest tensor that is made on the way to the outputs, and at least 1."""
+    leaves = {n: p.detach().requires_grad_() for n, p in params.items()}
+    given, sizes = {t.untyped_storage().data_ptr() for t in (*params.values(), *buffers.values())}, [1]
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in given:
+            sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        problem.outputs(leaves, dict(buffers), inputs)
+    return max(sizes)
 
 
 def push_outputs(
