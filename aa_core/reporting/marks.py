@@ -183,11 +183,11 @@ def hover(name: Any, effect: float, unit: str) -> str:
 
 
 def cell_words(effect: float | None, low: float | None, high: float | None, unsure: bool, scale: float) -> str:
-    """ "+0.120"; "(+0.120)" where the interval includes zero; "+0.120 ?" where the readouts disagree in its sign."""
+    """ "+0.120"; "(+0.120)" where the interval includes zero; "+0.120?" where the readouts disagree in its sign."""
     words = fmt_effect(effect, scale)
     if low is not None and high is not None and low <= 0 <= high:
         words = f"({words})"
-    return f"{words} ?" if unsure else words
+    return f"{words}?" if unsure else words
 
 
 def grid_words(effect: Grid, low: Grid, high: Grid, unsure: Sequence[Sequence[bool]]) -> list[list[str]]:

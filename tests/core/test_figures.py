@@ -209,7 +209,7 @@ def test_parts_that_cannot_be_told_apart_are_added_up() -> None:
 
 def test_a_cell_says_what_is_not_sure_of_it() -> None:
     grids = ([[0.12, 0.03]], [[0.1, -0.1]], [[0.2, 0.1]])
-    assert grid_words(*grids, [[True, True]]) == [["+0.120 ?", "(+0.030) ?"]]
+    assert grid_words(*grids, [[True, True]]) == [["+0.120?", "(+0.030)?"]]
     assert grid_words(*grids, []) == [["+0.120", "(+0.030)"]], "older reports do not say"
     assert grid_words([[None]], [[None]], [[None]], [[False]]) == [["n/a"]]
 
