@@ -20,9 +20,9 @@ def main() -> None:
     st.set_page_config("Accountability audit", str(HERE / "assets" / "icon.png"), "wide", initial_sidebar_state=250)
     st.logo(HERE / "assets" / "logo.svg", size="large", icon_image=HERE / "assets" / "icon.png")
     st.html(HERE / "assets" / "style.css")
-    with opening.waited_for():
+    with opening.waited_for() as clear:
         screens = import_module("dashboard.screens")
-    screens.show()
+    screens.show(clear)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from threading import Event
@@ -47,8 +47,9 @@ def before_the_engine() -> None:
 
 
 @contextmanager
-def waited_for() -> Iterator[None]:
-    """Around the imports of the page, which wait for the server's. Its place is on every page: nothing moves."""
+def waited_for() -> Iterator[Callable[[], object]]:
+    """Around the imports of the page, which wait for the server's; gives what clears the place of what stood there
+    meanwhile, for the page to call. Its place is on every page: nothing moves."""
     place = st.empty()
     if not _imported.is_set():
         with place.container():
@@ -57,9 +58,8 @@ def waited_for() -> Iterator[None]:
             st.caption("Starting the engine …")
             _first(title)
         _drawn.set()
-    yield
+    yield place.empty
     _imported.set()
-    place.empty()
 
 
 def _first(title: DeltaGenerator) -> None:

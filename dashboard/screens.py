@@ -33,8 +33,8 @@ SCREENS = (
 )
 
 
-def show() -> None:
-    """Draw the chosen screen for the chosen run."""
+def show(clear: Callable[[], object]) -> None:
+    """Draw the chosen screen for the chosen run; `clear` takes away what stood there before, when that is known."""
     person = gate.person()
     if person is not None:
         session.begin()
@@ -45,6 +45,7 @@ def show() -> None:
     ]
     page = st.navigation(pages, position="hidden" if person is None else "sidebar")
     if person is None:
+        clear()
         gate.sign_in()
         return
     shell.offer({title: page for page, (_, title, _) in zip(pages, SCREENS, strict=True)})
@@ -52,6 +53,7 @@ def show() -> None:
     gate.way_out(person)
     feedback.notes(session.take_notes())
     session.publish()
+    clear()
     if opened:
         context.append(opened)
         page.run()

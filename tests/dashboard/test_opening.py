@@ -28,9 +28,10 @@ def page() -> None:
 
     from dashboard import opening
 
-    with opening.waited_for():
+    with opening.waited_for() as clear:
         if st.session_state.get("stop"):
             st.stop()
+    clear()
     st.title("The screen")
 
 
