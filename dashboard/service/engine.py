@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ CHOSEN = os.environ.get("AA_PROBLEM") or None
 """The problem that the auditor named, in place of what the runs ask for."""
 ENGINE = threading.Lock()
 __all__ = ["Progress", "alone", "compute", "memo"]
+MANY, _modules = 100, len(sys.modules)
+"""Modules; that many more are worth a look, and how many there were at the last one."""
 WAIT = 0.5
 """Seconds between two looks whether the engine is free; a page that is left meanwhile waits no more."""
 
@@ -50,4 +54,16 @@ def alone(key: Hashable) -> Iterator[None]:
 def compute(key: Hashable, work: Callable[[], Any]) -> Any:
     """The result kept under this key; the engine computes it now if there is none."""
     with alone(key):
-        return memo().recall(key, work)
+        found = memo().recall(key, work)
+    _keep_imports()
+    return found
+
+
+def _keep_imports() -> None:
+    """What torch imports at the first derivative stays, as after `opening.imports`: Streamlit collects garbage after
+    every click, before its answer has left, and would go through all of it."""
+    global _modules
+    if len(sys.modules) > _modules + MANY:
+        gc.collect()
+        gc.freeze()
+        _modules = len(sys.modules)

@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from aa_core.runs.trajectory import open_run
 from dashboard import opening
+from dashboard.service import engine
 from dashboard.words import literal
 from tests.dashboard.conftest import HOSTILE, SAMPLES, record
 
@@ -147,6 +148,7 @@ def test_a_failed_import_does_too(nothing_imported: Event) -> None:
 HALFWAY = """
 import sys, threading
 from dashboard import opening
+from dashboard.service import engine
 
 assert {name!r} not in sys.modules
 threading.Thread(target=__import__, args=({name!r},)).start()
@@ -160,3 +162,14 @@ opening._first(None)
 def test_what_another_thread_is_importing_is_waited_for(name: str) -> None:
     ended = subprocess.run([sys.executable, "-c", HALFWAY.format(name=name)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_what_the_engine_imports_later_is_kept_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_modules", len(sys.modules) - engine.MANY - 1)
+    gc.unfreeze()
+    try:
+        assert engine.compute("later", lambda: 1) == 1 and gc.get_freeze_count()
+        gc.unfreeze()
+        assert engine.compute("again", lambda: 2) == 2 and not gc.get_freeze_count(), "nothing came since"
+    finally:
+        gc.unfreeze()
