@@ -148,7 +148,6 @@ def test_a_failed_import_does_too(nothing_imported: Event) -> None:
 HALFWAY = """
 import sys, threading
 from dashboard import opening
-from dashboard.service import engine
 
 assert {name!r} not in sys.modules
 threading.Thread(target=__import__, args=({name!r},)).start()
