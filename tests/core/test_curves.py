@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import save
+from safetensors.torch import save as torch_save
 
 from aa_core.errors import IntegrityError, RunFormatError, RunNotFoundError
 from aa_core.recording.recorder import Recorder
@@ -83,13 +84,27 @@ def test_columns_are_read_as_far_as_the_log_shows_them() -> None:
         b"",
         save(columns(loss=np.zeros(4))),
         save(columns(grad_norm=np.zeros((3, 1)))),
+        save(columns(grad_norm=np.zeros(3, np.complex64))),
+        torch_save({"loss": torch.zeros(3, dtype=torch.bfloat16)}),
         save({n: c for n, c in columns().items() if n != "loss"}),
         save({n: c for n, c in columns().items() if n != "hyper.0.lr"}),
         save(columns(**{"hyper.1.beta": np.zeros(3)})),
         save(columns(**{"hyper.7.lr": np.zeros(3)})),
         save(columns(**{"hyper.lr": np.zeros(3)})),
     ],
-    ids=("torn", "empty", "long", "wide", "no loss", "no group 0", "one name more", "a group too far", "no group"),
+    ids=(
+        "torn",
+        "empty",
+        "long",
+        "wide",
+        "complex",
+        "no dtype of numpy",
+        "no loss",
+        "no group 0",
+        "one name more",
+        "a group too far",
+        "no group",
+    ),
 )
 def test_other_columns_are_refused(data: bytes) -> None:
     with pytest.raises(RunFormatError, match=r"^steps/0-3: "):
