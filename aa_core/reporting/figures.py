@@ -110,6 +110,7 @@ def step_bars(
     stage_strip(figure, _blocks_of(frame), row=2, names=stages)
     figure.yaxis(1, title={"text": axis_title(performance, unit)}, tickformat="~g")
     figure.xaxis(2, title={"text": "step"})
+    figure.set(hovermode="x")  # all above and below a bar is the bar's: one of a tiny effect could not be hit
     if chosen is not None:
         line = {"color": NEUTRAL, "dash": "dot", "width": 1.5}
         figure.set(

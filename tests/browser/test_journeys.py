@@ -120,6 +120,15 @@ def test_pick_an_example_click_a_stage_click_a_step(visit: Visit) -> None:
     expect(page).to_have_url(re.compile("examples=8.*stage=90.*steps=340-340"))
 
     expect(page.get_by_text("They add up to")).to_be_visible()
+    bar, plot = (
+        page.locator(f"[class*='st-key-steps'] .js-plotly-plot {part}").first for part in (".bars path", ".nsewdrag")
+    )
+    across, above = bar.bounding_box(), plot.bounding_box()
+    assert across and above
+    page.mouse.click(across["x"] + across["width"] / 2, above["y"] + 4)  # far above it: its bar may be too low to hit
+    expect(page).to_have_url(re.compile("examples=8.*stage=90.*steps=300-300"))
+    page.go_back()
+    expect(page).to_have_url(re.compile("steps=340-340"))
 
     again = visit(page.url.split("/", 3)[3])
     expect(again.get_by_text("Effect on example 8")).to_be_visible()

@@ -103,7 +103,9 @@ def test_selected_stages_stand_out() -> None:
 
 
 def test_the_chosen_step_has_a_line_through_bars_and_strip() -> None:
-    lines = step_bars(steps(30), "nats", chosen=7).layout.shapes
+    layout = step_bars(steps(30), "nats", chosen=7).layout
+    assert layout.hovermode == "x", "a bar of next to nothing is hit in its column"
+    lines = layout.shapes
     assert [(line.x0, line.x1, line.yref) for line in lines] == [(7, 7, "y domain"), (7, 7, "y2 domain")]
     assert not FIGURES["steps"].layout.shapes
 
