@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aa_core.effects.embedding import FEW, NEAR
 from aa_core.reporting.glossary import listed
 from benchmarks.growth_picture import WORDS
 
@@ -144,7 +145,8 @@ Effects of {setting["stages"]} stages on every evaluation example from cached em
 pass of all examples a stage ({_when(part)}).
 In matrix products a readout by the derivative costs two passes, one at moved parameters a third, and all stages share one more:
 3 and a share is the floor, less where the first layer is much of the model, since inputs do not change. A few examples cost the calls.
-Many are read in pieces whose widest tensor, of all stages, has at most 16 MiB: more at once leaves a processor's caches.
+Many are read in pieces whose widest tensor, of all stages, has at most {NEAR >> 20} MiB (of {FEW} examples at least): more at once leaves a
+processor's caches.
 
 {_table(["all examples", *found], rows)}
 """

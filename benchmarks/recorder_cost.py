@@ -1,4 +1,4 @@
-"""What recording adds to steps of 25 ms and longer, while every example is new and once all are known."""
+"""What recording adds to steps of some 15 to 60 ms, while every example is new and once all are known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.performance_cases import MODELS, batch
 
 STEPS, ROUNDS = 100, 2
 BATCHES = {"MLP": 1024, "CNN": 512, "transformer": 64}
-"""Examples a step, so that a plain step takes about 25 ms on a free processor of 2025."""
+"""Examples a step; the time that a plain one takes is measured with it."""
 
 
 def measure(folder: Path) -> dict[str, Any]:

@@ -205,11 +205,6 @@ class StepTable:
         """Where the idle parameters of each step begin, and the end."""
         return [0, *self.columns["idle.count"].cumsum(0).tolist()]
 
-    @property
-    def updates(self) -> Tensor:
-        """bool [steps]: whether the optimizer updated any parameter."""
-        return self.columns["idle.count"] < len(self.names)
-
     def record(self, index: int, step: int, stage: str) -> StepRecord:
         """The record at `index`, which is step `step` of the run."""
         get = {n: float(self.columns[n][index]) for n in ("loss", "grad_norm", "training")}

@@ -18,7 +18,7 @@ from aa_core.stages import Stage, stage_of_steps
 
 MOST = 64 * 2**20
 """Bytes of recorded steps that are read for the curves alone."""
-Columns = Mapping[str, "np.ndarray"]
+Columns = Mapping[str, np.ndarray]
 
 
 class Measured(NamedTuple):
@@ -48,13 +48,12 @@ def read_curves(root: Path) -> Curves | None:
     files = [f for c in commits for f in c.files if f.role == "steps"]
     if not (commits and commits[-1].sealed) or sum(f.size for f in files) > MOST:
         return None
-    stages = stages_of(commits)
+    stages = in_order(e.to_stage() for e in commits[-1].stages)
     return Curves(header.title, head, stages, log_frame(stages, _phases(root, header, commits)))
 
 
-def stages_of(commits: Sequence[Commit]) -> tuple[Stage, ...]:
+def in_order(stages: Iterable[Stage]) -> tuple[Stage, ...]:
     """The stages that have steps, in the order of their first step."""
-    stages = (e.to_stage() for e in (commits[-1].stages if commits else ()))
     return tuple(sorted((s for s in stages if s.blocks), key=lambda s: s.start))
 
 

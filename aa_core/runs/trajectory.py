@@ -18,7 +18,7 @@ from aa_core.records import Batch, Groups, MicroBatch, Phase, StepInput, StepRec
 from aa_core.runs.chain import Chain, read_chain
 from aa_core.runs.columns import Columns, StepTable, column_problems, concat_columns, decode_columns, encode_columns
 from aa_core.runs.commits import number_of
-from aa_core.runs.curves import Measured, is_curve, log_frame
+from aa_core.runs.curves import Measured, in_order, is_curve, log_frame
 from aa_core.runs.evaluation import Evaluation, decode_evaluation
 from aa_core.runs.examples import Examples, Fields, Ids, concat, decode_examples, fetch_verified, to_batch
 from aa_core.runs.header import Environment, FileEntry, Header, PhaseEntry, listed, partition_errors
@@ -276,7 +276,7 @@ def _stages(chain: Chain) -> tuple[Stage, ...]:
     for step in chain.journal.steps[underway.stop - chain.committed if underway else 0 :]:
         record = step.record
         stages[record.stage] = extend(stages.get(record.stage, Stage(record.stage, ())), record.step)
-    return tuple(sorted((s for s in stages.values() if s.blocks), key=lambda s: s.start))
+    return in_order(stages.values())
 
 
 def _read_examples(root: Path, file: FileEntry) -> Examples:

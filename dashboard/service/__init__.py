@@ -1,4 +1,6 @@
-"""The dashboard's one door to the engine: asks for plain values, answers with tables. Computes each thing once.
+"""The dashboard's door to the engine: asks for plain values, answers with tables. Computes each thing once.
+
+What needs no torch is in `dashboard.light`.
 
 engine      the lock and the memo                 runs         which runs there are
 desk        what a run is, without an estimate    estimates    effects of stages and steps, predictions

@@ -6,7 +6,8 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
+from time import monotonic
 
 import pytest
 from streamlit import delta_generator
@@ -117,6 +118,11 @@ def test_the_engine_waits_for_the_first_page_and_not_for_ever(monkeypatch: pytes
     monkeypatch.setattr(opening, "PATIENCE", 0.01)
     opening.before_the_engine()
     assert not opening._drawn.is_set()
+    monkeypatch.setattr(opening, "PATIENCE", 60)
+    began, later = monotonic(), Timer(0.2, opening._drawn.set)
+    later.start()
+    opening.before_the_engine()
+    assert opening._drawn.is_set() and monotonic() - began < 30
 
 
 def test_streamlit_still_looks_who_runs_it_as_the_server_expects() -> None:
