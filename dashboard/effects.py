@@ -31,6 +31,7 @@ from dashboard.words import (
 ALL = ""
 
 
+@shell.alone
 def effects(ctx: Context) -> None:
     """Stages, or the steps of the stage that was clicked."""
     s = ctx.selection

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
 
-from dashboard import feedback, session
+from dashboard import feedback, gate, session
 from dashboard.selection import NOTHING, OPTIONS, Selection, fit, to_query
 from dashboard.service import Desk, RunEntry, checking, list_runs
 
@@ -61,6 +62,26 @@ def _first(entries: dict[str, RunEntry], digest: str) -> RunEntry:
     return next(iter([*named, *opening, *entries.values()]))
 
 
+def alone(draw: Callable[[Context], None]) -> Callable[[Context], None]:
+    """A part of a screen that a click in it draws anew by itself: sooner than the page, and nothing around it moves.
+
+    For a part whose controls pick nothing that the rest of the page shows. Who looks, and at which run, is asked again
+    at each such click; where either has changed, the whole page is drawn.
+    """
+
+    @st.fragment
+    def part(desk: Desk) -> None:
+        if gate.person() is None or list_runs().get(desk.entry.id) != desk.entry:
+            st.rerun()
+        with feedback.refusals():
+            ctx = _fitted(desk, session.current())
+            feedback.notes(session.take_notes())
+            session.publish()
+            draw(ctx)
+
+    return lambda ctx: part(ctx.desk)
+
+
 def offer(pages: dict[str, Any]) -> None:
     """The screens by their titles, for links from one to another."""
     st.session_state[_PAGES] = pages
@@ -75,10 +96,15 @@ def link(screen: str, label: str, selection: Selection, icon: str = ":material/a
 def _opened(entry: RunEntry) -> Context | None:
     with feedback.refusals():
         desk = Desk(entry)
-        fitted, ignored = fit(_settled(desk, session.current(), entry), desk.facts())
-        session.settle(fitted, ignored)
-        return Context(desk, fitted)
+        return _fitted(desk, _settled(desk, session.current(), entry))
     return None
+
+
+def _fitted(desk: Desk, asked: Selection) -> Context:
+    """What the run has of what is asked, from now on the selection."""
+    fitted, ignored = fit(asked, desk.facts())
+    session.settle(fitted, ignored)
+    return Context(desk, fitted)
 
 
 def _settled(desk: Desk, asked: Selection, entry: RunEntry) -> Selection:

@@ -176,6 +176,38 @@ def test_tiles_that_stay_are_not_drawn_again(visit: Visit) -> None:
     expect(other).to_have_count(0)
 
 
+def test_of_a_click_in_the_chart_only_the_chart_s_side_is_sent_again(visit: Visit, server: str) -> None:
+    page, heard = visit("jobs"), []
+    page.on("websocket", lambda w: w.on("framereceived", lambda frame: heard.append(str(frame))))
+    page.goto(f"{server}/explore?run=digits-shift")
+    expect(page.locator(STAGE_BARS)).to_have_count(6)
+    expect(page.locator(RUNNING)).to_have_count(0)
+    assert any("Wrong only" in frame for frame in heard)
+    heard.clear()
+    click_bar(page.locator(STAGE_BARS).nth(5), page.get_by_text("Positive = the step helped"))
+    page.get_by_role("button", name="All stages").click()
+    page.get_by_role("radio", name="Path shares").click()
+    expect(page.get_by_text("How the log-likelihood rose or fell")).to_be_visible()
+    expect(page).to_have_url(re.compile("chart=shares"))
+    assert any("Path shares" in frame for frame in heard)
+    assert not any("Wrong only" in frame for frame in heard)
+
+
+def test_a_run_that_is_another_one_meanwhile_is_not_shown_as_before(browser: Browser, tmp_path: Path) -> None:
+    run, other = tmp_path / "runs" / "run", tmp_path / "other"
+    record(run, words="plain")
+    record(other, words="plain", lr=0.02)
+    with dashboard(tmp_path / "workspace", tmp_path / "log", tmp_path / "runs") as address:
+        page = window(browser).new_page()
+        page.goto(f"{address}/explore")
+        expect(page.locator(STAGE_BARS)).to_have_count(2)
+        run.rename(tmp_path / "before")
+        other.rename(run)
+        page.locator(STAGE_BARS).first.click(force=True)
+        expect(page.get_by_text("This link was made for another version of the run")).to_be_visible()
+        page.context.close()
+
+
 def test_the_back_button_goes_back(visit: Visit) -> None:
     page = visit("explore?run=digits-shift&examples=3")
     expect(page.get_by_text("Effect on example 3")).to_be_visible()

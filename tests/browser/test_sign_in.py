@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -175,13 +175,16 @@ def test_a_viewer_opens_and_exports_and_the_log_says_who(visit: Visit, site: Sit
     assert not [line for line in lines if line["who"] in ("Eve", "eve@example.org")]
 
 
-def test_who_is_taken_off_the_list_is_out_at_the_next_click(visit: Visit, site: Site) -> None:
-    page = visit("").sign_in("Ada")
-    expect(page.get_by_role("heading", name="The training")).to_be_visible()
+@pytest.mark.parametrize("click", ["link", "radio"], ids=["another screen", "a part of this one"])
+def test_who_is_taken_off_the_list_is_out_at_the_next_click(
+    visit: Visit, site: Site, click: Literal["link", "radio"]
+) -> None:
+    page = visit("explore").sign_in("Ada")
+    expect(page.get_by_text("Click a bar to see its steps")).to_be_visible()
     before = site.access.read_text()
     site.access.write_text(before.replace("ada@", "somebody@"))
     try:
-        page.get_by_role("link", name="Explore").click()
+        page.get_by_role(click, name="What-if" if click == "link" else "By layer").click()
         expect(page.get_by_text("is in no list of this dashboard")).to_be_visible()
         expect(page.get_by_role("link", name="Explore")).to_have_count(0)
     finally:
