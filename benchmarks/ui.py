@@ -39,6 +39,25 @@ STAGES = [f"{turn}° ({time} time)" for time in ("first", "second") for turn in 
 RUNNING = "[data-test-script-state='running']"
 STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
+EVERYWHERE = "run=digits-shift&mode=stages&by=rotation&skip=90°+(second+time)&examples=3"
+SCREENS = {
+    "Overview": "timeline",
+    "Subgroups": "gap",
+    "What-if": "text=Predicted",
+    "Compare": "cosines",
+    "Reliability": "text=Noise floor",
+    "Findings": "text=No findings yet",
+    "Report": "text=Everything as ZIP",
+    "Jobs": "text=Each is a process of its own",
+    "Explore": "stages",
+}
+"""Every screen, and the chart or the words that stand on it last."""
+SWITCHES = {
+    "Explore": {"By layer": "split-layer", "Path shares": "path", "Effect": "stages"},
+    "Compare": {"Two groups": "text=whiskers of the difference", "Two stages": "cosines"},
+}
+"""What else can be looked at there, and its chart."""
+CHART = "[class*='st-key-{}'] .js-plotly-plot .main-svg"
 EXAMPLES, STEPS = 20_000, 10_000
 
 
@@ -96,6 +115,7 @@ def _samples(browser: Browser, folder: Path) -> list[Row]:
         rows += _drilled(page)
         page.goto(f"{address}/what-if?run=digits-shift")
         rows += [Row("a stage ticked in What-if, prediction shown", _each(page, _tick), "0.5 s")]
+        rows += _screens(page, f"{address}/explore?{EVERYWHERE}")
         page.goto(f"{address}/explore?run=digits-shift&examples=3")
         page.locator(STAGE_BARS).nth(5).wait_for()
         made = _timed(page, page.get_by_role("link", name="Report").click, page.get_by_text("Everything as ZIP"))
@@ -113,7 +133,7 @@ def _start(browser: Browser, folder: Path) -> tuple[float, float, float]:
         page.set_default_timeout(PATIENCE)
         began = perf_counter()
         page.goto(f"{address}/?run=digits-shift")
-        page.locator("[class*='st-key-timeline'] .js-plotly-plot .main-svg").first.wait_for()
+        _shown(page, "timeline").first.wait_for()
         chart = perf_counter() - began
         page.get_by_role("rowheader", name="90° (second time)").wait_for()
         complete = perf_counter() - began
@@ -147,6 +167,28 @@ def _drilled(page: Page) -> list[Row]:
     ]
 
 
+def _screens(page: Page, address: str) -> list[Row]:
+    """Every screen opened from the one before, and charts switched to others; all were there once."""
+    opened: list[float] = []
+    switched: list[float] = []
+    page.goto(address)
+    for turn in range(3):
+        for screen, shown in SCREENS.items():
+            opened += [_timed(page, page.get_by_role("link", name=screen, exact=True).click, _shown(page, shown))]
+            for chart, instead in SWITCHES.get(screen, {}).items():
+                switched += [_timed(page, page.get_by_role("radio", name=chart).click, _shown(page, instead))]
+        if not turn:
+            opened, switched = [], []
+    return [
+        Row("another screen opened, all nine in turn", opened, "0.5 s"),
+        Row("another chart of a screen: by layer, path shares, two groups, two stages", switched, "0.5 s"),
+    ]
+
+
+def _shown(page: Page, what: str) -> Locator:
+    return page.locator(what if what.startswith("text=") else CHART.format(what))
+
+
 def _large(browser: Browser, folder: Path) -> list[Row]:
     """20,000 evaluation examples and 10,000 steps."""
     _record_large(folder / "runs" / "large")
@@ -155,7 +197,7 @@ def _large(browser: Browser, folder: Path) -> list[Row]:
         page.set_default_timeout(PATIENCE)
         began = perf_counter()
         page.goto(f"{address}/?run=large")
-        page.locator("[class*='st-key-timeline'] .js-plotly-plot .main-svg").first.wait_for()
+        _shown(page, "timeline").first.wait_for()
         size = f"{EXAMPLES:,} examples, {STEPS:,} steps"
         rows = [Row(f"{size}: first chart, cold", [perf_counter() - began])]
         page.goto(f"{address}/explore?run=large")
@@ -250,8 +292,8 @@ def _page(rows: list[Row], before: dict[str, Any], load: float) -> str:
             f"measurement{elsewhere}.",
             *sys.argv[1:],
             "",
-            "| what | fastest | median | before | wanted |",
-            "|---|---|---|---|---|",
+            "| what | fastest | median | slowest | before | wanted |",
+            "|---|---|---|---|---|---|",
             *(_line(row, before.get(row.what)) for row in rows),
             "",
         ]
@@ -259,7 +301,7 @@ def _page(rows: list[Row], before: dict[str, Any], load: float) -> str:
 
 
 def _line(row: Row, before: float | None) -> str:
-    figures = [min(row.seconds), statistics.median(row.seconds), before]
+    figures = [min(row.seconds), statistics.median(row.seconds), max(row.seconds), before]
     cells = [row.what, *("–" if f is None else f"{f:.2f} s" for f in figures), row.wanted or "–"]
     return f"| {' | '.join(cells)} |"
 
