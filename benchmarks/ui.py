@@ -39,25 +39,29 @@ STAGES = [f"{turn}° ({time} time)" for time in ("first", "second") for turn in 
 RUNNING = "[data-test-script-state='running']"
 STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
+CHART = "[class*='st-key-{}'] .js-plotly-plot .main-svg"
 EVERYWHERE = "run=digits-shift&mode=stages&by=rotation&skip=90°+(second+time)&examples=3"
 SCREENS = {
-    "Overview": "timeline",
-    "Subgroups": "gap",
+    "Overview": CHART.format("timeline"),
+    "Subgroups": CHART.format("gap"),
     "What-if": "text=Predicted",
-    "Compare": "cosines",
+    "Compare": CHART.format("cosines"),
     "Reliability": "text=Noise floor",
     "Findings": "text=No findings yet",
     "Report": "text=Everything as ZIP",
     "Jobs": "text=Each is a process of its own",
-    "Explore": "stages",
+    "Explore": CHART.format("stages"),
 }
 """Every screen, and the chart or the words that stand on it last."""
 SWITCHES = {
-    "Explore": {"By layer": "split-layer", "Path shares": "path", "Effect": "stages"},
-    "Compare": {"Two groups": "text=whiskers of the difference", "Two stages": "cosines"},
+    "Explore": {
+        "By layer": CHART.format("split-layer"),
+        "Path shares": CHART.format("path"),
+        "Effect": CHART.format("stages"),
+    },
+    "Compare": {"Two groups": "text=whiskers of the difference", "Two stages": CHART.format("cosines")},
 }
 """What else can be looked at there, and its chart."""
-CHART = "[class*='st-key-{}'] .js-plotly-plot .main-svg"
 EXAMPLES, STEPS = 20_000, 10_000
 
 
@@ -110,16 +114,15 @@ def _samples(browser: Browser, folder: Path) -> list[Row]:
         expect(page.locator(STAGE_BARS)).to_have_count(6)
         rows += [Row("a filter switched, gallery and stages shown", _each(page, _filter), "0.5 s")]
         rows += [Row("the gallery turned to the next page", _each(page, _turn), "0.5 s")]
-        page.goto(f"{address}/explore?run=digits-shift")
+        _gone_to(page, f"{address}/explore?run=digits-shift", STAGE_BARS)
         rows += [Row("an example clicked, its stages shown", _each(page, _example), "0.5 s")]
         rows += _drilled(page)
-        page.goto(f"{address}/what-if?run=digits-shift")
+        _gone_to(page, f"{address}/what-if?run=digits-shift", "[class*=st-key-skip] label")
         rows += [Row("a stage ticked in What-if, prediction shown", _each(page, _tick), "0.5 s")]
-        rows += _screens(page, f"{address}/explore?{EVERYWHERE}")
-        page.goto(f"{address}/explore?run=digits-shift&examples=3")
-        page.locator(STAGE_BARS).nth(5).wait_for()
+        _gone_to(page, f"{address}/explore?run=digits-shift&examples=3", STAGE_BARS)
         made = _timed(page, page.get_by_role("link", name="Report").click, page.get_by_text("Everything as ZIP"))
         rows += [Row("Report opened the first time: what is shown of an example is made and sealed now", [made])]
+        rows += _screens(page, f"{address}/explore?{EVERYWHERE}")
     return rows
 
 
@@ -133,7 +136,7 @@ def _start(browser: Browser, folder: Path) -> tuple[float, float, float]:
         page.set_default_timeout(PATIENCE)
         began = perf_counter()
         page.goto(f"{address}/?run=digits-shift")
-        _shown(page, "timeline").first.wait_for()
+        page.locator(SCREENS["Overview"]).first.wait_for()
         chart = perf_counter() - began
         page.get_by_role("rowheader", name="90° (second time)").wait_for()
         complete = perf_counter() - began
@@ -174,9 +177,9 @@ def _screens(page: Page, address: str) -> list[Row]:
     page.goto(address)
     for turn in range(3):
         for screen, shown in SCREENS.items():
-            opened += [_timed(page, page.get_by_role("link", name=screen, exact=True).click, _shown(page, shown))]
+            opened += [_timed(page, page.get_by_role("link", name=screen, exact=True).click, page.locator(shown))]
             for chart, instead in SWITCHES.get(screen, {}).items():
-                switched += [_timed(page, page.get_by_role("radio", name=chart).click, _shown(page, instead))]
+                switched += [_timed(page, page.get_by_role("radio", name=chart).click, page.locator(instead))]
         if not turn:
             opened, switched = [], []
     return [
@@ -185,8 +188,9 @@ def _screens(page: Page, address: str) -> list[Row]:
     ]
 
 
-def _shown(page: Page, what: str) -> Locator:
-    return page.locator(what if what.startswith("text=") else CHART.format(what))
+def _gone_to(page: Page, address: str, shown: str) -> None:
+    page.goto(address)
+    page.locator(shown).first.wait_for()
 
 
 def _large(browser: Browser, folder: Path) -> list[Row]:
@@ -197,7 +201,7 @@ def _large(browser: Browser, folder: Path) -> list[Row]:
         page.set_default_timeout(PATIENCE)
         began = perf_counter()
         page.goto(f"{address}/?run=large")
-        _shown(page, "timeline").first.wait_for()
+        page.locator(SCREENS["Overview"]).first.wait_for()
         size = f"{EXAMPLES:,} examples, {STEPS:,} steps"
         rows = [Row(f"{size}: first chart, cold", [perf_counter() - began])]
         page.goto(f"{address}/explore?run=large")
@@ -207,7 +211,7 @@ def _large(browser: Browser, folder: Path) -> list[Row]:
         rows += [Row(f"{size}: stages embedded by a job, with its progress on the page", [perf_counter() - began])]
         rows += [Row(f"{size}: a filter switched", _each(page, _filter))]
         rows += [Row(f"{size}: the gallery turned", _each(page, _turn), "0.5 s")]
-        page.goto(f"{address}/explore?run=large")
+        _gone_to(page, f"{address}/explore?run=large", STAGE_BARS)
         rows += [Row(f"{size}: an example clicked", _each(page, _example), "0.5 s")]
     return rows
 
