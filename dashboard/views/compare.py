@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dashboard import charts, experiments, feedback, plots, session
+from dashboard import charts, experiments, feedback, plots, session, shell
 from dashboard.light import figures
 from dashboard.selection import MODES
 from dashboard.service import Desk, compare, groups, list_runs
@@ -22,6 +22,11 @@ OTHERWISE = " (judged on other examples)"
 def render(ctx: Context) -> None:
     """What is compared, then both and their difference."""
     st.title("Compare", anchor=False)
+    _compared(ctx)
+
+
+@shell.alone
+def _compared(ctx: Context) -> None:
     st.segmented_control(
         "Compare",
         MODES,
