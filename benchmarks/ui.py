@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -38,6 +38,7 @@ SETTLED = 300
 STAGES = [f"{turn}° ({time} time)" for time in ("first", "second") for turn in (0, 45, 90)]
 RUNNING = "[data-test-script-state='running']"
 STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
+WORKING = "[data-testid=stProgress]"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
 CHART = "[class*='st-key-{}'] .js-plotly-plot .main-svg"
 EVERYWHERE = "run=digits-shift&mode=stages&by=rotation&skip=90°+(second+time)&examples=3"
@@ -120,8 +121,12 @@ def _samples(browser: Browser, folder: Path) -> list[Row]:
         _gone_to(page, f"{address}/what-if?run=digits-shift", "[class*=st-key-skip] label")
         rows += [Row("a stage ticked in What-if, prediction shown", _each(page, _tick), "0.5 s")]
         _gone_to(page, f"{address}/explore?run=digits-shift&examples=3", STAGE_BARS)
-        made = _timed(page, page.get_by_role("link", name="Report").click, page.get_by_text("Everything as ZIP"))
-        rows += [Row("Report opened the first time: what is shown of an example is made and sealed now", [made])]
+        report = page.get_by_role("heading", name="Report"), page.get_by_text("Everything as ZIP")
+        opened, made = _timed_each(page, page.get_by_role("link", name="Report").click, *report)
+        rows += [
+            Row("Report opened the first time", [opened], "0.5 s"),
+            Row("... and what is shown of an example is made and sealed", [made]),
+        ]
         rows += _screens(page, f"{address}/explore?{EVERYWHERE}")
     return rows
 
@@ -154,16 +159,19 @@ def _torch_alone() -> float:
 def _drilled(page: Page) -> list[Row]:
     """A stage, then a step, the first time and again."""
     stage, steps = page.locator(STAGE_BARS).nth(4), page.locator(STEP_BARS)
-    into = _timed(page, lambda: stage.click(force=True), steps.nth(59))
-    step = _timed(page, lambda: steps.nth(30).click(force=True), page.get_by_text("They add up to"))
+    shown = page.get_by_text("They add up to")
+    said, into = _timed_each(page, lambda: stage.click(force=True), page.locator(WORKING), steps.nth(59))
+    named, step = _timed_each(page, lambda: steps.nth(30).click(force=True), page.get_by_text("Step 260:"), shown)
     others = [_step(page, i) for i in range(10, 10 + CLICKS)]
     back, again = [], []
     for _ in range(CLICKS):
         back += [_timed(page, page.get_by_role("button", name="All stages").click, page.locator(STAGE_BARS).nth(5))]
         again += [_timed(page, lambda: stage.click(force=True), steps.nth(59))]
     return [
-        Row("a stage clicked the first time: computed now, a bar moves meanwhile", [into]),
-        Row("a step clicked the first time: its training examples are ranked now, a bar moves meanwhile", [step]),
+        Row("a stage clicked the first time: a bar says that it is being computed", [said], "0.5 s"),
+        Row("... and its steps are shown", [into]),
+        Row("a step clicked the first time: named with its effect", [named], "0.5 s"),
+        Row("... and its training examples, ranked now", [step]),
         Row("another step of that stage clicked", others, "0.5 s"),
         Row("back to all stages", back, "0.5 s"),
         Row("the same stage clicked again", again, "0.5 s"),
@@ -241,12 +249,19 @@ def _record_large(path: Path) -> None:
 
 def _timed(page: Page, click: Callable[[], None], awaited: Locator) -> float:
     """Seconds from the click until what it asks for is on the page, which stood still before."""
+    (seconds,) = _timed_each(page, click, awaited)
+    return seconds
+
+
+def _timed_each(page: Page, click: Callable[[], None], *awaited: Locator) -> Iterator[float]:
+    """The same of several things, one after another."""
     expect(page.locator(RUNNING)).to_have_count(0)
     page.wait_for_timeout(SETTLED)
     began = perf_counter()
     click()
-    awaited.first.wait_for()  # looked for in every frame; `expect` looks ever more rarely
-    return perf_counter() - began
+    for thing in awaited:
+        thing.first.wait_for()  # looked for in every frame; `expect` looks ever more rarely
+        yield perf_counter() - began
 
 
 def _each(page: Page, click: Callable[[Page, int], float]) -> list[float]:
