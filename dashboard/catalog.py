@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_runs"
@@ -65,5 +66,5 @@ def _name(root: Path, folder: Path) -> str:
 
 
 def _unused(name: str, taken: dict[str, Path]) -> str:
-    candidates = [name, *(f"{name} ({n})" for n in range(2, MAX_RUNS + 2))]
-    return next(c for c in candidates if c not in taken)
+    others = (f"{name} ({n})" for n in count(2))
+    return next(c for c in chain([name], others) if c not in taken)

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import feedback, gate, session
 from dashboard.selection import NOTHING, OPTIONS, Selection, fit, to_query
-from dashboard.service import Desk, RunEntry, checking, list_runs
+from dashboard.service import Desk, RunEntry, checking, is_current, list_runs
 
 SHORT = 12
 _PAGES = "aa:pages"
@@ -71,7 +71,7 @@ def alone(draw: Callable[[Context], None]) -> Callable[[Context], None]:
 
     @st.fragment
     def part(desk: Desk) -> None:
-        if gate.person() is None or list_runs().get(desk.entry.id) != desk.entry:
+        if gate.person() is None or not is_current(desk.entry):
             st.rerun()
         with feedback.refusals():
             ctx = _fitted(desk, session.current())

@@ -30,7 +30,7 @@ from dashboard.service.desk import Desk
 from dashboard.service.engine import Progress
 from dashboard.service.estimates import Belief, Effects, Prediction
 from dashboard.service.reports import exporting, formats, report_of
-from dashboard.service.runs import RunEntry, list_runs
+from dashboard.service.runs import RunEntry, is_current, list_runs
 from dashboard.service.shown import parts
 from dashboard.service.work import Waiting
 
@@ -57,6 +57,7 @@ __all__ = [
     "find",
     "formats",
     "groups",
+    "is_current",
     "ledger",
     "list_runs",
     "parts",

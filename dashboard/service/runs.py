@@ -38,6 +38,11 @@ def list_runs() -> dict[str, RunEntry]:
     return {name: _listed(name, folder) for name, folder in find_runs(counterfactual_runs()).items()}
 
 
+def is_current(entry: RunEntry) -> bool:
+    """Is this run still what it was when it was listed?"""
+    return _listed(entry.id, entry.folder) == entry
+
+
 def opened(folder: Path) -> AnyRun:
     """The run in this folder, as it is now."""
     return _open(folder, stamp(folder))
