@@ -63,5 +63,11 @@ def _on_page(figure: go.Figure) -> go.Figure:
     layout.font = {"family": FONT, "color": ink}
     layout.legend.font.color = ink
     layout.height = layout.height - layout.margin.t + room
-    layout.margin.t = room
+    layout.margin.t = max(room, _names_above(layout))
     return figure
+
+
+def _names_above(layout: go.Layout) -> int:
+    """The top margin that names above the columns of a map need: plotly would make it, but draw all again for it."""
+    names = layout.xaxis.ticktext if layout.xaxis.side == "top" else None
+    return 27 + 15 * max(1 + name.count("<br>") for name in names) if names else 0

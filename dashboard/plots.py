@@ -80,7 +80,7 @@ def _map(
         showgrid=False,
         zeroline=False,
     )
-    figure.set(margin={"b": 12})
+    figure.set(margin={"l": 12 + marks.room_beside(down), "b": 12})
     return figure.done("Map", [], 60 + ROW * len(down), "map")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -31,6 +33,10 @@ HATCHED = 200
 """Bars up to which a hatch can be seen."""
 LINE, COLUMN = 22, 13
 """Characters of a name on each of its two lines: beside a bar, above or below a column."""
+SLIM, BROAD = frozenset(" \N{NO-BREAK SPACE}.,:;'|!()[]{}°-/fijlrtI"), frozenset("mwMW@%…—")
+"""Characters that are narrower and wider than others."""
+BESIDE = 17
+"""Pixels left of an axis that no name takes."""
 
 
 def bars_of(ids: pd.Series, effects: pd.Series, unit: str) -> dict[str, Any]:
@@ -107,7 +113,18 @@ def name_axis(figure: Sketch, names: pd.Series, places: Sequence[int]) -> None:
         showgrid=False,
         zeroline=False,
     )
+    figure.set(margin={"l": room_beside(ticks)})
     figure.xaxis(tickformat="~g", nticks=7, **zero_line())
+
+
+def room_beside(ticks: Iterable[str]) -> int:
+    """The left margin that names need at 12 pixels, about. Plotly gives wider ones more, but draws all again for it."""
+    lines = (html.unescape(re.sub("<[^>]*>", "", line)) for tick in ticks for line in tick.split("<br>"))
+    return BESIDE + round(max((sum(map(_width, line)) for line in lines), default=0.0))
+
+
+def _width(c: str) -> float:
+    return 3.1 if c in SLIM else 9.4 if c in BROAD else 6.6 if c.isupper() else 5.7
 
 
 def columns_axis(figure: Sketch, names: Sequence[str], side: str) -> None:

@@ -19,6 +19,8 @@ AXES: dict[str, Any] = {
     "automargin": True,
     "title": {"standoff": 8, "font": {"size": 12}},
 }
+TITLED = 76
+"""Pixels that figures and a title take at the left, about. Plotly makes room for more, but draws all again for it."""
 LOOK: dict[str, Any] = {
     "template": {},
     "paper_bgcolor": "rgba(0,0,0,0)",
@@ -75,7 +77,7 @@ class Sketch:
         words = "".join(f"<br><span style='font-size:12px'>{line}</span>" for line in lines)
         layout = deepcopy(LOOK) | {
             "height": height + top,
-            "margin": {"l": 8, "r": 24, "t": top, "b": 48},
+            "margin": {"l": TITLED if self._has_titled_rows else 8, "r": 24, "t": top, "b": 50},
             "uirevision": revision,
         }
         layout["title"]["text"] = f"<b>{title}</b>{words}"
@@ -83,6 +85,10 @@ class Sketch:
             layout[_name("x", row)] = deepcopy(AXES) | {"zeroline": False}
             layout[_name("y", row)] = deepcopy(AXES) | {"zerolinecolor": ZERO, "zerolinewidth": 2}
         return go.Figure(self._traces, _merge(layout, self._layout))
+
+    @property
+    def _has_titled_rows(self) -> bool:
+        return any("title" in self._layout.get(_name("y", row), {}) for row in range(1, self._rows + 1))
 
     def _axis(self, which: str, row: int | None, settings: dict[str, Any]) -> None:
         for number in range(1, self._rows + 1) if row is None else (row,):

@@ -208,6 +208,23 @@ def test_a_run_that_is_another_one_meanwhile_is_not_shown_as_before(browser: Bro
         page.context.close()
 
 
+@pytest.mark.parametrize("screen", ["explore", "subgroups", "compare", "reliability"])
+def test_a_chart_has_room_for_its_names_before_it_is_drawn(visit: Visit, screen: str) -> None:
+    """Where it has not, plotly makes it and draws all once more."""
+    page = visit(f"{screen}?{EVERYTHING}")
+    expect(page.get_by_text(SCREENS[screen]).first).to_be_visible()
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    expect(page.locator(RUNNING)).to_have_count(0)
+    page.wait_for_timeout(1_000)
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll('.js-plotly-plot')].map(({ _fullLayout: { _size, margin } }) =>
+            [[_size.l, _size.t, _size.b], [margin.l, margin.t, margin.b]])"""
+    )
+    assert sizes
+    for made, given in sizes:
+        assert made == pytest.approx(given, abs=1)
+
+
 def test_the_back_button_goes_back(visit: Visit) -> None:
     page = visit("explore?run=digits-shift&examples=3")
     expect(page.get_by_text("Effect on example 3")).to_be_visible()

@@ -23,7 +23,7 @@ from aa_core.reporting.figures import (
 )
 from aa_core.reporting.glossary import by_chance, fmt_correlation, fmt_effect, fmt_interval, fmt_percent, fmt_seconds
 from aa_core.reporting.marks import grid_words
-from aa_core.reporting.sketch import GRID, Sketch
+from aa_core.reporting.sketch import GRID, TITLED, Sketch
 from aa_core.stages import Stage
 
 LONG = [f"fine-tune on the third-party customer corpus, part {i}" for i in range(12)]
@@ -116,9 +116,9 @@ def test_what_is_set_wins_over_the_common_look_and_leaves_the_next_chart_alone()
     own.set(margin={"b": 1})
     layout = own.done("Own", [], 100, "own").layout
     assert (layout.yaxis2.title.text, layout.yaxis2.title.standoff, layout.yaxis2.gridcolor) == ("loss", 8, "red")
-    assert (layout.margin.b, layout.margin.l, layout.height) == (1, 8, 144)
+    assert (layout.margin.b, layout.margin.l, layout.height) == (1, TITLED, 144)
     plain = Sketch([0.5, 0.5]).done("Plain", [], 100, "plain").layout
-    assert (plain.yaxis2.title.text, plain.yaxis2.gridcolor, plain.margin.b) == (None, GRID, 48)
+    assert (plain.yaxis2.title.text, plain.yaxis2.gridcolor, plain.margin.b) == (None, GRID, 50)
 
 
 def test_names_stay_names() -> None:
@@ -127,6 +127,15 @@ def test_names_stay_names() -> None:
     assert list(figure.data[0].y) == [0, 1, 2], "a stage called 2020 is no number"
     assert "<a" not in ticks and "&lt;a" in ticks and "\u202e" not in ticks
     assert "<a" not in "".join(figure.data[0].hovertext)
+
+
+def test_names_have_room_beside_their_bars() -> None:
+    def room(*names: str) -> int:
+        return stage_bars(stages([*names], [1.0] * len(names)), "nats").layout.margin.l
+
+    assert room("a") < room("wwww") < room("WWWW WWWW") < room("WWWW WWWW", *LONG) < 200
+    assert room("<<<<") == room("====") and room("fine-tune one", "a") == room("a", "fine-tune one")
+    assert room("one line of no more and another line of it") < room("one line of no more and") * 1.1
 
 
 def test_many_steps_are_summed_and_the_chart_says_so() -> None:
