@@ -19,6 +19,8 @@ DIVERGING = [
 ]
 """Hurt to helped; near zero the page shows through. The figures in the cells stay readable in both themes."""
 ROW, WIDEST = 34, 24
+BEYOND = 12
+"""Pixels that names beside a map take more than those beside bars."""
 
 
 def effect_map(frame: pd.DataFrame, unit: str) -> go.Figure:
@@ -80,7 +82,7 @@ def _map(
         showgrid=False,
         zeroline=False,
     )
-    figure.set(margin={"l": 12 + marks.room_beside(down), "b": 12})
+    figure.set(margin={"l": BEYOND + marks.room_beside(down), "b": 12})
     return figure.done("Map", [], 60 + ROW * len(down), "map")
 
 

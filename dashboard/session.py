@@ -60,7 +60,7 @@ def replace_all(selection: Selection) -> None:
 
 
 def publish() -> None:
-    """Write the selection into the URL."""
+    """Write the selection into the URL; from now on the browser's back button is followed again."""
     st.session_state.pop(_CHANGED, None)
     query = to_query(current())
     if query != {name: st.query_params.get_all(name) for name in st.query_params}:

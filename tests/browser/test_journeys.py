@@ -127,7 +127,9 @@ def test_pick_an_example_click_a_stage_click_a_step(visit: Visit) -> None:
     assert across and above
     page.mouse.click(across["x"] + across["width"] / 2, above["y"] + 4)  # far above it: its bar may be too low to hit
     expect(page).to_have_url(re.compile("examples=8.*stage=90.*steps=300-300"))
+    expect(page.get_by_text("Step 300:")).to_be_visible()
     page.go_back()
+    expect(page.get_by_text("Step 340:")).to_be_visible()
     expect(page).to_have_url(re.compile("steps=340-340"))
 
     again = visit(page.url.split("/", 3)[3])
