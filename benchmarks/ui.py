@@ -291,7 +291,9 @@ def _turn(page: Page, i: int) -> float:
 def _tick(page: Page, i: int) -> float:
     """One more stage left out: the headline names it, too, and the prediction below it is made."""
     headline = page.get_by_text(re.compile("^Predicted: .*" + re.escape(STAGES[i])))
-    *_, made = _timed_each(page, page.locator("[class*='st-key-skip'] label").nth(i).click, headline, page.locator(DONE))
+    *_, made = _timed_each(
+        page, page.locator("[class*='st-key-skip'] label").nth(i).click, headline, page.locator(DONE)
+    )
     return made
 
 
