@@ -40,7 +40,7 @@ ASSUMED = {"midpoint": ("every step was linearised half way to the mean of the s
 """What a method takes for granted beside the others."""
 METHOD_VERSION = 4
 """Raised when an embedding's definition changes, so that no stale one is read."""
-NEAR, FEW = 16 * 2**20, 64
+NEAR, FEW = 8 * 2**20, 64
 """Bytes that the widest tensor may have where a CPU reads several embeddings at once, and the fewest examples that are
 worth a pass. Larger tensors leave the caches: reading a transformer took half as long again."""
 FIRST_ORDER = " (first order)"

@@ -48,6 +48,7 @@ def test_pieces_change_nothing_but_the_last_digits(
         return push(problem, params, buffers, inputs, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(embedding, "push_outputs", counted)
+    monkeypatch.setattr(embedding, "NEAR", 1 << 30)
     whole = aa.stage_effects(run, problem, gamma, cache=cache).effects
     assert seen == [150]
     monkeypatch.setattr(embedding, "NEAR", 100 * 4 * widest(run, problem, gamma))  # 100 examples, four embeddings
