@@ -57,7 +57,7 @@ def gradient_and_curvature(
 
     kind: "exact" = Hessian, "ggn" = generalised Gauss-Newton J^T (d2 loss / d outputs2) J, "none" = 0. Under autocast
     to float16 it is that of the same step in full precision (`in_range`), for one more forward and backward pass.
-    Cost of a product: one double backward per micro-batch; all R vectors go in one batched pass.
+    Cost of a product: one double backward per micro-batch and vector, of as many vectors together as pay.
     """
     if kind == "none" or not step.batches:
         return *gradient(problem, at, step), lambda vectors: [torch.zeros_like(v) for v in vectors]
