@@ -42,6 +42,8 @@ STAGE_BARS = "[class*='st-key-stages'] .js-plotly-plot .bars .point path"
 WORKING = "[data-testid=stProgress]"
 STEP_BARS = "[class*='st-key-steps'] .js-plotly-plot .bars .point path"
 CHART = "[class*='st-key-{}'] .js-plotly-plot .main-svg"
+TITLE = "Digits, shifting rotation"
+"""The run, as the first screen is headed."""
 EVERYWHERE = "run=digits-shift&mode=stages&by=rotation&skip=90°+(second+time)&examples=3"
 SCREENS = {
     "Overview": CHART.format("timeline"),
@@ -180,19 +182,27 @@ def _drilled(page: Page) -> list[Row]:
 
 
 def _screens(page: Page, address: str) -> list[Row]:
-    """Every screen opened from the one before, and charts switched to others; all were there once."""
+    """Every screen opened from the one before, the first time and again, and charts switched to others."""
+    said: list[float] = []
+    first: list[float] = []
     opened: list[float] = []
     switched: list[float] = []
-    page.goto(address)
+    _gone_to(page, address, STAGE_BARS)
+    page.locator(DONE).wait_for()
     for turn in range(3):
         for screen, shown in SCREENS.items():
-            opened += [_timed(page, page.get_by_role("link", name=screen, exact=True).click, page.locator(shown))]
+            name = TITLE if screen == "Overview" else screen
+            awaited = page.get_by_role("heading", name=name, exact=True), page.locator(shown)
+            heading, whole = _timed_each(page, page.get_by_role("link", name=screen, exact=True).click, *awaited)
+            said += [] if turn else [heading]
+            (opened if turn else first).append(whole)
             for chart, instead in SWITCHES.get(screen, {}).items():
-                switched += [_timed(page, page.get_by_role("radio", name=chart).click, page.locator(instead))]
-        if not turn:
-            opened, switched = [], []
+                seconds = _timed(page, page.get_by_role("radio", name=chart).click, page.locator(instead))
+                switched += [seconds] if turn else []
     return [
-        Row("another screen opened, all nine in turn", opened, "0.5 s"),
+        Row("a screen opened the first time, all nine in turn: its heading stands", said, "0.5 s"),
+        Row("... and all of it", first),
+        Row("another screen opened, all nine in turn: all of it", opened, "0.5 s"),
         Row("another chart of a screen: by layer, path shares, two groups, two stages", switched, "0.5 s"),
     ]
 
