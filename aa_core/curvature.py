@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from aa_core.convolution import Convolutions
 from aa_core.errors import RequestError, UnsupportedError
 from aa_core.problem import Problem, twice_differentiable_kernels
 from aa_core.records import Batch, StepInput
@@ -67,7 +68,7 @@ def gradient_and_curvature(
     buffers, total, products = problem.passed(params, at.buffers, step), None, []
     if problem.fused_attention is None:
         problem.fused_attention = _has_fused_attention(problem, params, buffers, step)
-    with twice_differentiable_kernels():
+    with twice_differentiable_kernels(), Convolutions():
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}
             outputs = problem.batch_outputs(params, after, batch, training=step.training)
@@ -129,7 +130,7 @@ def example_slopes(problem: Problem, at: Snapshot, step: StepInput) -> Product:
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     step = in_range(problem, at, step)
     buffers, products = problem.passed(params, at.buffers, step), []
-    with twice_differentiable_kernels():
+    with twice_differentiable_kernels(), Convolutions():
         for batch, weight in step.batches:
             after = {n: b.clone() for n, b in buffers.items()}
             outputs = problem.batch_outputs(params, after, batch, training=step.training)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from aa_core.convolution import Convolutions
 from aa_core.curvature import in_range, pull_back
 from aa_core.performance import Performance
 from aa_core.problem import Problem, twice_differentiable_kernels
@@ -104,7 +105,7 @@ def _passed(problem: Problem, at: Snapshot, step: StepInput) -> tuple[Params, li
     """(parameters, what each forward pass of the step made of running statistics, with its graph)."""
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     buffers = {n: b.clone() for n, b in at.buffers.items()}
-    with twice_differentiable_kernels(), _Trained(buffers) as made:
+    with twice_differentiable_kernels(), Convolutions(), _Trained(buffers) as made:
         for batch in (*step.passed, *(batch for batch, _ in step.batches)):
             problem.batch_outputs(params, buffers, batch, training=True)
     return params, made.calls
@@ -119,7 +120,7 @@ def pull_from_gradient(problem: Problem, at: Snapshot, step: StepInput, worth: P
     params = {n: p.detach().requires_grad_() for n, p in at.state.params.items()}
     step = in_range(problem, at, step)
     leaves = _leaves(at.buffers, after)
-    with twice_differentiable_kernels(), Evaluated():
+    with twice_differentiable_kernels(), Convolutions(), Evaluated():
         losses = [
             weight * problem.batch_loss(params, at.buffers | leaves, batch, training=False)[0]
             for batch, weight in step.batches

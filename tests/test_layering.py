@@ -26,7 +26,7 @@ LAYERS = (
     ("state", "stages", "records", "checkpoints_only.lanczos"),
     ("counterfactuals.reordered",),
     ("rules.numerics", "rules.*", "rules"),
-    ("problem",),
+    ("problem", "convolution"),
     ("curvature", "packing", "crossing"),
     ("update",),
     ("propagator",),
