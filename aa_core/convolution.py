@@ -16,6 +16,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
+SMALL = 2**16
+"""Elements of an input up to which torch's own second derivative costs no more than the calls that replace it, but for
+a first layer."""
+
 
 class Geometry(NamedTuple):
     """How a kernel is moved, one number a spatial dimension, in the order that torch.convolution takes."""
@@ -31,8 +35,8 @@ class Geometry(NamedTuple):
 class Convolutions(TorchFunctionMode):
     """Inside, convolutions have the second derivative of this module.
 
-    Those under autocast, with padding by name or of one example without a batch stay torch's: right, and slower. For
-    reverse mode only: forward mode and torch.func know torch's own.
+    Small ones, those under autocast, with padding by name or of one example without a batch stay torch's, which are
+    right, too. For reverse mode only: forward mode and torch.func know torch's own.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -54,7 +58,7 @@ def _convolve(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    if isinstance(padding, str) or not _is_plain(input, weight):
+    if isinstance(padding, str) or not _is_ours(input, weight):
         return func(input, weight, bias, stride, padding, dilation, groups)
     stride, padding, dilation = (_each(n, weight) for n in (stride, padding, dilation))
     return _Convolution.apply(input, weight, bias, Geometry(stride, padding, dilation, False, _each(0, weight), groups))
@@ -71,15 +75,17 @@ def _convolve_transposed(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Tensor:
-    if not _is_plain(input, weight):
+    if not _is_ours(input, weight):
         return func(input, weight, bias, stride, padding, output_padding, groups, dilation)
     stride, padding, dilation, more = (_each(n, weight) for n in (stride, padding, dilation, output_padding))
     return _Convolution.apply(input, weight, bias, Geometry(stride, padding, dilation, True, more, groups))
 
 
-def _is_plain(input: Tensor, weight: Tensor) -> bool:
+def _is_ours(input: Tensor, weight: Tensor) -> bool:
+    pays = input.numel() > SMALL or not input.requires_grad
     batched = input.dim() == weight.dim() and input.numel() > 0
-    return batched and weight.is_floating_point() and not torch.is_autocast_enabled(weight.device.type)
+    plain = weight.is_floating_point() and not torch.is_autocast_enabled(weight.device.type)
+    return pays and batched and plain
 
 
 def _each(number: int | Sequence[int], weight: Tensor) -> list[int]:

@@ -16,7 +16,7 @@ import aa_core as aa
 ROUNDS, STAGES, BATCH, CLASSES = 5, 4, 64, 10
 LANES = (2, 4, 8)
 """How many models take a step together."""
-STEPS = {"MLP": 48, "CNN": 48, "transformer": 16}
+STEPS = {"MLP": 240, "CNN": 240, "transformer": 16}
 
 
 class Encoder(nn.Module):

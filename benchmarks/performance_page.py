@@ -50,8 +50,9 @@ transpose, inner products of states, and reading and verifying checkpoints, of w
 
 What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, with few passes over
 memory; large parameters are not copied for it; updates are taken of all parameters at once; inner products are taken leaf by
-leaf in the precision of the leaf; a checkpoint that a sweep meets from both sides is read once; and several vectors go
-through a graph together only as far as they stay in a CPU's caches. Before that was done: {before["note"]}.
+leaf in the precision of the leaf; a checkpoint that a sweep meets from both sides is read once; several vectors go
+through a graph together only as far as they stay in a CPU's caches; and second derivatives of convolutions are computed
+by the kernels of first ones. Before that was done: {before["note"]}.
 
 {_table(["adjoint of one query", *models], _before(before["adjoint"], models))}
 {_clock(models)}{_together(models)}{_double(models)}{_compiled(figures.get("compile"))}"""

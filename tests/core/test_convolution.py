@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import aa_core as aa
+from aa_core import convolution
 from aa_core.convolution import Convolutions
 from aa_core.curvature import gradient_and_curvature, pull_back
 from aa_core.records import Batch, StepInput
@@ -43,6 +44,13 @@ KINDS = {
     "no batch": (lambda x, w, b: functional.conv2d(x, w, b), (4, 5, 5), (5, 4, 3, 3), 5),
     "no examples": (lambda x, w, b: functional.conv2d(x, w, b), (0, 4, 5, 5), (5, 4, 3, 3), 5),
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "SMALL", 0)
+
+
 CASES = pytest.mark.parametrize("kind", list(KINDS))
 
 
@@ -132,6 +140,17 @@ def test_a_product_takes_no_pass_through_the_inputs_of_the_first_layer() -> None
     # Forward: the input by v in both layers, the tangent by the weight in the second. Backward: the first layer's once,
     # for its weight; in the second those of v, of the tangent, and of what comes back.
     assert (counted.calls["convolution"], counted.calls["convolution_backward"]) == (3, 4)
+
+
+@pytest.mark.parametrize(("examples", "pictures", "ours"), [(1, True, True), (1, False, False), (3, False, True)])
+def test_torchs_own_serves_where_it_costs_no_more(
+    monkeypatch: pytest.MonkeyPatch, examples: int, pictures: bool, ours: bool
+) -> None:
+    monkeypatch.setattr(convolution, "SMALL", 100)
+    x, w = torch.randn(examples, 1, 10, 10, requires_grad=not pictures), torch.randn(2, 1, 3, 3, requires_grad=True)
+    with Convolutions():
+        node = functional.conv2d(x, w).grad_fn
+    assert node is not None and (node.name() == "ConvolutionBackward0") is not ours
 
 
 def test_a_product_under_autocast_is_torchs() -> None:
