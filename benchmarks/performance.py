@@ -31,7 +31,7 @@ from aa_core.effects.cache import EmbeddingCache
 from aa_core.processes import processors
 from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
-from benchmarks import growth, memory_cost, reading_cost, recorder_cost
+from benchmarks import convolution_cost, growth, memory_cost, reading_cost, recorder_cost
 from benchmarks.growth_picture import curves
 from benchmarks.performance_cases import (
     BATCH,
@@ -164,6 +164,7 @@ def main() -> None:
             parts: dict[str, Callable[[], Any]] = {
                 **{name: partial(measure, name, Path(folder)) for name in MODELS},
                 "compile": compiled,
+                "convolutions": lambda: convolution_cost.measure(Path(folder)),
                 "reading": lambda: reading_cost.measure(Path(folder)),
                 "recorder": lambda: recorder_cost.measure(Path(folder)),
                 "memory": lambda: memory_cost.measure(Path(folder)),

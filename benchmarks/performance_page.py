@@ -22,7 +22,13 @@ Written by `python -m benchmarks.performance` from
 *Load* is the number of processes that wanted each processor when a part began: above 1 the machine was shared with other work.
 Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
 """
-    parts = {"reading": _reading, "recorder": _recorder, "memory": _memory, "growth": _growth}
+    parts = {
+        "convolutions": _convolutions,
+        "reading": _reading,
+        "recorder": _recorder,
+        "memory": _memory,
+        "growth": _growth,
+    }
     rest = [section(figures[name], figures["setting"]) for name, section in parts.items()]
     return "\n".join([head, _attribution(figures), *rest])
 
@@ -113,6 +119,21 @@ def _compiled(part: dict[str, Any] | None) -> str:
         return "\nA model compiled by torch.compile can be differentiated twice.\n"
     return f"""
 A model compiled by torch.compile cannot be differentiated twice (tried on {part["date"]}); in torch's words: {said}.
+"""
+
+
+def _convolutions(part: dict[str, Any], _: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{m['plain_ms']['median']:.0f} ms", _cell(m["adjoint"]), _cell(m["to plain"])]
+        for name, m in part["figures"].items()
+    ]
+    return f"""## Convolutions
+
+torch differentiates the backward pass of a convolution in the pictures, too, and in the weights by kernels that are slow on CPUs;
+here, the kernels of first derivatives do both, and nothing is computed that nobody asked for. The adjoint of one query by
+the clock ({_when(part)}).
+
+{_table(["network", "plain step", "against the same with torch's own", "against plain training"], rows)}
 """
 
 
