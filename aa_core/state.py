@@ -6,13 +6,15 @@ dimension [R] of *rays* (one ray per stage for tangents, one per query for cotan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
+ALONE = 1 << 15
+"""Elements of a leaf from which calls cost less than a copy."""
 AVERAGE = "average"
 """The slot of averaged weights, where the training keeps them."""
 Buffers = dict[str, Tensor]
@@ -118,19 +120,26 @@ def rays(state: State) -> int:
 def pair(cotangent: State, tangent: State) -> Tensor:
     """<a, d> for rays: the inner product of each cotangent ray with each tangent ray, float64 [R_a, R_d].
 
-    Each leaf's part is computed in its own precision, but never in less than float32, their sum in float64.
+    Products of leaves are computed in their own precision, but never in less than float32, and added up in float64.
     """
-    sums: dict[torch.dtype, list[Tensor]] = {}
-    for a, d in zip(leaves(cotangent), leaves(tangent), strict=True):
-        part = _matrix(a) @ _matrix(d).T
-        sums.setdefault(part.dtype, []).append(part)
-    return torch.stack([torch.stack(parts).double().sum(0) for parts in sums.values()]).sum(0)
+    each = zip(_vectors(leaves(cotangent), 1), _vectors(leaves(tangent), 1), strict=True)
+    return torch.stack([(a @ d.T).double() for a, d in each]).sum(0)
 
 
-def _matrix(leaf: Tensor) -> Tensor:
-    """[R, size]."""
-    flat = leaf.reshape(len(leaf), -1)
-    return flat.float() if flat.itemsize < 4 else flat
+def pair_change(cotangent: State, after: State, before: State) -> Tensor:
+    """<a, after - before> for every ray, float64 [R]: `pair` with one change that is not needed itself."""
+    each = zip(_vectors(leaves(cotangent), 1), _vectors(leaves(after)), _vectors(leaves(before)), strict=True)
+    return torch.stack([(a @ (x - y)).double() for a, x, y in each]).sum(0)
+
+
+def _vectors(tensors: Sequence[Tensor], lead: int = 0) -> list[Tensor]:
+    """[*rays, size] in float32 or more; small tensors of one dtype side by side, to be computed with in a few calls."""
+    large, small = list[Tensor](), dict[torch.dtype, list[Tensor]]()
+    for tensor in tensors:
+        vector = tensor.reshape(*tensor.shape[:lead], -1)
+        (large if vector.shape[lead] >= ALONE else small.setdefault(tensor.dtype, [])).append(vector)
+    vectors = large + [torch.cat(alike, lead) for alike in small.values()]
+    return [v.float() if v.itemsize < 4 else v for v in vectors]
 
 
 def norm(tangent: State) -> Tensor:
@@ -138,10 +147,8 @@ def norm(tangent: State) -> Tensor:
 
     Other slots have other units (gradients, their squares) and stay out.
     """
-    norms = [
-        torch.linalg.vector_norm(t.reshape(rays(tangent), -1), dim=1, dtype=torch.float64)
-        for t in (*tangent.params.values(), *tangent.slots.get(AVERAGE, {}).values())
-    ]
+    judged = [*tangent.params.values(), *tangent.slots.get(AVERAGE, {}).values()]
+    norms = [torch.linalg.vector_norm(v, dim=1, dtype=torch.float64) for v in _vectors(judged, 1)]
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 

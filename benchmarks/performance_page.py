@@ -55,8 +55,8 @@ taken at once. What the adjoint spends beyond the floor is the optimizer's updat
 transpose, inner products of states, and reading and verifying checkpoints, of which there is one a stage here.
 
 What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, with few passes over
-memory; large parameters are not copied for it; updates are taken of all parameters at once; inner products are taken leaf by
-leaf in the precision of the leaf; a checkpoint that a sweep meets from both sides is read once; several vectors go
+memory; large parameters are not copied for it; updates are taken of all parameters at once; inner products are taken in
+the precision of the leaves, of small ones together; a checkpoint that a sweep meets from both sides is read once; several vectors go
 through a graph together only as far as they stay in a CPU's caches; and second derivatives of convolutions are computed
 by the kernels of first ones. Before that was done: {before["note"]}.
 

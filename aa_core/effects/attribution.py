@@ -19,7 +19,7 @@ from aa_core.effects.adjoint import AdjointStep, growth_of, performance_sweep
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.effects.embedding import ASSUMED, Method, Readout, check_request, embed_stages, read
 from aa_core.effects.statistics import StatisticsChange
-from aa_core.effects.tangent import update_of_step
+from aa_core.effects.tangent import without_step
 from aa_core.errors import NonFiniteError, RequestError
 from aa_core.performance import Performance
 from aa_core.problem import Problem
@@ -27,7 +27,7 @@ from aa_core.propagator import Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
 from aa_core.stages import stage_of_steps
-from aa_core.state import Params, Snapshot, as_rays, norm, pair
+from aa_core.state import Params, Snapshot, norm, pair_change
 from aa_core.version import __version__
 
 SIGN = "positive = helped, negative = hurt"
@@ -217,8 +217,9 @@ def _length(params: Params) -> float:
 
 
 def _step_effect(run: RunLike, training: Training, at: AdjointStep, semantics: Semantics) -> Tensor:
-    change = update_of_step(run, training, at.transition.before, at.transition.after, semantics)
-    return sum(at.of_statistics().values(), start=pair(at.cotangent, as_rays(change))[:, 0])
+    before, after = at.transition.before, at.transition.after
+    effect = pair_change(at.cotangent, after.state, without_step(run, training, before, semantics))
+    return sum(at.of_statistics().values(), start=effect)
 
 
 def steps_of(run: RunLike, stages: Sequence[str] | None, steps: Sequence[int] | None = None) -> list[int]:

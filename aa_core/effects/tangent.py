@@ -216,10 +216,14 @@ def _sum_of_steps(
 
 def update_of_step(run: RunLike, training: Training, before: Snapshot, after: Snapshot, semantics: Semantics) -> State:
     """Delta_k: what the step did (freeze), or what its data did (zero_gradient)."""
+    return subtract(after.state, without_step(run, training, before, semantics))
+
+
+def without_step(run: RunLike, training: Training, before: Snapshot, semantics: Semantics) -> State:
+    """The state after a step that did nothing (freeze), or whose data did nothing (zero_gradient)."""
     if semantics == "freeze":
-        return subtract(after.state, training.skip(before, after.step).state)
-    data = run.step_input(before.step, training.problem.device)
-    return subtract(after.state, training.step_without_data(before, data).state)
+        return training.skip(before, before.step + 1).state
+    return training.step_without_data(before, run.step_input(before.step, training.problem.device)).state
 
 
 def _advance(
