@@ -20,6 +20,18 @@ SMALL = 2**16
 """Elements of an input up to which torch's own second derivative costs no more than the calls that replace it, but for
 a first layer."""
 
+_BOTH = ("input", "weight", "bias", "stride", "padding")
+_ORDERS: dict[Any, tuple[str, ...]] = {
+    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), (*_BOTH, "dilation", "groups")),
+    **dict.fromkeys(
+        (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+        (*_BOTH, "output_padding", "groups", "dilation"),
+    ),
+}
+"""The arguments of each convolution, in order."""
+_SPATIAL = ("stride", "padding", "dilation", "output_padding")
+_NOT_GIVEN = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, "groups": 1}
+
 
 class Geometry(NamedTuple):
     """How a kernel is moved, one number a spatial dimension, in the order that torch.convolution takes."""
@@ -40,52 +52,26 @@ class Convolutions(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.conv1d, torch.conv2d, torch.conv3d):
-            return _convolve(func, *args, **kwargs)
-        if func in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
-            return _convolve_transposed(func, *args, **kwargs)
-        return func(*args, **kwargs)
+        kwargs, order = kwargs or {}, _ORDERS.get(func)
+        if order is None:
+            return func(*args, **kwargs)
+        call = dict(zip(order, args, strict=False)) | kwargs
+        understood = len(call) == len(args) + len(kwargs) and call.keys() <= set(order)
+        if not understood or not _is_ours(call):
+            return func(*args, **kwargs)
+        weight, moved = call["weight"], _NOT_GIVEN | call
+        stride, padding, dilation, more = (_each(moved[name], weight) for name in _SPATIAL)
+        geometry = Geometry(stride, padding, dilation, "output_padding" in order, more, moved["groups"])
+        return _Convolution.apply(call["input"], weight, call.get("bias"), geometry)
 
 
-def _convolve(
-    func: Any,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] | str = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> Tensor:
-    if isinstance(padding, str) or not _is_ours(input, weight):
-        return func(input, weight, bias, stride, padding, dilation, groups)
-    stride, padding, dilation = (_each(n, weight) for n in (stride, padding, dilation))
-    return _Convolution.apply(input, weight, bias, Geometry(stride, padding, dilation, False, _each(0, weight), groups))
-
-
-def _convolve_transposed(
-    func: Any,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Tensor:
-    if not _is_ours(input, weight):
-        return func(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    stride, padding, dilation, more = (_each(n, weight) for n in (stride, padding, dilation, output_padding))
-    return _Convolution.apply(input, weight, bias, Geometry(stride, padding, dilation, True, more, groups))
-
-
-def _is_ours(input: Tensor, weight: Tensor) -> bool:
+def _is_ours(call: dict[str, Any]) -> bool:
+    input, weight = call.get("input"), call.get("weight")
+    if input is None or weight is None or isinstance(call.get("padding"), str):
+        return False
     pays = input.numel() > SMALL or not input.requires_grad
     batched = input.dim() == weight.dim() and input.numel() > 0
-    plain = weight.is_floating_point() and not torch.is_autocast_enabled(weight.device.type)
-    return pays and batched and plain
+    return pays and batched and weight.is_floating_point() and not torch.is_autocast_enabled(weight.device.type)
 
 
 def _each(number: int | Sequence[int], weight: Tensor) -> list[int]:

@@ -176,6 +176,7 @@ def main() -> None:
                     "stages": STAGES,
                     "batch": BATCH,
                     "rounds": ROUNDS,
+                    "convolution_steps": convolution_cost.STEPS,
                     "recorder_steps": recorder_cost.STEPS,
                     "growth_rounds": growth.ROUNDS,
                 },

@@ -122,16 +122,16 @@ A model compiled by torch.compile cannot be differentiated twice (tried on {part
 """
 
 
-def _convolutions(part: dict[str, Any], _: dict[str, Any]) -> str:
+def _convolutions(part: dict[str, Any], setting: dict[str, Any]) -> str:
     rows = [
-        [name, f"{m['plain_ms']['median']:.0f} ms", _cell(m["adjoint"]), _cell(m["to plain"])]
+        [name, f"{m['plain_ms']:.0f} ms", _cell(m["adjoint"]), _cell(m["to plain"])]
         for name, m in part["figures"].items()
     ]
     return f"""## Convolutions
 
 torch differentiates the backward pass of a convolution in the pictures, too, and in the weights by kernels that are slow on CPUs;
 here, the kernels of first derivatives do both, and nothing is computed that nobody asked for. The adjoint of one query by
-the clock ({_when(part)}).
+the clock, over {setting["convolution_steps"]} steps in {setting["stages"]} stages ({_when(part)}).
 
 {_table(["network", "plain step", "against the same with torch's own", "against plain training"], rows)}
 """

@@ -51,7 +51,13 @@ def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "SMALL", 0)
 
 
+TORCHS = {"same", "no batch", "no examples"}
+"""Kinds that stay torch's own."""
 CASES = pytest.mark.parametrize("kind", list(KINDS))
+
+
+def _is_ours(outputs: Tensor) -> bool:
+    return outputs.grad_fn is not None and outputs.grad_fn.name() == "_ConvolutionBackward"
 
 
 def _leaves(kind: str, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -71,6 +77,7 @@ def test_values_and_gradients_are_torchs_to_the_bit(kind: str, dtype: torch.dtyp
     expected = KINDS[kind][0](*leaves), *_slopes(kind, leaves, leaves)
     with Convolutions():
         found = KINDS[kind][0](*leaves), *_slopes(kind, leaves, leaves)
+    assert _is_ours(found[0]) is (kind not in TORCHS) and not _is_ours(expected[0])
     assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(found, expected, strict=True))
 
 
@@ -149,15 +156,28 @@ def test_torchs_own_serves_where_it_costs_no_more(
     monkeypatch.setattr(convolution, "SMALL", 100)
     x, w = torch.randn(examples, 1, 10, 10, requires_grad=not pictures), torch.randn(2, 1, 3, 3, requires_grad=True)
     with Convolutions():
-        node = functional.conv2d(x, w).grad_fn
-    assert node is not None and (node.name() == "ConvolutionBackward0") is not ours
+        assert _is_ours(functional.conv2d(x, w)) is ours
 
 
-def test_a_product_under_autocast_is_torchs() -> None:
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [((1, 0, 1, 1, 1), {}), ((1,), {"stride": 1}), ((), {"strides": 2}), ((), {"input": torch.zeros(1)})],
+    ids=["one too many", "given twice", "unknown", "input twice"],
+)
+def test_a_wrong_call_is_refused_as_torch_refuses_it(args: tuple[int, ...], named: dict[str, Any]) -> None:
+    x, w, b = _leaves("plain")
+    with pytest.raises(TypeError) as expected:
+        functional.conv2d(x, w, b, *args, **named)
+    with Convolutions(), pytest.raises(TypeError) as found:
+        functional.conv2d(x, w, b, *args, **named)
+    assert str(found.value) == str(expected.value)
+
+
+def test_a_convolution_under_autocast_is_torchs() -> None:
     leaves = _leaves("plain", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         expected = KINDS["plain"][0](*leaves)
         with Convolutions():
             found = KINDS["plain"][0](*leaves)
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
-    assert found.grad_fn is not None and found.grad_fn.name() == "ConvolutionBackward0"
+    assert not _is_ours(found)
