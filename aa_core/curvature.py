@@ -18,11 +18,12 @@ from aa_core.errors import RequestError, UnsupportedError
 from aa_core.problem import Problem, twice_differentiable_kernels
 from aa_core.records import Batch, StepInput
 from aa_core.state import Buffers, Params, Snapshot
+from aa_core.threads import share
 
 Curvature = Literal["exact", "ggn", "none"]
-NEAR = 2 * 2**20
-"""Bytes that the widest tensor may have where a CPU takes several vectors through a graph at once. Larger ones leave
-its caches: eight vectors through a transformer took 1.4 times as long together as one after another."""
+NEAR, ALONE = 2 * 2**20, 2**18
+"""Bytes of the widest tensor of several vectors that a CPU takes through a graph at once, since larger ones leave its
+caches; and of a single one from which each goes alone: calls cost little then, and two can be under way at once."""
 Product = Callable[[list[Tensor]], list[Tensor]]
 """[R, ...] per parameter -> [R, ...] per parameter."""
 
@@ -235,26 +236,28 @@ def pull_back(outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequ
     if not used:
         return [i.new_zeros((count, *i.shape)) for i in inputs]
     outs = [o for o, _ in used]
-    return _pull_back(outs, inputs, [v for _, v in used], _rays_at_once(outs, count))
-
-
-def _pull_back(outs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor], some: int) -> list[Tensor]:
-    """The same, `some` vectors a pass."""
-    count = vectors[0].shape[0]
-    if count == 1:
-        return [t[None] for t in _grad(outs, inputs, grad_outputs=[v[0] for v in vectors], retain_graph=True)]
+    given, some = [v for _, v in used], _rays_at_once(outs, count)
     if some == count:
-        try:
-            return _grad(outs, inputs, grad_outputs=vectors, retain_graph=True, is_grads_batched=True)
-        except RuntimeError:  # some double backwards (GroupNorm) cannot be batched
-            some = 1
+        return _pull_back(outs, inputs, given)
     found = [i.new_empty((count, *i.shape)) for i in inputs]
-    for first in range(0, count, some):
-        rows = slice(first, min(first + some, count))
-        part = _pull_back(outs, inputs, [v[rows] for v in vectors], rows.stop - first)
-        for whole, t in zip(found, part, strict=True):
-            whole[rows] = t
+
+    def take(rows: slice) -> None:
+        for whole, part in zip(found, _pull_back(outs, inputs, [v[rows] for v in given]), strict=True):
+            whole[rows] = part
+
+    share(take, [slice(first, first + some) for first in range(0, count, some)], outs[0].device)
     return found
+
+
+def _pull_back(outs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+    """The same, all vectors in one pass if they can be batched; some double backwards (GroupNorm) cannot."""
+    if len(vectors[0]) == 1:
+        return [t[None] for t in _grad(outs, inputs, grad_outputs=[v[0] for v in vectors], retain_graph=True)]
+    try:
+        return _grad(outs, inputs, grad_outputs=vectors, retain_graph=True, is_grads_batched=True)
+    except RuntimeError:
+        each = [_pull_back(outs, inputs, [v[None] for v in one]) for one in zip(*vectors, strict=True)]
+        return [torch.cat(parts) for parts in zip(*each, strict=True)]
 
 
 def _rays_at_once(outputs: Sequence[Tensor], count: int) -> int:
@@ -262,8 +265,8 @@ def _rays_at_once(outputs: Sequence[Tensor], count: int) -> int:
     if count == 1 or outputs[0].device.type != "cpu":
         return count
     made = (m for node in _graph(outputs) for m in node._input_metadata)
-    widest = max((math.prod(m.shape) * m.dtype.itemsize for m in made), default=0)
-    return min(max(NEAR // max(widest, 1), 1), count)
+    widest = max((1, *(math.prod(m.shape) * m.dtype.itemsize for m in made)))
+    return 1 if widest >= ALONE else min(NEAR // widest, count)
 
 
 def _grad(outputs: Sequence[Tensor], inputs: Sequence[Tensor], **options: Any) -> list[Tensor]:

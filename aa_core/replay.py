@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -23,6 +23,7 @@ from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.schedule import split
 from aa_core.state import AVERAGE, Params, Snapshot, all_finite, max_difference, nbytes, to_device
+from aa_core.threads import beside
 
 SLOTS = 10
 """How much further off than parameters the optimizer's state may be: it follows single gradients."""
@@ -160,7 +161,7 @@ def reverse(
 def _aside() -> Iterator[tuple[Callable[..., Future[list[Transition]]], Event]]:
     """(what has a thread do something, what is set as soon as nobody waits for it)."""
     left = Event()
-    with ThreadPoolExecutor(1) as pool:
+    with beside() as pool:
         try:
             yield pool.submit, left
         finally:

@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, nn
 
 import aa_core as aa
+from aa_core import threads
 from aa_core.counterfactuals.fleet import stack, step_together
 from aa_core.curvature import gradient_and_curvature
-from aa_core.effects import adjoint
 from aa_core.effects.cache import EmbeddingCache
-from aa_core.processes import processors
 from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
 from benchmarks import convolution_cost, growth, memory_cost, reading_cost, recorder_cost
@@ -51,7 +50,7 @@ from benchmarks.performance_page import page
 from sample_runs.machine import machine
 
 ROOT = Path(__file__).parents[1]
-CLOCKED = ("one thread", "steps to come replayed meanwhile")
+CLOCKED = {"one query": 1, "8 queries at once, a query": 8}
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "performance.json", ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "images" / "growth.svg"
 
@@ -83,22 +82,27 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "training": summary(ratios),
         "together": summary(together(run, training)),
         "double": double(name, folder, run, problem),
-        "ahead": 2 * torch.get_num_threads() <= processors(),
-        "clock": clocked(lambda: plain(model, batches), run, problem, gamma.mean()),
+        "ahead": threads.spare(problem.device),
+        "clock": clocked(lambda: plain(model, batches), run, problem, gamma),
     }
 
 
 def clocked(
     base: Callable[[], Any], run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance
-) -> dict[str, dict[str, float]]:
-    """The adjoint of one query by the clock: in one thread, and with another that replays the steps to come."""
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The adjoint by the clock, a query: with one processor for torch and nothing else, and with another free."""
 
-    def effects(processors: int) -> None:
-        with mock.patch.object(adjoint, "processors", lambda: processors):
-            aa.step_effects(run, problem, gamma)
+    def effects(asked: aa.Performance, processors: int) -> None:
+        with mock.patch.object(threads, "processors", lambda: processors):
+            aa.step_effects(run, problem, asked)
 
-    ways = {how: partial(effects, n) for n, how in enumerate(CLOCKED, 1)}
-    return summary(against(base, ways, time.perf_counter))
+    found = {}
+    for name, count in CLOCKED.items():
+        asked = gamma.mean() if count == 1 else gamma[list(range(count))]
+        ways = {how: partial(effects, asked, n) for n, how in enumerate(("one thread", "two threads"), 1)}
+        ratios = against(base, ways, time.perf_counter)
+        found[name] = summary({how: [r / count for r in each] for how, each in ratios.items()})
+    return found
 
 
 def together(run: aa.Trajectory, training: Training) -> dict[str, list[float]]:

@@ -68,15 +68,21 @@ def _clock(models: dict[str, Any]) -> str:
     found = {name: m["clock"] for name, m in models.items() if "clock" in m}
     if not found:
         return ""
-    rows = [[way, *(_cell(m[way]) for m in found.values())] for way in next(iter(found.values()))]
+    first = next(iter(found.values()))
+    rows = [
+        [f"{task}: {way}", *(_cell(m[task][way]) for m in found.values())]
+        for task, ways in first.items()
+        for way in ways
+    ]
     return f"""
-By the clock, with torch on one of two processors, as a ratio to plain training by the clock. While the sweep goes back through
-the steps between two checkpoints, a second thread replays those before them: somewhat more CPU time in all, and the same effects to the
-bit. It does so where torch leaves as many processors free as it takes, and where two stretches between checkpoints fit into memory;
-with both processors taken by torch MLP and CNN took 43 and 34 % longer when tried once, and it is left out. The CPU times of the
-adjoint above are of all threads: with the second one for {listed(n for n, m in models.items() if m.get("ahead")) or "none"}.
+By the clock, with torch on one of two processors, as a ratio to plain training by the clock. Where torch leaves as many processors
+free as it takes, a second thread does part of the work: the same operations, so the same effects to the bit, for somewhat more CPU
+time in all. While the sweep goes back through the steps between two checkpoints, it replays those before them, if two stretches
+between checkpoints fit into memory; with both processors taken by torch MLP and CNN took 43 and 34 % longer so when tried
+once. Of several queries, which each need a product of their own, each thread takes the next one. The CPU times of the adjoint above
+are of all threads: with a second one for {listed(n for n, m in models.items() if m.get("ahead")) or "none"}.
 
-{_table(["adjoint of one query", *found], rows)}
+{_table(["adjoint", *found], rows)}
 """
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from aa_core.curvature import Curvature, pull_back
 from aa_core.performance import Performance
-from aa_core.processes import processors
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, Transition, beginning_of_last, reverse, silent, snapshot_before
 from aa_core.running_statistics import moving, pull_from_gradient, pull_statistics, slope_in_statistics
 from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, map_state, rays
+from aa_core.threads import spare
 
 AT_WORK, A_RAY, LEAST = 16, 4, 8
 """In states: what a sweep takes beside those that it keeps (two checkpoints, the step at hand), and for each ray, both
@@ -77,8 +77,7 @@ def adjoint_sweep(
     steps leaves model, run and random numbers alone, so that steps to come can be replayed meanwhile.
     """
     memory = _for_states(memory, cotangent)
-    spare = 2 * torch.get_num_threads() <= processors() and training.problem.device.type == "cpu"
-    ahead = algebra and spare and not statistics
+    ahead = algebra and not statistics and spare(training.problem.device)
     begin, floors = beginning_of_last(run), {n: FADED * float(worth.norm()) for n, worth in statistics.items()}
     with closing(reverse(run, training, start, run.steps, memory, curvature, ahead=ahead)) as transitions:
         for transition in transitions:

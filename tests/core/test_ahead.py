@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 import aa_core as aa
-from aa_core import replay
-from aa_core.effects import adjoint
+from aa_core import replay, threads as beside
 from aa_core.errors import ReplayDriftError
 from tests import zoo
 from tests.core.cases import queries, recorded
@@ -41,7 +40,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def effects(monkeypatch: pytest.MonkeyPatch, processors: int, *asked: object, **how: object) -> torch.Tensor:
-    monkeypatch.setattr(adjoint, "processors", lambda: processors)
+    monkeypatch.setattr(beside, "processors", lambda: processors)
     return aa.step_effects(*asked, **how).effects  # type: ignore[arg-type]
 
 

@@ -1,0 +1,119 @@
+"""What two threads share is done once each, in torch's settings, and neither outlives the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+import torch
+
+from aa_core import curvature, threads
+from aa_core.state import leaves
+from tests import zoo
+from tests.core.cases import random_rays, recorded
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_an_operation() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def here() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@pytest.mark.parametrize(("processors", "beside"), [(1, False), (2, True), (3, True)])
+def test_two_threads_take_every_item_once_where_a_processor_is_free(
+    processors: int, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "processors", lambda: processors)
+    taken: list[tuple[int, bool]] = []
+    before = threading.active_count()
+
+    def task(item: int) -> None:
+        time.sleep(0.01)
+        taken.append((item, here()))
+
+    threads.share(task, range(8), CPU)
+    assert sorted(item for item, _ in taken) == list(range(8))
+    assert {where for _, where in taken} == ({True, False} if beside else {True})
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("torch_takes", "device"), [(2, "cpu"), (1, "cuda")])
+def test_nothing_is_shared_where_torch_takes_more_than_half_or_a_gpu_does_the_work(
+    torch_takes: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "processors", lambda: 3)
+    torch.set_num_threads(torch_takes)
+    assert not threads.spare(torch.device(device))
+    seen: list[bool] = []
+    threads.share(lambda _: seen.append(here()), range(4), torch.device(device))
+    assert seen == [True] * 4
+
+
+def test_the_other_thread_has_the_settings_of_this_one() -> None:
+    def matrix_product() -> tuple[bool, float]:
+        a, began, worked = torch.randn(900, 900), time.perf_counter(), time.process_time()
+        for _ in range(10):
+            a @ a
+        return torch.is_grad_enabled(), (time.process_time() - worked) / (time.perf_counter() - began)
+
+    with torch.no_grad(), threads.beside() as pool:
+        grad, busy = pool.submit(matrix_product).result()
+    assert not grad
+    assert busy < 1.5, f"its first matrix products kept {busy:.1f} processors busy, with torch on one"
+
+
+@pytest.mark.parametrize("fails_here", [True, False])
+def test_an_error_in_either_is_raised_and_nothing_more_is_begun(
+    fails_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "processors", lambda: 2)
+    begun, before, both = [], threading.active_count(), threading.Barrier(2)
+
+    def task(item: int) -> None:
+        begun.append(item)
+        both.wait(10)
+        if here() == fails_here:
+            raise ValueError("of one")
+        time.sleep(0.1)
+
+    with pytest.raises(ValueError, match="of one"):
+        threads.share(task, range(50), CPU)
+    assert len(begun) == 2 and threading.active_count() == before
+
+
+@pytest.mark.parametrize("model", zoo.MODELS)
+@pytest.mark.parametrize("kind", ["exact", "ggn"])
+def test_products_are_the_same_to_the_bit_in_one_thread_and_in_two(
+    model: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = recorded(model, "adamw", dtype=torch.float32)
+    monkeypatch.setattr(curvature, "ALONE", 1)
+    seen: list[bool] = []
+    grad = curvature._grad
+
+    def watched(*asked: object, **options: object) -> list[torch.Tensor]:
+        seen.append(here())
+        time.sleep(0.001)  # the other thread begins
+        return grad(*asked, **options)  # type: ignore[arg-type]
+
+    found = []
+    for count in (1, 2):
+        monkeypatch.setattr(threads, "processors", lambda count=count: count)
+        propagator, rays = case.propagator(case.run.load(0), 0, kind), random_rays(case.run.load(0).state, 5)
+        with monkeypatch.context() as watching:
+            watching.setattr(curvature, "_grad", watched)
+            seen.clear()
+            found.append([*leaves(propagator @ rays), *leaves(propagator.T @ rays)])
+        assert set(seen) == ({True} if count == 1 else {True, False})
+    assert all(torch.equal(a, b) for one, two in pairwise(found) for a, b in zip(one, two, strict=True))
