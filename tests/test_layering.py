@@ -92,7 +92,7 @@ LAYERS = (
     ),
     ("effects.splits", "effects.example_effects", "confidence.remainder", "confidence.disagreement"),
     ("counterfactuals.kept",),
-    ("counterfactuals.retrain",),
+    ("counterfactuals.retrain", "counterfactuals.abreast"),
     ("counterfactuals.fleet", "counterfactuals.counterfactual_run"),
     ("counterfactuals.whatif", "confidence.noise"),
     ("confidence.calibrate",),

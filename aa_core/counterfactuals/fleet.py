@@ -1,10 +1,11 @@
-"""Many counterfactual trainings in one go: those that take the same recorded step take it together."""
+"""Many counterfactual trainings in one go: in two threads, or those that take the same recorded step together."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from aa_core.counterfactuals.abreast import Lane, Pair, draws, pair_of, train_abreast
 from aa_core.counterfactuals.counterfactual import Counterfactual
-from aa_core.counterfactuals.intervention import Intervention, intervene
+from aa_core.counterfactuals.intervention import intervene
 from aa_core.counterfactuals.retrain import TrainedModel
 from aa_core.errors import NonFiniteError
 from aa_core.problem import Problem, twice_differentiable_kernels
@@ -21,24 +23,17 @@ from aa_core.propagator import Training
 from aa_core.records import Batch, RunLike, StepInput
 from aa_core.replay import MEMORY, Progress, at_steps, prepare, silent, verify_once
 from aa_core.state import Buffers, Params, Snapshot, is_finite, max_difference, nbytes, ray, stack_rays
+from aa_core.threads import share, spare
 
-TRIES = 2
-"""How many steps are timed each way before one is chosen."""
+TRIES, SOME = 2, 3
+"""How many steps are timed each way before one is chosen; and how many at once in threads, which must be started."""
 WORTH = 100
 """How many more steps of as many lanes must be left for a trial to be begun: it costs two or three of them."""
+HEAVY, LONG = 1.5e-3, 400
+"""Seconds of a step from which two threads hardly hold each other up and a batched pass saves little, about four times
+what its calls take; and how many shorter ones are worth a trial of both."""
 COPIES = 4
 """States that a training in flight is taken to hold at once: its own, its gradient, the next one, activations."""
-
-
-class Lane(NamedTuple):
-    """One training: the state that it starts from, and how it differs from the recorded one, if it does."""
-
-    at: Snapshot
-    intervention: Intervention | None = None
-
-    def at_step(self, step: int) -> Intervention | None:
-        """What to do instead of the recorded step; None where it is taken as recorded."""
-        return self.intervention if self.intervention is not None and step in self.intervention.steps else None
 
 
 def retrain_all(
@@ -48,12 +43,13 @@ def retrain_all(
     progress: Progress = silent,
     memory: int = MEMORY,
 ) -> list[TrainedModel]:
-    """`retrain` of each of them, equal to rounding, from one pass over the recorded steps.
+    """`retrain` of each of them, equal to rounding, in the fastest way.
 
-    Each starts where it first differs from the recording: up to there one replay serves all. Then all that take a step
-    as recorded share its batch and take it in one batched pass, where a trial on the run's own steps finds that faster
-    than one by one, and enough steps are left for a trial to pay; models that cannot be batched (or draw differently
-    when they are) are trained one by one.
+    Each starts where it first differs from the recording: up to there one replay serves all. Where torch leaves a
+    processor free, two threads train them by turns, if that is faster. Else all that take a step as recorded share its
+    batch and take it in one batched pass, where a trial on the run's own steps finds that faster than one by one, and
+    enough steps are left for a trial to pay; models that cannot be batched (or draw differently when they are) are
+    trained one by one.
 
     Args:
         memory: budget for the states of trainings in flight, bytes; what does not fit waits for the next pass.
@@ -80,6 +76,53 @@ def retrain_all(
 
 def train_lanes(run: RunLike, training: Training, lanes: Sequence[Lane], progress: Progress = silent) -> list[Snapshot]:
     """Each lane trained to the end, in the order given. Progress counts steps of lanes."""
+    pair = _threads_pay(run, training, lanes)
+    return train_abreast(run, pair, lanes, progress) if pair else _train_in_step(run, training, lanes, progress)
+
+
+def _threads_pay(run: RunLike, training: Training, lanes: Sequence[Lane]) -> Pair | None:
+    """What two threads need if they are the fastest way: tried on the first step, unless its length tells already."""
+    at, device = min((lane.at for lane in lanes), key=lambda at: at.step), training.problem.device
+    if len(lanes) < 2 or not spare(device) or at.step == run.steps or training.crossing(at.step):
+        return None
+    data = run.step_input(at.step, device)
+    one = _seconds(lambda: training.step(at, data))
+    if one < HEAVY and sum(run.steps - lane.at.step for lane in lanes) < LONG:
+        return None
+    pair = pair_of(run, training)
+    if one < HEAVY:
+
+        def some(own: Training) -> None:
+            for _ in range(SOME):
+                own.step(at, data)
+
+        threads = _seconds(lambda: share(some, pair, device)) / (SOME * len(pair))
+        if threads > one or threads > _seconds_batched(training, at, data, len(lanes)):
+            return None
+    return None if draws(run, at.step) else pair
+
+
+def _seconds_batched(training: Training, at: Snapshot, data: StepInput, lanes: int) -> float:
+    """Of one step of a lane, taken by so many together; infinity where a model cannot be batched."""
+    try:
+        stacked = stack(training.stretch(at.step).problem, [at] * lanes)
+        return _seconds(lambda: step_together(training, stacked, data)) / lanes
+    except (RuntimeError, ValueError):  # as in `_compare`
+        return math.inf
+
+
+def _seconds(task: Callable[[], object]) -> float:
+    """The least of `TRIES` by the clock."""
+    found = []
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        task()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def _train_in_step(run: RunLike, training: Training, lanes: Sequence[Lane], progress: Progress) -> list[Snapshot]:
+    """The same, step by step: those that take the same recorded step take it together if that is faster."""
     fleet, trial = _Fleet([lane.at for lane in lanes]), _Trial()
     total, done = sum(run.steps - lane.at.step for lane in lanes), 0
     for k in range(min(lane.at.step for lane in lanes), run.steps):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,8 @@ class Trajectory:
     _on_device: dict[torch.device, Fields] = field(default_factory=dict, repr=False)
     _loaded: dict[int, Snapshot] = field(default_factory=dict, repr=False)
     """The snapshots that were read last, at most two: a sweep meets each checkpoint once more from its other side."""
+    _one_reader: Lock = field(default_factory=Lock, repr=False)
+    """Held while examples are read, for two threads that take steps of the run: a dataset may not bear two."""
 
     @property
     def title(self) -> str:
@@ -191,14 +194,15 @@ class Trajectory:
         return rows
 
     def _batch(self, rows: Tensor, device: torch.device) -> Batch:
-        self.check_rows(rows)
-        if self.stored_examples.dataset is not None:
-            fields = fetch_verified(self.stored_examples, rows, self.datasets)
-            return to_batch({n: t.to(device) for n, t in fields.items()})
-        if device not in self._on_device:
-            self._on_device[device] = {n: t.to(device) for n, t in self.stored_examples.fields.items()}
-        index = rows.to(device)
-        return to_batch({n: t.index_select(0, index) for n, t in self._on_device[device].items()})
+        with self._one_reader:
+            self.check_rows(rows)
+            if self.stored_examples.dataset is not None:
+                fields = fetch_verified(self.stored_examples, rows, self.datasets)
+                return to_batch({n: t.to(device) for n, t in fields.items()})
+            if device not in self._on_device:
+                self._on_device[device] = {n: t.to(device) for n, t in self.stored_examples.fields.items()}
+            index = rows.to(device)
+            return to_batch({n: t.index_select(0, index) for n, t in self._on_device[device].items()})
 
 
 def open_run(path: str | Path, datasets: Mapping[str, Any] | None = None) -> Trajectory:

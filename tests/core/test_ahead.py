@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import aa_core as aa
-from aa_core import replay, threads as beside
+from aa_core import replay
+from aa_core import threads as beside
 from aa_core.errors import ReplayDriftError
 from tests import zoo
 from tests.core.cases import queries, recorded

@@ -15,7 +15,7 @@ from aa_core.counterfactuals.fleet import retrain_all, stack, step_together, uns
 from aa_core.errors import Cancelled, NonFiniteError, UnknownStageError
 from aa_core.propagator import Training
 from aa_core.records import StepInput
-from aa_core.replay import prepare
+from aa_core.replay import prepare, silent
 from aa_core.state import Snapshot, nbytes
 from tests import zoo
 from tests.core.cases import STAGES, Case, assert_same_params, equal, make_case, recorded, two_groups
@@ -185,7 +185,7 @@ def test_a_trial_takes_one_step_twice_and_no_other(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Training, "step", alone)
     monkeypatch.setattr(fleet, "step_together", together)
     monkeypatch.setattr(fleet, "WORTH", 1)
-    fleet.train_lanes(case.run, training, [fleet.Lane(case.run.states[0])] * 2)
+    fleet._train_in_step(case.run, training, [fleet.Lane(case.run.states[0])] * 2, silent)
     assert sum(taken.values()) == 2 * (case.run.steps + 1) and min(taken.values()) >= 2 * fleet.TRIES
 
 
