@@ -49,8 +49,8 @@ from benchmarks.performance_cases import (
 from benchmarks.performance_page import page
 from sample_runs.machine import machine
 
+TOGETHER = "retraining without each stage"
 ROOT = Path(__file__).parents[1]
-CLOCKED = {"one query": 1, "8 queries at once, a query": 8}
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "performance.json", ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "images" / "growth.svg"
 
@@ -90,18 +90,26 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 def clocked(
     base: Callable[[], Any], run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """The adjoint by the clock, a query: with one processor for torch and nothing else, and with another free."""
+    """By the clock, with torch on one processor: where it is the only one, and where another is free."""
+    skips = [aa.Counterfactual.skip(s.name) for s in run.stages]
+    tasks: dict[str, tuple[int, Callable[[], Any]]] = {
+        "adjoint of one query": (1, lambda: aa.step_effects(run, problem, gamma.mean())),
+        "adjoint of 8 queries at once, a query": (8, lambda: aa.step_effects(run, problem, gamma[list(range(8))])),
+        "embeddings of all stages": (1, lambda: aa.embed_stages(run, problem, cache=EmbeddingCache(None))),
+        TOGETHER: (1, lambda: aa.retrain_all(run, problem, skips)),
+    }
 
-    def effects(asked: aa.Performance, processors: int) -> None:
+    def on(processors: int, task: Callable[[], Any]) -> None:
         with mock.patch.object(threads, "processors", lambda: processors):
-            aa.step_effects(run, problem, asked)
+            task()
 
     found = {}
-    for name, count in CLOCKED.items():
-        asked = gamma.mean() if count == 1 else gamma[list(range(count))]
-        ways = {how: partial(effects, asked, n) for n, how in enumerate(("one thread", "two threads"), 1)}
+    for name, (queries, task) in tasks.items():
+        ways = {how: partial(on, n, task) for n, how in enumerate(("one thread", "two threads"), 1)}
+        if name == TOGETHER:
+            ways["`aa.retrain` of one after another"] = lambda: [aa.retrain(run, problem, what) for what in skips]
         ratios = against(base, ways, time.perf_counter)
-        found[name] = summary({how: [r / count for r in each] for how, each in ratios.items()})
+        found[name] = summary({how: [r / queries for r in each] for how, each in ratios.items()})
     return found
 
 

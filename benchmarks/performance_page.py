@@ -79,10 +79,11 @@ By the clock, with torch on one of two processors, as a ratio to plain training 
 free as it takes, a second thread does part of the work: the same operations, so the same effects to the bit, for somewhat more CPU
 time in all. While the sweep goes back through the steps between two checkpoints, it replays those before them, if two stretches
 between checkpoints fit into memory; with both processors taken by torch MLP and CNN took 43 and 34 % longer so when tried
-once. Of several queries, which each need a product of their own, each thread takes the next one. The CPU times of the adjoint above
-are of all threads: with a second one for {listed(n for n, m in models.items() if m.get("ahead")) or "none"}.
+once. Of several queries, which each need a product of their own, each thread takes the next one. `retrain_all` has each thread
+train the model with most steps left, with a trial first where steps are short; not models that draw random numbers, which have
+one generator. The CPU times above are of all threads: with a second one for {listed(n for n, m in models.items() if m.get("ahead")) or "none"}.
 
-{_table(["adjoint", *found], rows)}
+{_table(["by the clock", *found], rows)}
 """
 
 
@@ -96,7 +97,7 @@ def _together(models: dict[str, Any]) -> str:
     return f"""
 What `retrain_all` can gain by batching: one step of several models in one batched pass, as a ratio to the step of each by itself.
 Below 1, batching pays. It saves calls and not arithmetic, so it gains little where matrix products are all the work: then models
-are trained one by one. Stages that are left out one at a time train fewer models at once than there are stages.
+are trained in two threads, or one by one. Stages that are left out one at a time train fewer models at once than there are stages.
 
 {_table(["a step, batched", *found], rows)}
 """
