@@ -131,6 +131,11 @@ class Problem:
         words: dict[str, Any] = {"as_text": self.as_text, "class_names": self.class_names}
         return Problem(self.model, self.loss_fn, previous=self.previous, device=device, **words)
 
+    def twin(self) -> Problem:
+        """The same problem with a model and a loss of its own, for another thread; raises where a loss has no copy."""
+        previous = None if self.previous is None else self.previous.twin()
+        return Problem(self.model, copy.deepcopy(self.loss_fn), previous=previous, device=self.device)
+
     def in_words(self, inputs: Inputs) -> list[str] | None:
         """Inputs of n examples as n strings; None without `as_text`, ProblemError where it gives another number."""
         if self.as_text is None:

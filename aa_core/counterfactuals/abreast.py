@@ -40,14 +40,17 @@ class Lane(NamedTuple):
         return training.step(at, run.step_input(at.step, training.problem.device))
 
 
-def pair_of(run: RunLike, training: Training) -> Pair:
-    return training, prepare(run, copy.deepcopy(training.problem))
-
-
-def draws(run: RunLike, start: int) -> bool:
-    """Whether the model draws random numbers from this step on: two threads would share their generator."""
+def pair_of(run: RunLike, training: Training, start: int) -> Pair | None:
+    """What two threads need from this step on. None where the loss is an object that cannot be copied, or where the
+    model draws random numbers: threads share their generator."""
     records = map(run.record, range(start, run.steps))
-    return any(batch.rng is not None for record in records for batch in (*record.micro_batches, *record.passed))
+    if any(batch.rng is not None for record in records for batch in (*record.micro_batches, *record.passed)):
+        return None
+    try:
+        twin = training.problem.twin()
+    except (TypeError, RuntimeError, copy.Error):
+        return None
+    return training, prepare(run, twin)
 
 
 def train_abreast(run: RunLike, pair: Pair, lanes: Sequence[Lane], progress: Progress) -> list[Snapshot]:
@@ -77,7 +80,8 @@ def train_abreast(run: RunLike, pair: Pair, lanes: Sequence[Lane], progress: Pro
                     taken[thread] += 1
                     if thread == 0:
                         progress(sum(taken), total)
-                idle.add(i)
+                with choice:
+                    idle.add(i)
         except BaseException:
             ended.set()
             raise

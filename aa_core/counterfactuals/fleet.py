@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from aa_core.counterfactuals.abreast import Lane, Pair, draws, pair_of, train_abreast
+from aa_core.counterfactuals.abreast import Lane, Pair, pair_of, train_abreast
 from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.intervention import intervene
 from aa_core.counterfactuals.retrain import TrainedModel
@@ -89,8 +89,8 @@ def _threads_pay(run: RunLike, training: Training, lanes: Sequence[Lane]) -> Pai
     one = _seconds(lambda: training.step(at, data))
     if one < HEAVY and sum(run.steps - lane.at.step for lane in lanes) < LONG:
         return None
-    pair = pair_of(run, training)
-    if one < HEAVY:
+    pair = pair_of(run, training, at.step)
+    if pair is not None and one < HEAVY:
 
         def some(own: Training) -> None:
             for _ in range(SOME):
@@ -99,7 +99,7 @@ def _threads_pay(run: RunLike, training: Training, lanes: Sequence[Lane]) -> Pai
         threads = _seconds(lambda: share(some, pair, device)) / (SOME * len(pair))
         if threads > one or threads > _seconds_batched(training, at, data, len(lanes)):
             return None
-    return None if draws(run, at.step) else pair
+    return pair
 
 
 def _seconds_batched(training: Training, at: Snapshot, data: StepInput, lanes: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import aa_core as aa
 from aa_core import threads
@@ -84,12 +84,40 @@ def test_a_model_that_draws_random_numbers_is_left_to_one_thread(
     run, model = FEATURES[feature](tmp_path / "run")
     drawn = any(batch.rng is not None for k in range(run.steps) for batch in run.record(k).micro_batches)
     problem, skips = aa.Problem(model, zoo.cross_entropy), [aa.Counterfactual.skip(s) for s in ("a", "b")]
-    asked = (*skips, aa.Counterfactual.without_examples(2, 11))
+    asked, state = (*skips, aa.Counterfactual.without_examples(2, 11)), torch.get_rng_state()
     found = retrain_all(run, problem, asked)
+    assert torch.equal(torch.get_rng_state(), state), "nothing was drawn from the caller's generator"
     assert drawn != by_both(workers)
     for what, one in zip(asked, found, strict=True):
         alone = aa.retrain(run, problem, what)
         assert equal(one.params, alone.params) and equal(one.buffers, alone.buffers)
+
+
+class Counting(nn.Module):
+    """A loss that remembers in between what it was called with."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        self.kept = outputs
+        time.sleep(1e-3)
+        return zoo.cross_entropy(self.kept, targets)
+
+
+class Locked(Counting):
+    """And one that cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("loss", [Counting, Locked])
+def test_a_loss_with_a_memory_is_copied_or_left_to_one_thread(loss: type[Counting], workers: list[str]) -> None:
+    case = recorded("mlp", "adam")
+    problem = aa.Problem(case.model, loss(), device="cpu")
+    found = retrain_all(case.run, problem, SKIPS)
+    assert by_both(workers) == (loss is Counting)
+    for what, one in zip(SKIPS, found, strict=True):
+        assert equal(one.params, aa.retrain(case.run, case.problem, what).params)
 
 
 def test_both_threads_end_at_about_the_same_time_whatever_the_lengths(workers: list[str]) -> None:
