@@ -97,9 +97,9 @@ class Counting(nn.Module):
     """A loss that remembers in between what it was called with."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        self.kept = outputs
+        self.kept = float(outputs.detach().sum())
         time.sleep(1e-3)
-        return zoo.cross_entropy(self.kept, targets)
+        return zoo.cross_entropy(outputs, targets) * (1.0 if self.kept == float(outputs.detach().sum()) else 2.0)
 
 
 class Locked(Counting):
