@@ -46,7 +46,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def watched(lane: Lane, *asked: object) -> Snapshot:
         seen.append(threading.current_thread().name)
-        time.sleep(0.001)
+        time.sleep(0.003)
         return step(lane, *asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Lane, "step", watched)

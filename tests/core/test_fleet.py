@@ -32,6 +32,12 @@ QUESTIONS = (
 WAYS = ("batch", "both", "loop")
 
 
+@pytest.fixture(autouse=True)
+def no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads, which may be the fastest way, are tried in test_abreast.py."""
+    monkeypatch.setattr(fleet, "spare", lambda device: False)
+
+
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every way in turn, whatever a trial would choose; a batch that fails is an error."""

@@ -104,7 +104,7 @@ def test_products_are_the_same_to_the_bit_in_one_thread_and_in_two(
 
     def watched(*asked: object, **options: object) -> list[torch.Tensor]:
         seen.append(here())
-        time.sleep(0.001)  # the other thread begins
+        time.sleep(0.01)  # the other thread begins
         return grad(*asked, **options)  # type: ignore[arg-type]
 
     found = []
