@@ -384,6 +384,7 @@ def test_what_if_is_asked_with_the_keyboard_alone(visit: Visit) -> None:
             break
     page.keyboard.press("Space")
     expect(page.get_by_text("Predicted: without fine-tune 45°")).to_be_visible()
+    expect(page.get_by_text("Trains 120 steps again")).to_be_visible()  # and what stands above it, the button
     for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.innerText").strip().endswith("Retrain to verify"):
