@@ -35,6 +35,17 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def one_thread_an_operation() -> Iterator[None]:
+    """Whatever a test before it, or the dashboard's engine, has set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def no_gpu_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is one, tests that are not marked `gpu` and the processes that they start compute on the CPU."""

@@ -66,8 +66,9 @@ def train_abreast(run: RunLike, pair: Pair, lanes: Sequence[Lane], progress: Pro
     def next_lane() -> int | None:
         with choice:
             left = {i: run.steps - ends[i].step for i in idle if ends[i].step < run.steps}
-            lane = max(left, key=left.__getitem__, default=None)
-            idle.discard(-1 if lane is None else lane)
+            if not left:
+                return None
+            idle.remove(lane := max(left, key=left.__getitem__))
             return lane
 
     def train(thread: int) -> None:

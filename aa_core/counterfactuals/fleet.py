@@ -30,8 +30,8 @@ TRIES, SOME = 2, 3
 WORTH = 100
 """How many more steps of as many lanes must be left for a trial to be begun: it costs two or three of them."""
 HEAVY, LONG = 1.5e-3, 400
-"""Seconds of a step from which two threads hardly hold each other up and a batched pass saves little, about four times
-what its calls take; and how many shorter ones are worth a trial of both."""
+"""Seconds of a step from which two threads hardly hold each other up and a batched pass saves little, some three times
+what a tiny model's takes; and how many shorter ones are worth a trial of both."""
 COPIES = 4
 """States that a training in flight is taken to hold at once: its own, its gradient, the next one, activations."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from aa_core.records import StepInput
 from aa_core.replay import prepare
 from aa_core.state import Snapshot
 from tests import zoo
-from tests.core.cases import equal, make_case, recorded, two_groups
+from tests.core.cases import assert_same_params, equal, make_case, recorded, two_groups
 from tests.core.test_features import CASES as FEATURES
 from tests.core.test_fleet import QUESTIONS, SKIPS
 
@@ -29,14 +28,10 @@ ASKED = (*QUESTIONS, aa.Counterfactual.change("b", lr="0.5x"))
 
 
 @pytest.fixture(autouse=True)
-def two_processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_processors(one_thread_an_operation: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them free, and every step as long as a large model's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     monkeypatch.setattr(threads, "processors", lambda: 2)
     monkeypatch.setattr(fleet, "HEAVY", 0.0)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -234,14 +229,14 @@ def test_of_short_steps_the_fastest_way_is_taken(
     monkeypatch.setattr(fleet, "_seconds", timed)
     ends = train_lanes(case.run, prepare(case.run, case.problem), lanes)
     assert by_both(workers) == abreast_
-    assert all(equal(end.state.params, case.run.states[-1].state.params) for end in ends) or not abreast_
+    for end in ends:
+        assert_same_params(end.state.params, case.run.states[-1].state.params)
 
 
 @pytest.mark.parametrize("why", ["few steps", "no processor", "one lane"])
 def test_it_is_not_tried_where_it_cannot_pay(why: str, workers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     case = recorded("mlp", "adam")
     lanes = [Lane(case.run.states[0])] * (1 if why == "one lane" else 3)
-    monkeypatch.setattr(abreast, "pair_of", lambda *_: pytest.fail("tried"))
     monkeypatch.setattr(fleet, "pair_of", lambda *_: pytest.fail("tried"))
     if why == "few steps":
         monkeypatch.setattr(fleet, "HEAVY", 100.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,7 @@ from aa_core.errors import ReplayDriftError
 from tests import zoo
 from tests.core.cases import queries, recorded
 
-
-@pytest.fixture(autouse=True)
-def one_thread_an_operation() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread_an_operation")
 
 
 @pytest.fixture

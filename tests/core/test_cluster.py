@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from aa_core.cli import app
@@ -30,12 +29,8 @@ from tests.core.job_run import STAGES, make
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # two jobs at once on two processors
-    yield
-    torch.set_num_threads(before)
+# two jobs at once on two processors
+pytestmark = pytest.mark.usefixtures("one_thread_an_operation")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -15,15 +14,8 @@ from aa_core.state import leaves
 from tests import zoo
 from tests.core.cases import random_rays, recorded
 
+pytestmark = pytest.mark.usefixtures("one_thread_an_operation")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread_an_operation() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def here() -> bool:
