@@ -6,9 +6,10 @@ from itertools import chain
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors as unflatten
 
 from aa_core.records import Groups
-from aa_core.state import Params, State
+from aa_core.state import Params, State, side_by_side
 
 BLOCK = 1 << 16
 """Elements of a bundle at most, so that it stays in the processor's cache; a parameter of more is alone, not copied."""
@@ -27,6 +28,7 @@ class Packing:
     ) -> None:
         """`together=False` packs nothing: every parameter keeps its shape, for rules that are not elementwise."""
         self.shapes = {n: p.shape for n, p in like.items()}
+        self._likes = {n: torch.empty(1, *shape, device="meta") for n, shape in self.shapes.items()}
         self._together, self._block = together, BLOCK_ON_GPU if on_gpu else BLOCK
         group = {n: g for g, names in enumerate(groups) for n in names}
         clock = {n: c for c, names in enumerate(clocks) for n in names}
@@ -37,10 +39,10 @@ class Packing:
         self.clocks = self._parts(clocks)
 
     def _cut(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """Into runs of at most a block's elements, as far as each holds several."""
+        """Into runs of at most a block's elements, as far as each holds several: the large ones, then the others."""
         runs: list[tuple[str, ...]] = []
         room = 0
-        for name in names:
+        for name in sorted(names, key=lambda n: self.shapes[n].numel() < self._block):
             size = self.shapes[name].numel()
             if size > room:
                 runs.append(())
@@ -58,8 +60,7 @@ class Packing:
         found = {key: names for key, names in self.bundles.items() if names[0] in params}
         if not self._together:
             return {key: params[name] for key, (name,) in found.items()}
-        flat = {key: [params[n].reshape(*rays, -1) for n in names] for key, names in found.items()}
-        return {key: torch.cat(parts, len(rays)) if len(parts) > 1 else parts[0] for key, parts in flat.items()}
+        return {key: side_by_side([params[n] for n in names], rays) for key, names in found.items()}
 
     def pack_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The bundles that consist of these parameters."""
@@ -70,8 +71,13 @@ class Packing:
         found: dict[str, Tensor] = {}
         for key, vector in packed.items():
             names = self.bundles[key]
-            parts = vector.reshape(*rays, -1).split([self.shapes[n].numel() for n in names], len(rays))
-            found |= {n: part.view(*rays, *self.shapes[n]) for n, part in zip(names, parts, strict=True)}
+            sizes = [self.shapes[n].numel() for n in names]
+            if rays == (1,) and all(sizes):
+                parts = unflatten(vector.view(-1), [self._likes[n] for n in names])
+            else:
+                split = vector.reshape(*rays, -1).split(sizes, len(rays))
+                parts = [part.view(*rays, *self.shapes[n]) for n, part in zip(names, split, strict=True)]
+            found |= zip(names, parts, strict=True)
         return {n: found[n] for n in self.shapes if n in found}
 
     def pack_state(self, state: State, rays: tuple[int, ...] = ()) -> State:

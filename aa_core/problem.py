@@ -133,8 +133,17 @@ class Problem:
 
     def twin(self) -> Problem:
         """The same problem with a model and a loss of its own, for another thread; raises where a loss has no copy."""
-        previous = None if self.previous is None else self.previous.twin()
-        return Problem(self.model, copy.deepcopy(self.loss_fn), previous=previous, device=self.device)
+        found = self.with_own_model()
+        found.previous = None if self.previous is None else self.previous.twin()
+        found.loss_fn = copy.deepcopy(self.loss_fn)
+        return found
+
+    def with_own_model(self) -> Problem:
+        """The same problem with a model of its own, but for its tensors: their values are never used."""
+        found, tensors = copy.copy(self), [*self.model.parameters(), *self.model.buffers()]
+        found.model = copy.deepcopy(self.model, {id(t): t for t in tensors})
+        found._modules = tuple(found.model.modules())
+        return found
 
     def in_words(self, inputs: Inputs) -> list[str] | None:
         """Inputs of n examples as n strings; None without `as_text`, ProblemError where it gives another number."""

@@ -143,6 +143,10 @@ class Propagator:
     def __init__(self, update: Linearized, product: Product, crossing: Crossing | None = None) -> None:
         self._update, self._product, self._crossing = update, product, crossing
 
+    def prepare(self) -> None:
+        """Compute what does not depend on the rays, if it is not yet."""
+        self._update.prepare()
+
     def __matmul__(self, tangent: State) -> State:
         """Push a tangent of xi_k forward to a tangent of xi_{k+1}."""
         curved = dict(zip(tangent.params, self._product(list(tangent.params.values())), strict=True))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from functools import partial
 from itertools import pairwise
 from os import PathLike
-from threading import Event
 from typing import NamedTuple
 
 import torch
@@ -23,7 +21,7 @@ from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
 from aa_core.schedule import split
 from aa_core.state import AVERAGE, Params, Snapshot, all_finite, max_difference, nbytes, to_device
-from aa_core.threads import beside
+from aa_core.threads import one_by_one
 
 SLOTS = 10
 """How much further off than parameters the optimizer's state may be: it follows single gradients."""
@@ -125,47 +123,48 @@ def reverse(
     memory: int = MEMORY,
     curvature: Curvature | None = None,
     *,
-    ahead: bool = False,
+    aside: Executor | None = None,
 ) -> Generator[Transition]:
     """Transitions stop-1, ..., start, from states recomputed in at most `memory` bytes.
 
     With a curvature they come with their propagators where the graphs of a whole segment fit as well: then replay and
-    linearization are one forward and one backward pass together instead of two. `ahead`: where those of two segments
-    fit, a thread replays the next one meanwhile; whoever takes the transitions then leaves model, run and random
-    numbers alone. Where all states between two checkpoints fit, every step is replayed once; else little more often
-    than it must be. Raises ReplayDriftError where the replay does not meet the next recorded checkpoint.
+    linearization are one forward and one backward pass together instead of two. Where those of two segments fit,
+    `aside` replays the next one meanwhile, step by step; whoever takes the transitions, and whatever else it does, then
+    leaves model, run and random numbers alone. Where all states between two checkpoints fit, every step is replayed
+    once; else little more often than it must be. Raises ReplayDriftError where the replay does not meet the next
+    recorded checkpoint.
     """
     graph, each, waiting, parts = None, 0, None, segments(run, start, stop)
-    with _aside() as (submit, left):
-        while parts:
-            low, high = parts.pop()
-            if waiting is None:
-                first = snapshot_before(run, training, low)
-                if curvature is not None and graph is None and (k := _first_update(run, low, high)) is not None:
-                    graph = training.graph_bytes(first, run.step_input(k, training.problem.device), curvature)
-                each = nbytes(first) + (graph or 0)
-                if curvature is None or graph is None or (high - low) * each > memory:
-                    yield from _reverse(run, training, first, high, max(memory // max(nbytes(first), 1), 1))
-                    continue
-                transitions = _linearized(run, training, first, high, curvature, left)
-                del first
-            else:
-                transitions = waiting.result()
-            follows = ahead and parts and (high - parts[-1][0]) * each <= memory
-            waiting = submit(_linearized, run, training, parts[-1][0], low, curvature, left) if follows else None
-            while transitions:
-                yield transitions.pop()
+    while parts:
+        low, high = parts.pop()
+        if waiting is None:
+            first = snapshot_before(run, training, low)
+            if curvature is not None and graph is None and (k := _first_update(run, low, high)) is not None:
+                graph = training.graph_bytes(first, run.step_input(k, training.problem.device), curvature)
+            each = nbytes(first) + (graph or 0)
+            if curvature is None or graph is None or (high - low) * each > memory:
+                yield from _reverse(run, training, first, high, max(memory // max(nbytes(first), 1), 1))
+                continue
+            transitions = list(_linearized(run, training, first, high, curvature))
+            del first
+        else:
+            transitions = waiting.result()
+        waiting = None
+        if aside is not None and curvature is not None and parts and (high - parts[-1][0]) * each <= memory:
+            waiting = one_by_one(aside, _linearized(run, training, parts[-1][0], low, curvature))
+        yield from _prepared(transitions, aside)
 
 
-@contextmanager
-def _aside() -> Iterator[tuple[Callable[..., Future[list[Transition]]], Event]]:
-    """(what has a thread do something, what is set as soon as nobody waits for it)."""
-    left = Event()
-    with beside() as pool:
-        try:
-            yield pool.submit, left
-        finally:
-            left.set()
+def _prepared(transitions: list[Transition], aside: Executor | None) -> Iterator[Transition]:
+    """The last one first, each taken off the list; `aside` prepares the propagator of the next one meanwhile."""
+    begun = None
+    while transitions:
+        transition = transitions.pop()
+        if begun is not None and not begun.cancel():
+            begun.result()
+        if aside is not None and transitions and (coming := transitions[-1].propagator) is not None:
+            begun = aside.submit(coming.prepare)
+        yield transition
 
 
 def _first_update(run: RunLike, start: int, stop: int) -> int | None:
@@ -174,16 +173,16 @@ def _first_update(run: RunLike, start: int, stop: int) -> int | None:
 
 
 def _linearized(
-    run: RunLike, training: Training, first: Snapshot | int, stop: int, curvature: Curvature, left: Event
-) -> list[Transition]:
-    """Every step with its propagator, from one replay that keeps all graphs and ends early if `left` is set."""
-    kept, at = [], first if isinstance(first, Snapshot) else snapshot_before(run, training, first)
-    while at.step < stop and not left.is_set():
-        take, propagator = training.linearize(at, run.step_input(at.step, training.problem.device), curvature)
-        kept.append(Transition(at.step, at, take(), propagator))
-        at = kept[-1].after
+    run: RunLike, training: Training, first: Snapshot | int, stop: int, curvature: Curvature
+) -> Iterator[Transition]:
+    """Every step with its propagator, from one replay."""
+    at = first if isinstance(first, Snapshot) else snapshot_before(run, training, first)
+    while at.step < stop:
+        before = at
+        take, propagator = training.linearize(before, run.step_input(before.step, training.problem.device), curvature)
+        at = take()
+        yield Transition(before.step, before, at, propagator)
     _met(run, training, at)
-    return kept
 
 
 def _met(run: RunLike, training: Training, reached: Snapshot) -> None:

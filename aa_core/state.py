@@ -6,11 +6,13 @@ dimension [R] of *rays* (one ray per stage for tangents, one per query for cotan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors as flatten
 
 Params = dict[str, Tensor]
 ALONE = 1 << 15
@@ -134,12 +136,22 @@ def pair_change(cotangent: State, after: State, before: State) -> Tensor:
 
 def _vectors(tensors: Sequence[Tensor], lead: int = 0) -> list[Tensor]:
     """[*rays, size] in float32 or more; small tensors of one dtype side by side, to be computed with in a few calls."""
+    shape = tensors[0].shape[:lead]
     large, small = list[Tensor](), dict[torch.dtype, list[Tensor]]()
     for tensor in tensors:
-        vector = tensor.reshape(*tensor.shape[:lead], -1)
-        (large if vector.shape[lead] >= ALONE else small.setdefault(tensor.dtype, [])).append(vector)
-    vectors = large + [torch.cat(alike, lead) for alike in small.values()]
+        if tensor.numel() >= ALONE * shape.numel():
+            large.append(tensor.reshape(*shape, -1))
+        else:
+            small.setdefault(tensor.dtype, []).append(tensor)
+    vectors = large + [side_by_side(alike, shape) for alike in small.values()]
     return [v.float() if v.itemsize < 4 else v for v in vectors]
+
+
+def side_by_side(tensors: Sequence[Tensor], rays: Sequence[int]) -> Tensor:
+    """[*rays, ...] each -> [*rays, size]; in one call where there is no more than one ray."""
+    if math.prod(rays) == 1:
+        return flatten(tensors).view(*rays, -1)
+    return torch.cat([t.reshape(*rays, -1) for t in tensors], len(rays))
 
 
 def norm(tangent: State) -> Tensor:

@@ -14,7 +14,7 @@ from aa_core.curvature import pull_back
 from aa_core.packing import Packing
 from aa_core.records import Groups, Hyper, StepInput
 from aa_core.rules import UpdateRule
-from aa_core.rules.base import Derivative, ForeachUpdate, Slots
+from aa_core.rules.base import Derivative, ForeachUpdate, Many, ManySlots, Slots
 from aa_core.rules.clipping import clip
 from aa_core.state import AVERAGE, Params, State, rays
 
@@ -112,29 +112,43 @@ class Linearized:
         }
 
     @cached_property
-    def _parts(self) -> dict[str, Derivative]:
-        """The derivative of the rule for every bundle that the step updates."""
+    def _parts(self) -> list[tuple[list[str], Derivative]]:
+        """The derivative of the rule for the bundles that the step updates: of those alike together."""
         rule, at = self._rule, self._packing.pack_state(self._state)
-        count = at.count + _ticks(self._packing.clocks, self._step.idle, at.count)
+        counts = at.count + _ticks(self._packing.clocks, self._step.idle, at.count)
         clipped = clip(self._gradient, self._step.clip)
-        derivative = rule.derivative or (lambda *at: Autograd(rule, *at))
-        return {
-            n: derivative(at.params[n], clipped[n], {s: at.slots[s][n] for s in rule.slots}, count[self._clock[n]], h)
-            for n, h in _in_force(self._packing.groups, self._step).items()
-        }
+        alike = dict[tuple[int, int, torch.dtype], list[str]]()
+        hyper = _in_force(self._packing.groups, self._step)
+        for n, h in hyper.items():
+            alike.setdefault((id(h), self._clock[n], at.params[n].dtype), []).append(n)
+
+        def derivative(names: list[str]) -> Derivative:
+            params, grads, slots = _named(names, at.params), _named(names, clipped), _of(rule, names, at.slots)
+            count, h = counts[self._clock[names[0]]], hyper[names[0]]
+            if rule.derivative is not None:
+                return rule.derivative(params, grads, slots, float(count), h)
+            own = ({s: slots[s][i] for s in slots} for i in range(len(names)))
+            return Each([Autograd(rule, p, g, o, count, h) for p, g, o in zip(params, grads, own, strict=True)])
+
+        return [(names, derivative(names)) for names in alike.values()]
+
+    def prepare(self) -> None:
+        """Compute what does not depend on rays."""
+        _ = self._parts
 
     def push(self, tangent: State, grads: Params) -> State:
         """dU/dxi d + dU/dg dg."""
         lead = (rays(tangent),)
         at, curved = self._packing.pack_state(tangent, lead), self._push_clip(self._packing.pack(grads, lead))
         params, slots = _copied(at)
-        for n, part in self._parts.items():
-            own = {s: slots[s][n] for s in self._rule.slots}
-            params[n], made = part.push(params[n], curved[n], own, at.count[:, self._clock[n]])
-            for s, t in made.items():
-                slots[s][n] = t
-        pushed = State(params, slots | _averaged(at, params, self._step.averaging), at.count)
-        return self._packing.unpack_state(pushed, lead)
+        for names, part in self._parts:
+            own, count = _of(self._rule, names, slots), at.count[:, self._clock[names[0]]]
+            pushed, made = part.push(_named(names, params), _named(names, curved), own, count)
+            params |= zip(names, pushed, strict=True)
+            for s, ts in made.items():
+                slots[s] |= zip(names, ts, strict=True)
+        after = State(params, slots | _averaged(at, params, self._step.averaging), at.count)
+        return self._packing.unpack_state(after, lead)
 
     def pull(self, cotangent: State) -> tuple[State, Params]:
         """((dU/dxi)^T a, (dU/dg)^T a)."""
@@ -144,13 +158,14 @@ class Linearized:
         if AVERAGE in slots and (weight := self._step.averaging) is not None:
             params |= {n: params[n] + weight * a for n, a in slots[AVERAGE].items()}
             slots[AVERAGE] = {n: (1 - weight) * a for n, a in slots[AVERAGE].items()}
-        grads = {}
-        for n, part in self._parts.items():
-            own = {s: slots[s][n] for s in self._rule.slots}
-            params[n], grads[n], made, ticks = part.pull(params[n], own)
-            count[:, self._clock[n]] += ticks
-            for s, t in made.items():
-                slots[s][n] = t
+        grads = Params()
+        for names, part in self._parts:
+            pulled, taught, made, ticks = part.pull(_named(names, params), _of(self._rule, names, slots))
+            params |= zip(names, pulled, strict=True)
+            grads |= zip(names, taught, strict=True)
+            count[:, self._clock[names[0]]] += ticks
+            for s, ts in made.items():
+                slots[s] |= zip(names, ts, strict=True)
         rest = {n: torch.zeros_like(a) for n, a in params.items() if n not in grads}
         through = self._packing.unpack(self._pull_clip(grads) | rest, lead)
         return self._packing.unpack_state(State(params, slots, count), lead), through
@@ -175,8 +190,38 @@ def _copied(state: State) -> tuple[Params, dict[str, Params]]:
     return dict(state.params), {s: dict(leaves) for s, leaves in state.slots.items()}
 
 
+def _named(names: Sequence[str], leaves: Params) -> list[Tensor]:
+    return [leaves[n] for n in names]
+
+
+def _of(rule: UpdateRule, names: Sequence[str], slots: Mapping[str, Params]) -> dict[str, Many]:
+    """What the rule keeps of them."""
+    return {s: _named(names, slots[s]) for s in rule.slots}
+
+
+class Each(NamedTuple):
+    """The derivative of an update of many tensors, one by one."""
+
+    parts: list[Autograd]
+
+    def push(self, params: Many, grads: Many, slots: ManySlots, count: Tensor) -> tuple[Many, ManySlots]:
+        pushed = [
+            part.push(p, g, {s: ts[i] for s, ts in slots.items()}, count)
+            for i, (part, p, g) in enumerate(zip(self.parts, params, grads, strict=True))
+        ]
+        return [p for p, _ in pushed], {s: [own[s] for _, own in pushed] for s in slots}
+
+    def pull(self, params: Many, slots: ManySlots) -> tuple[Many, Many, ManySlots, Tensor]:
+        pulled = [
+            part.pull(p, {s: ts[i] for s, ts in slots.items()})
+            for i, (part, p) in enumerate(zip(self.parts, params, strict=True))
+        ]
+        params, grads, own, counts = zip(*pulled, strict=True)
+        return params, grads, {s: [o[s] for o in own] for s in slots}, torch.stack(counts).sum(0)
+
+
 class Autograd(NamedTuple):
-    """A rule's derivative where none is written down."""
+    """A rule's derivative for one tensor, where none is written down."""
 
     rule: UpdateRule
     param: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from concurrent.futures import Executor
 from contextlib import closing
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, Transition, beginning_of_last, reverse, silent, snapshot_before
 from aa_core.running_statistics import moving, pull_from_gradient, pull_statistics, slope_in_statistics
 from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, map_state, rays
-from aa_core.threads import spare
 
 AT_WORK, A_RAY, LEAST = 16, 4, 8
 """In states: what a sweep takes beside those that it keeps (two checkpoints, the step at hand), and for each ray, both
@@ -69,19 +69,19 @@ def adjoint_sweep(
     *,
     start: int = 0,
     memory: int = MEMORY,
-    algebra: bool = False,
+    aside: Executor | None = None,
 ) -> Generator[AdjointStep]:
     """Steps K-1, ..., start with their cotangents, in `memory` bytes. One curvature product a ray and step.
 
-    One forward and backward pass a step more while running statistics are worth anything. `algebra`: whoever takes the
-    steps leaves model, run and random numbers alone, so that steps to come can be replayed meanwhile.
+    One forward and backward pass a step more while running statistics are worth anything. `aside` replays steps to come
+    meanwhile; whoever takes the steps, and whatever else it does, then leaves model, run and random numbers alone.
     """
     memory = _for_states(memory, cotangent)
-    ahead = algebra and not statistics and spare(training.problem.device)
     begin, floors = beginning_of_last(run), {n: FADED * float(worth.norm()) for n, worth in statistics.items()}
-    with closing(reverse(run, training, start, run.steps, memory, curvature, ahead=ahead)) as transitions:
+    ahead = None if statistics else aside
+    with closing(reverse(run, training, start, run.steps, memory, curvature, aside=ahead)) as transitions:
         for transition in transitions:
-            yield AdjointStep(transition, cotangent, statistics)
+            yield AdjointStep(transition._replace(propagator=None), cotangent, statistics)
             if transition.step <= start:
                 return
             propagator = transition.propagator or _linearize(run, training, transition, curvature)
@@ -138,7 +138,7 @@ def performance_sweep(
     *,
     start: int = 0,
     memory: int = MEMORY,
-    algebra: bool = False,
+    aside: Executor | None = None,
     progress: Progress = silent,
 ) -> Generator[AdjointStep]:
     """`adjoint_sweep` from the gradient of a performance of the trained model, in its running statistics, too."""
@@ -147,7 +147,7 @@ def performance_sweep(
     followed, judged = moving(run, training).followed, (training.problem, performance, final.state.judged)
     statistics = slope_in_statistics(*judged, final.buffers, followed) if followed else {}
     asked = (run, training, cotangent, statistics, curvature)
-    with closing(adjoint_sweep(*asked, start=start, memory=memory, algebra=algebra)) as sweep:
+    with closing(adjoint_sweep(*asked, start=start, memory=memory, aside=aside)) as sweep:
         for done, at in enumerate(sweep, 1):
             yield at
             progress(done, run.steps - start)

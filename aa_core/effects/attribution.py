@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from aa_core.records import RunLike
 from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
 from aa_core.stages import stage_of_steps
 from aa_core.state import Params, Snapshot, norm, pair_change
+from aa_core.threads import looked_at, spared
 from aa_core.version import __version__
 
 SIGN = "positive = helped, negative = hurt"
@@ -168,13 +169,15 @@ def step_effects(
     check_request("additive", curvature, "linear", semantics)
     training = prepare(run, problem)
     steps = steps_of(run, stages)
-    effects: list[Tensor] = []
-    norms: list[Tensor] = []
-    how: dict[str, Any] = {"start": steps[0], "memory": memory, "algebra": semantics == "freeze", "progress": progress}
-    with closing(performance_sweep(run, training, performance, curvature, **how)) as sweep:
-        for at in sweep:
-            effects.append(_step_effect(run, training, at, semantics))
-            norms.append(norm(at.cotangent))
+    asked: dict[str, Any] = {"start": steps[0], "memory": memory, "progress": progress}
+
+    def look(at: AdjointStep) -> tuple[Tensor, Tensor]:
+        return _step_effect(run, training, at, semantics), norm(at.cotangent)
+
+    with ExitStack() as ends:
+        aside = ends.enter_context(spared(problem.device)) if semantics == "freeze" else None
+        sweep = performance_sweep(run, training, performance, curvature, aside=aside, **asked)
+        effects, norms = zip(*looked_at(look, ends.enter_context(closing(sweep)), aside), strict=True)
     owner = stage_of_steps(run.stages, run.steps)
     return Attribution(
         units=pd.DataFrame({"step": steps, "stage": [owner[k] for k in steps]}),

@@ -27,6 +27,7 @@ from aa_core.replay import Progress, prepare, silent, verify_once
 from aa_core.running_statistics import Evaluated
 from aa_core.stages import select
 from aa_core.state import Buffers, Params, State
+from aa_core.threads import begun, spared
 
 Method = Literal["boundary", "additive", "midpoint"]
 Readout = Literal["linear", "displaced", "link"]
@@ -150,19 +151,23 @@ def read(
     moved = [{n: p - e[n] for n, p in params.items()} for e in embeddings]
     without = [{n: buffers[n] - d for n, d in c.measured.items()} for c in changed]
     held = [{n: b for n, b in own.items() if n not in directions} for own in without]
-    with performance.explained(), torch.no_grad():
+    with performance.explained(), torch.no_grad(), twice_differentiable_kernels(), spared(problem.device) as aside:
         times = len(embeddings) * _pieces(performance, problem, params, buffers, len(embeddings))
+        other = problem if aside is None else problem.with_own_model()
         for inputs, targets in performance.chunks(problem.device, times):
             score = partial(_score, performance, targets)
+            elsewhere = [
+                begun(aside, other.outputs, params_there, {**buffers, **buffers_there}, inputs)
+                for params_there, buffers_there in zip(moved, without, strict=True)
+            ]
             outputs, changes = push_outputs(problem, params, buffers, inputs, directions)
             value = score(outputs)
             for i, pushed in enumerate(changes):
                 change = pushed
                 if held[i]:
                     change = pushed + outputs - problem.outputs(params, {**buffers, **held[i]}, inputs)
-                elsewhere = problem.outputs(moved[i], {**buffers, **without[i]}, inputs)
                 parts["linear"][i].append(jvp(score, (outputs,), (change,))[1])
-                parts["displaced"][i].append(value - score(elsewhere))
+                parts["displaced"][i].append(value - score(elsewhere[i]()))
                 parts["link"][i].append(value - score(outputs - change))
     return {readout: torch.stack([performance.combine(p) for p in found]) for readout, found in parts.items()}
 

@@ -1,4 +1,4 @@
-"""The derivative of Adam and AdamW written down: a fraction of the operations that autograd needs."""
+"""The derivative of Adam and AdamW written down: a fraction of the operations that autograd needs, on many at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import Slots
+from aa_core.rules.base import Many, ManySlots
 
 
 class AdamDerivative(NamedTuple):
@@ -19,12 +19,12 @@ class AdamDerivative(NamedTuple):
     dw/dm' = s r,  dw/dv' = -(w r / sqrt(v')) / 2c,  dw/dt = slope w - bend w r
     """
 
-    r: Tensor
-    w: Tensor
-    wr: Tensor
-    wr_by_root: Tensor
+    r: Many
+    w: Many
+    wr: Many
+    wr_by_root: Many
     """w r / sqrt(v'); 0 where v' = 0."""
-    grad: Tensor
+    grads: Many
     """g'."""
     s: float
     c: float
@@ -38,58 +38,78 @@ class AdamDerivative(NamedTuple):
     decay: float
     kept: float
 
-    def push(self, param: Tensor, grad: Tensor, slots: Slots, count: Tensor) -> tuple[Tensor, Slots]:
-        grad = grad if self.sign == 1.0 else grad * self.sign
-        grad = grad.add(param, alpha=self.decay) if self.decay else grad
-        mean = (slots["exp_avg"] * self.beta1).add_(grad, alpha=1 - self.beta1)
-        square = (slots["exp_avg_sq"] * self.beta2).add_((self.grad * grad).mul_(2 * (1 - self.beta2)))
-        ticks = count.to(param.dtype).reshape(-1, *[1] * (param.dim() - 1))
-        in_count = (self.w * self.slope).sub_(self.wr, alpha=self.bend)
-        change = (param * self.kept).addcmul_(self.r, mean, value=-self.s)
-        change.addcmul_(self.wr_by_root, square, value=0.5 / self.c).addcmul_(in_count, ticks, value=-1)
-        return change, {"exp_avg": mean, "exp_avg_sq": square}
+    def push(self, params: Many, grads: Many, slots: ManySlots, count: Tensor) -> tuple[Many, ManySlots]:
+        grads = grads if self.sign == 1.0 else torch._foreach_mul(grads, self.sign)
+        grads = torch._foreach_add(grads, params, alpha=self.decay) if self.decay else grads
+        means = torch._foreach_mul(slots["exp_avg"], self.beta1)
+        torch._foreach_add_(means, grads, alpha=1 - self.beta1)
+        squares = torch._foreach_mul(slots["exp_avg_sq"], self.beta2)
+        torch._foreach_add_(squares, torch._foreach_mul(grads, self.grads), alpha=2 * (1 - self.beta2))
+        in_count = torch._foreach_mul(self.w, self.slope)
+        torch._foreach_add_(in_count, self.wr, alpha=-self.bend)
+        changes = torch._foreach_mul(params, self.kept)
+        torch._foreach_addcmul_(changes, means, self.r, -self.s)
+        torch._foreach_addcmul_(changes, squares, self.wr_by_root, 0.5 / self.c)
+        ticks = [count.to(t.dtype)[:, None] for t in in_count]
+        torch._foreach_addcmul_(changes, ticks, in_count, -1)
+        return changes, {"exp_avg": means, "exp_avg_sq": squares}
 
-    def pull(self, param: Tensor, slots: Slots) -> tuple[Tensor, Tensor, Slots, Tensor]:
-        mean = slots["exp_avg"].addcmul(param, self.r, value=-self.s)
-        square = slots["exp_avg_sq"].addcmul(param, self.wr_by_root, value=0.5 / self.c)
-        grad = (mean * (1 - self.beta1)).addcmul_(square, self.grad, value=2 * (1 - self.beta2))
-        along, bent = (param.flatten(1) @ t.flatten() for t in (self.w, self.wr))
-        count = bent.double() * self.bend - along.double() * self.slope
-        param = param * self.kept if self.kept != 1.0 else param
+    def pull(self, params: Many, slots: ManySlots) -> tuple[Many, Many, ManySlots, Tensor]:
+        means = torch._foreach_addcmul(slots["exp_avg"], params, self.r, -self.s)
+        squares = torch._foreach_addcmul(slots["exp_avg_sq"], params, self.wr_by_root, 0.5 / self.c)
+        grads = torch._foreach_mul(means, 1 - self.beta1)
+        torch._foreach_addcmul_(grads, squares, self.grads, 2 * (1 - self.beta2))
+        count = _inner(params, self.wr) * self.bend - _inner(params, self.w) * self.slope
+        params = torch._foreach_mul(params, self.kept) if self.kept != 1.0 else params
         if self.decay:
-            param = param.add(grad, alpha=self.decay)
-        made = {"exp_avg": mean.mul_(self.beta1), "exp_avg_sq": square.mul_(self.beta2)}
-        return param, grad if self.sign == 1.0 else grad.mul_(self.sign), made, count
+            params = torch._foreach_add(params, grads, alpha=self.decay)
+        if self.sign != 1.0:
+            torch._foreach_mul_(grads, self.sign)
+        torch._foreach_mul_(means, self.beta1)
+        torch._foreach_mul_(squares, self.beta2)
+        return params, grads, {"exp_avg": means, "exp_avg_sq": squares}, count
 
 
-def adam_derivative(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> AdamDerivative:
+def adam_derivative(params: Many, grads: Many, slots: ManySlots, count: float, hyper: Hyper) -> AdamDerivative:
     """Of `rules.adam.adam`; weight decay is part of the gradient."""
-    return _derivative(param, grad, slots, float(count), hyper, decay=hyper["weight_decay"], kept=1.0)
+    return _derivative(params, grads, slots, count, hyper, decay=hyper["weight_decay"], kept=1.0)
 
 
-def adamw_derivative(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> AdamDerivative:
+def adamw_derivative(params: Many, grads: Many, slots: ManySlots, count: float, hyper: Hyper) -> AdamDerivative:
     """Of `rules.adam.adamw`; weight decay shrinks the parameter."""
-    return _derivative(param, grad, slots, float(count), hyper, decay=0.0, kept=1 - hyper["lr"] * hyper["weight_decay"])
+    return _derivative(params, grads, slots, count, hyper, decay=0.0, kept=1 - hyper["lr"] * hyper["weight_decay"])
 
 
 def _derivative(
-    param: Tensor, grad: Tensor, slots: Slots, count: float, hyper: Hyper, *, decay: float, kept: float
+    params: Many, grads: Many, slots: ManySlots, count: float, hyper: Hyper, *, decay: float, kept: float
 ) -> AdamDerivative:
     beta1, beta2, eps, sign = hyper["beta1"], hyper["beta2"], hyper["eps"], -1.0 if hyper["maximize"] else 1.0
-    grad = grad if sign == 1.0 else -grad
-    grad = grad.add(param, alpha=decay) if decay else grad
+    grads = grads if sign == 1.0 else torch._foreach_neg(grads)
+    grads = torch._foreach_add(grads, params, alpha=decay) if decay else grads
     (first, s_slope), (second, c_slope) = _remaining(beta1, count), _remaining(beta2, count)
     s, c, s_slope, c_slope = hyper["lr"] / first, math.sqrt(second), -s_slope, c_slope / 2
-    mean = slots["exp_avg"].lerp(grad, 1 - beta1)
-    square = (slots["exp_avg_sq"] * beta2).addcmul_(grad, grad, value=1 - beta2)
-    root = square.sqrt()
-    r = (root / c).add_(eps).reciprocal_()
-    w = mean.mul_(r).mul_(s)
-    wr = w * r
-    smallest = torch.finfo(square.dtype).smallest_normal * torch.finfo(square.dtype).eps
-    wr_by_root = root.div_(square.clamp_min_(smallest)).mul_(wr)  # root / square = 1 / root, or 0
-    slope, bend = s_slope + c_slope, eps * c_slope
-    return AdamDerivative(r, w, wr, wr_by_root, grad, s, c, slope, bend, beta1, beta2, sign, decay, kept)
+    w = torch._foreach_lerp(slots["exp_avg"], grads, 1 - beta1)
+    squares = torch._foreach_mul(slots["exp_avg_sq"], beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+    roots = torch._foreach_sqrt(squares)
+    r = torch._foreach_div(roots, c)
+    torch._foreach_add_(r, eps)
+    torch._foreach_reciprocal_(r)
+    torch._foreach_mul_(w, r)
+    torch._foreach_mul_(w, s)
+    wr = torch._foreach_mul(w, r)
+    kind = torch.finfo(squares[0].dtype)
+    torch._foreach_clamp_min_(squares, kind.smallest_normal * kind.eps)
+    torch._foreach_div_(roots, squares)  # 1 / root, or 0
+    torch._foreach_mul_(roots, wr)
+    return AdamDerivative(
+        r, w, wr, roots, grads, s, c, s_slope + c_slope, eps * c_slope, beta1, beta2, sign, decay, kept
+    )
+
+
+def _inner(rays: Many, vectors: Many) -> Tensor:
+    """[R], float64."""
+    return torch.stack([(a @ v).double() for a, v in zip(rays, vectors, strict=True)]).sum(0)
 
 
 def _remaining(beta: float, count: float) -> tuple[float, float]:

@@ -15,19 +15,20 @@ from aa_core.records import Hyper
 Slots = dict[str, Tensor]
 Update = Callable[[Tensor, Tensor, Slots, Tensor, Hyper], tuple[Tensor, Slots]]
 Many = list[Tensor] | tuple[Tensor, ...]
-ForeachUpdate = Callable[[Many, Many, Mapping[str, Many], float, Hyper], tuple[Many, dict[str, Many]]]
+ManySlots = Mapping[str, Many]
+ForeachUpdate = Callable[[Many, Many, ManySlots, float, Hyper], tuple[Many, dict[str, Many]]]
 Write = Callable[[Slots, float], dict[str, Any]]
 
 
 class Derivative(Protocol):
-    """An update's derivative at one point: linear maps of [R, ...] rays, count [R]."""
+    """The derivative of an update of many tensors at one point: linear maps of [R, ...] rays, count [R]."""
 
-    def push(self, param: Tensor, grad: Tensor, slots: Slots, count: Tensor) -> tuple[Tensor, Slots]:
+    def push(self, params: Many, grads: Many, slots: ManySlots, count: Tensor) -> tuple[Many, ManySlots]:
         """Tangents of what the update takes -> those of what it makes."""
         ...
 
-    def pull(self, param: Tensor, slots: Slots) -> tuple[Tensor, Tensor, Slots, Tensor]:
-        """The transpose: cotangents of (parameter', slots') -> those of (parameter, gradient, slots, count)."""
+    def pull(self, params: Many, slots: ManySlots) -> tuple[Many, Many, ManySlots, Tensor]:
+        """The transpose: cotangents of (parameters', slots') -> those of (parameters, gradients, slots, count)."""
         ...
 
 
@@ -85,8 +86,8 @@ class UpdateRule:
     differently there or is faster."""
     differentiated: Update | None = None
     """The update that derivatives are taken of, where `update` itself has none (it rounds on purpose)."""
-    derivative: Callable[[Tensor, Tensor, Slots, Tensor, Hyper], Derivative] | None = None
-    """The derivative of `update`, written down where that is faster than autograd."""
+    derivative: Callable[[Many, Many, ManySlots, float, Hyper], Derivative] | None = None
+    """The derivative of `update` of many vectors, written down where that is faster than autograd."""
     assumptions: tuple[str, ...] = ()
     """What derivatives of this rule take for granted; results say so."""
     blind: str = ""

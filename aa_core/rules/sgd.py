@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aa_core.records import Hyper
-from aa_core.rules.base import INEXACT, Slots, UpdateRule, write_slots
+from aa_core.rules.base import INEXACT, Many, ManySlots, Slots, UpdateRule, write_slots
 
 
 def update(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> tuple[Tensor, Slots]:
@@ -45,29 +45,32 @@ class SgdDerivative(NamedTuple):
     decay: float
     sign: float
 
-    def push(self, param: Tensor, grad: Tensor, slots: Slots, count: Tensor) -> tuple[Tensor, Slots]:
-        grad = grad if self.sign == 1.0 else grad * self.sign
-        grad = grad.add(param, alpha=self.decay) if self.decay else grad
-        buffer = slots["momentum_buffer"]
+    def push(self, params: Many, grads: Many, slots: ManySlots, count: Tensor) -> tuple[Many, ManySlots]:
+        grads = grads if self.sign == 1.0 else torch._foreach_mul(grads, self.sign)
+        grads = torch._foreach_add(grads, params, alpha=self.decay) if self.decay else grads
+        buffers = slots["momentum_buffer"]
         if self.moved:
-            buffer = (buffer * self.kept).add_(grad, alpha=self.taken)
-            param = param.add(buffer, alpha=-self.lr * self.moved)
+            buffers = torch._foreach_mul(buffers, self.kept)
+            torch._foreach_add_(buffers, grads, alpha=self.taken)
+            params = torch._foreach_add(params, buffers, alpha=-self.lr * self.moved)
         if self.direct:
-            param = param.add(grad, alpha=-self.lr * self.direct)
-        return param, {"momentum_buffer": buffer}
+            params = torch._foreach_add(params, grads, alpha=-self.lr * self.direct)
+        return params, {"momentum_buffer": buffers}
 
-    def pull(self, param: Tensor, slots: Slots) -> tuple[Tensor, Tensor, Slots, Tensor]:
-        buffer, grad = slots["momentum_buffer"], param * (-self.lr * self.direct)
+    def pull(self, params: Many, slots: ManySlots) -> tuple[Many, Many, ManySlots, Tensor]:
+        buffers, grads = slots["momentum_buffer"], torch._foreach_mul(params, -self.lr * self.direct)
         if self.moved:
-            buffer = buffer.add(param, alpha=-self.lr * self.moved)
-            grad = grad.add_(buffer, alpha=self.taken)
-            buffer = buffer.mul_(self.kept)
-        param = param.add(grad, alpha=self.decay) if self.decay else param
-        count = param.new_zeros(len(param), dtype=torch.float64)
-        return param, grad if self.sign == 1.0 else grad.mul_(self.sign), {"momentum_buffer": buffer}, count
+            buffers = torch._foreach_add(buffers, params, alpha=-self.lr * self.moved)
+            torch._foreach_add_(grads, buffers, alpha=self.taken)
+            torch._foreach_mul_(buffers, self.kept)
+        params = torch._foreach_add(params, grads, alpha=self.decay) if self.decay else params
+        if self.sign != 1.0:
+            torch._foreach_mul_(grads, self.sign)
+        count = params[0].new_zeros(len(params[0]), dtype=torch.float64)
+        return params, grads, {"momentum_buffer": buffers}, count
 
 
-def derivative(param: Tensor, grad: Tensor, slots: Slots, count: Tensor, hyper: Hyper) -> SgdDerivative:
+def derivative(params: Many, grads: Many, slots: ManySlots, count: float, hyper: Hyper) -> SgdDerivative:
     """Of `update`. The first v' with dampening is g' itself, whatever v was."""
     momentum, dampening, nesterov = hyper["momentum"], hyper["dampening"], bool(hyper["nesterov"])
     first = bool(dampening) and not count > 1

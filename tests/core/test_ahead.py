@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from torch import nn
 import aa_core as aa
 from aa_core import replay
 from aa_core import threads as beside
+from aa_core.effects import attribution
+from aa_core.effects.adjoint import AdjointStep
 from aa_core.errors import ReplayDriftError
+from aa_core.propagator import Propagator
 from tests import zoo
 from tests.core.cases import queries, recorded
 
@@ -25,9 +30,9 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The threads that each stretch of steps was linearized in, as one processor or two would have it."""
     seen, linearized = [], replay._linearized
 
-    def watched(*asked: object) -> list[replay.Transition]:
+    def watched(*asked: object) -> Iterator[replay.Transition]:
         seen.append(threading.current_thread().name)
-        return linearized(*asked)  # type: ignore[arg-type]
+        yield from linearized(*asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(replay, "_linearized", watched)
     return seen
@@ -72,6 +77,43 @@ def test_random_numbers_are_drawn_as_recorded(
     assert torch.equal(effects(monkeypatch, 2, *asked, gamma), alone)
     assert "MainThread" not in threads[-3:]
     assert torch.equal(torch.get_rng_state(), drawn), "nothing was drawn from the caller's generator"
+
+
+def test_effects_are_reckoned_and_updates_differentiated_beside_the_sweep_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, seen = recorded("mlp", "adamw", every=3), dict[str, set[bool]]()
+
+    def watch(where: object, name: str) -> None:
+        own = getattr(where, name)
+
+        def watched(*asked: object) -> object:
+            seen.setdefault(name, set()).add(threading.current_thread() is threading.main_thread())
+            time.sleep(0.002)  # the other thread begins
+            return own(*asked)
+
+        monkeypatch.setattr(where, name, watched)
+
+    watch(attribution, "_step_effect")
+    watch(Propagator, "prepare")
+    watch(Propagator, "pull")
+    effects(monkeypatch, 2, case.run, case.problem, queries())
+    assert seen == {"_step_effect": {False}, "prepare": {False}, "pull": {True}}
+    seen.clear()
+    effects(monkeypatch, 1, case.run, case.problem, queries())
+    assert seen == {"_step_effect": {True}, "pull": {True}}
+
+
+def test_an_error_beside_the_sweep_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, before, own = recorded("mlp", "adamw", every=3), threading.active_count(), attribution._step_effect
+
+    def fails(run: object, training: object, at: AdjointStep, semantics: str) -> torch.Tensor:
+        if at.transition.step == 7:
+            raise ArithmeticError("at step 7")
+        return own(run, training, at, semantics)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attribution, "_step_effect", fails)
+    with pytest.raises(ArithmeticError, match="at step 7"):
+        effects(monkeypatch, 2, case.run, case.problem, queries())
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("how", [{"semantics": "zero_gradient"}, {"memory": 1}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,7 @@ from aa_core.records import Hyper, StepInput
 from aa_core.rules import RULES, rule_for, rule_named
 from aa_core.rules.numerics import safe_sqrt
 from aa_core.state import State, leaves
-from aa_core.update import Autograd, update
+from aa_core.update import Autograd, Each, update
 from tests import zoo
 from tests.core.cases import (
     assert_close,
@@ -242,18 +242,32 @@ def test_a_derivative_written_down_is_that_of_autograd(
     own = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.2, "maximize": 0.0}
     own |= {"momentum": 0.9, "dampening": 0.0, "nesterov": 0.0}
 
-    def many(*rays: int) -> Tensor:
-        return torch.randn(*rays, 4, 5, generator=draw, dtype=torch.float64).to(dtype)
+    def many(*rays: int) -> list[Tensor]:
+        return [torch.randn(*rays, n, generator=draw, dtype=torch.float64).to(dtype) for n in (7, 20)]
 
-    there = {s: many().square() if s == "exp_avg_sq" else many() for s in rule.slots}
-    at = many(), many(), there, torch.tensor(count, dtype=torch.float64)
+    there = {s: [t.square() for t in many()] if s == "exp_avg_sq" else many() for s in rule.slots}
+    params, grads, hyper = many(), many(), own | changed
     assert rule.derivative is not None
-    written, expected = rule.derivative(*at, own | changed), Autograd(rule, *at, own | changed)
+    written, ticked = rule.derivative(params, grads, there, count, hyper), torch.tensor(count, dtype=torch.float64)
+    places = ((p, g, {s: ts[i] for s, ts in there.items()}) for i, (p, g) in enumerate(zip(params, grads, strict=True)))
+    expected = Each([Autograd(rule, *place, ticked, hyper) for place in places])
     slots = {s: many(3) for s in rule.slots}
     tangent = many(3), many(3), slots, torch.randn(3, generator=draw, dtype=torch.float64)
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
-    torch.testing.assert_close(written.push(*tangent), expected.push(*tangent), **tolerance)
-    torch.testing.assert_close(written.pull(tangent[0], slots), expected.pull(tangent[0], slots), **tolerance)
+    _assert_close(written.push(*tangent), expected.push(*tangent), **tolerance)
+    _assert_close(written.pull(tangent[0], slots), expected.pull(tangent[0], slots), **tolerance)
+
+
+def _assert_close(found: Sequence[Any], expected: Sequence[Any], **tolerance: float) -> None:
+    """Whether tensors come in lists or in tuples."""
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(one, Tensor):
+            torch.testing.assert_close(one, other, **tolerance)
+        elif isinstance(one, dict):
+            assert one.keys() == other.keys()
+            _assert_close(list(one.values()), [other[s] for s in one], **tolerance)
+        else:
+            _assert_close(one, other, **tolerance)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
@@ -267,12 +281,16 @@ def test_a_derivative_written_down_stays_within_half_precision(name: str) -> Non
 
     at = many(1.0), many(1e-2), {"exp_avg": many(1e-2), "exp_avg_sq": many(1e-2).square()}
     ray = many(1.0, 1), {"exp_avg": many(1.0, 1), "exp_avg_sq": many(1.0, 1)}
-    assert rule.derivative is not None
-    found = rule.derivative(*at, torch.tensor(2.0), hyper).pull(*ray)
-    wide = [t.double() if isinstance(t, Tensor) else {s: v.double() for s, v in t.items()} for t in (*at, *ray)]
-    expected = rule.derivative(*wide[:3], torch.tensor(2.0), hyper).pull(*wide[3:])
-    for a, b in zip(found[:2], expected[:2], strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=2e-2, atol=2e-2)
+
+    def pulled(dtype: torch.dtype) -> list[Tensor]:
+        def wide(t: Any) -> Any:
+            return [t.to(dtype)] if isinstance(t, Tensor) else {s: [v.to(dtype)] for s, v in t.items()}
+
+        assert rule.derivative is not None
+        found = rule.derivative(*map(wide, at), 2.0, hyper).pull(*map(wide, ray))
+        return [found[0][0].double(), found[1][0].double()]
+
+    torch.testing.assert_close(pulled(torch.float16), pulled(torch.float64), rtol=2e-2, atol=2e-2)
 
 
 # ---- what cannot be replayed is refused ------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -109,3 +111,74 @@ def test_products_are_the_same_to_the_bit_in_one_thread_and_in_two(
             found.append([*leaves(propagator @ rays), *leaves(propagator.T @ rays)])
         assert set(seen) == ({True} if count == 1 else {True, False})
     assert all(torch.equal(a, b) for one, two in pairwise(found) for a, b in zip(one, two, strict=True))
+
+
+def test_what_is_made_one_by_one_lets_other_work_come_between() -> None:
+    order: list[str] = []
+    begun = threading.Event()
+
+    def items() -> Iterator[int]:
+        for k in range(3):
+            order.append(f"made {k} {here()}")
+            begun.set()
+            time.sleep(0.05)
+            yield k
+
+    with threads.beside() as aside:
+        found = threads.one_by_one(aside, items())
+        assert begun.wait(10)
+        aside.submit(order.append, "between")
+        assert found.result() == [0, 1, 2]
+    assert order == ["made 0 False", "between", "made 1 False", "made 2 False"]
+
+
+def test_an_item_that_cannot_be_made_is_told_to_whoever_waits() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("of the second")
+
+    with threads.beside() as aside, pytest.raises(ValueError, match="of the second"):
+        threads.one_by_one(aside, items()).result()
+
+
+def test_what_nobody_waits_for_any_more_is_not_made() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for k in range(100):
+            time.sleep(0.01)
+            made.append(k)
+            yield k
+
+    with threads.beside() as aside:
+        found = threads.one_by_one(aside, items())
+    assert len(made) <= 2 and found.exception() is not None
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_items_are_looked_at_in_their_order_and_never_far_behind(beside: bool) -> None:
+    made, looked = list[int](), list[tuple[int, bool]]()
+
+    def items() -> Iterator[int]:
+        for k in range(20):
+            assert k - len(looked) <= threads.LAG + 1
+            made.append(k)
+            yield k
+
+    def look(k: int) -> int:
+        time.sleep(0.005)
+        looked.append((k, here()))
+        return 10 * k
+
+    with threads.beside() if beside else nullcontext() as aside:
+        assert list(threads.looked_at(look, items(), aside)) == [10 * k for k in range(20)]
+    assert looked == [(k, not beside) for k in range(20)]
+
+
+@pytest.mark.parametrize(("processors", "spared"), [(1, False), (2, True)])
+def test_a_thread_is_there_where_a_processor_is_free(
+    processors: int, spared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "processors", lambda: processors)
+    with threads.spared(CPU) as aside:
+        assert (aside is not None) == spared
