@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +41,7 @@ from benchmarks.performance_cases import (
     against,
     batch,
     mlp,
+    on,
     plain,
     recorded,
     summary,
@@ -83,32 +83,33 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "together": summary(together(run, training)),
         "double": double(name, folder, run, problem),
         "ahead": threads.spare(problem.device),
-        "clock": clocked(lambda: plain(model, batches), run, problem, gamma),
+        "clock": clocked(model, batches, run, problem, gamma),
     }
 
 
 def clocked(
-    base: Callable[[], Any], run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance
+    model: nn.Module,
+    batches: list[tuple[Tensor, Tensor]],
+    run: aa.Trajectory,
+    problem: aa.Problem,
+    gamma: aa.Performance,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """By the clock, with torch on one processor: where it is the only one, and where another is free."""
     skips = [aa.Counterfactual.skip(s.name) for s in run.stages]
+    without = [[b for k, b in enumerate(batches) if k not in s.steps] for s in run.stages]
     tasks: dict[str, tuple[int, Callable[[], Any]]] = {
         "adjoint of one query": (1, lambda: aa.step_effects(run, problem, gamma.mean())),
         "adjoint of 8 queries at once, a query": (8, lambda: aa.step_effects(run, problem, gamma[list(range(8))])),
         "embeddings of all stages": (1, lambda: aa.embed_stages(run, problem, cache=EmbeddingCache(None))),
         TOGETHER: (1, lambda: aa.retrain_all(run, problem, skips)),
     }
-
-    def on(processors: int, task: Callable[[], Any]) -> None:
-        with mock.patch.object(threads, "processors", lambda: processors):
-            task()
-
     found = {}
     for name, (queries, task) in tasks.items():
         ways = {how: partial(on, n, task) for n, how in enumerate(("one thread", "two threads"), 1)}
         if name == TOGETHER:
             ways["`aa.retrain` of one after another"] = lambda: [aa.retrain(run, problem, what) for what in skips]
-        ratios = against(base, ways, time.perf_counter)
+            ways["the user's own loop, each from the first step"] = lambda: [plain(model, rest) for rest in without]
+        ratios = against(lambda: plain(model, batches), ways, time.perf_counter)
         found[name] = summary({how: [r / queries for r in each] for how, each in ratios.items()})
     return found
 

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 import aa_core as aa
+from aa_core import threads
 
 ROUNDS, STAGES, BATCH, CLASSES = 5, 4, 64, 10
 LANES = (2, 4, 8)
@@ -110,6 +112,12 @@ def seconds(task: Callable[[], Any], clock: Callable[[], float] = time.process_t
     start = clock()
     task()
     return clock() - start
+
+
+def on(processors: int, task: Callable[[], Any]) -> Any:
+    """The task as a machine with so many processors would have it, of which torch takes one."""
+    with mock.patch.object(threads, "processors", lambda: processors):
+        return task()
 
 
 def summary(ratios: dict[str, list[float]]) -> dict[str, dict[str, float]]:

@@ -55,7 +55,7 @@ taken at once. What the adjoint spends beyond the floor is the optimizer's updat
 transpose, inner products of states, and reading and verifying checkpoints, of which there is one a stage here.
 
 What was made faster: the derivative of Adam and AdamW is written down instead of left to autograd, with few passes over
-memory; large parameters are not copied for it; updates are taken of all parameters at once; inner products are taken in
+memory, of all parameters at once as their updates are; large ones are not copied for it; inner products are taken in
 the precision of the leaves, of small ones together; a checkpoint that a sweep meets from both sides is read once; several vectors go
 through a graph together only as far as they stay in a CPU's caches; and second derivatives of convolutions are computed
 by the kernels of first ones. Before that was done: {before["note"]}.
@@ -78,10 +78,12 @@ def _clock(models: dict[str, Any]) -> str:
 By the clock, with torch on one of two processors, as a ratio to plain training by the clock. Where torch leaves as many processors
 free as it takes, a second thread does part of the work: the same operations, so the same effects to the bit, for somewhat more CPU
 time in all. While the sweep goes back through the steps between two checkpoints, it replays those before them, if two stretches
-between checkpoints fit into memory; with both processors taken by torch MLP and CNN took 43 and 34 % longer so when tried
-once. Of several queries, which each need a product of their own, each thread takes the next one. `retrain_all` has each thread
+between checkpoints fit into memory, differentiates the optimizer's update of the next step, and takes the inner products of the last one. What
+both threads wait for is Python's own lock, which each call into torch passes on; so many small tensors are packed, copied and
+updated by one call. With both processors taken by torch MLP and CNN took 43 and 34 % longer by the replay ahead when tried once. Of several queries, which each need a product of their own, each thread takes the next one. `retrain_all` has each thread
 train the model with most steps left, with a trial first where steps are short; not models that draw random numbers, which have
-one generator. The CPU times above are of all threads: with a second one for {listed(n for n, m in models.items() if m.get("ahead")) or "none"}.
+one generator. It begins each model where it first differs, as `aa.retrain` does; the user's own loop, without a recording, cannot.
+The CPU times above are of all threads: with a second one for {listed(n for n, m in models.items() if m.get("ahead")) or "none"}.
 
 {_table(["by the clock", *found], rows)}
 """
@@ -171,10 +173,11 @@ def _reading(part: dict[str, Any], setting: dict[str, Any]) -> str:
     rows = [[how, *(_cell(m[how]) for m in found.values())] for how in next(iter(found.values()))]
     return f"""## Reading
 
-Effects of {setting["stages"]} stages on every evaluation example from cached embeddings, all three readouts, as a ratio to one forward
-pass of all examples a stage ({_when(part)}).
+Effects of {setting["stages"]} stages on every evaluation example from cached embeddings, all three readouts, by the clock, as a ratio to
+one forward pass of all examples a stage ({_when(part)}).
 In matrix products a readout by the derivative costs two passes, one at moved parameters a third, and all stages share one more:
-3 and a share is the floor, less where the first layer is much of the model, since inputs do not change. A few examples cost the calls.
+3 and a share is the floor of one thread, less where the first layer is much of the model, since inputs do not change. Where torch leaves a
+processor free, moved parameters are tried there meanwhile: 2 and a share. A few examples cost the calls.
 Many are read in pieces whose widest tensor, of all stages, has at most {NEAR >> 20} MiB (of {FEW} examples at least): more at once leaves a
 processor's caches.
 

@@ -1,8 +1,11 @@
-"""What reading every evaluation example from cached embeddings costs, in forward passes of all of them, one a stage."""
+"""What reading every evaluation example from cached embeddings costs, in forward passes of all of them, one a stage.
+
+By the clock, with torch on one processor: where it is the only one, and where another is free."""
 
 from __future__ import annotations
 
 import copy
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,10 @@ from torch import nn
 import aa_core as aa
 from aa_core.effects import embedding
 from aa_core.effects.cache import EmbeddingCache
-from benchmarks.performance_cases import MODELS, STAGES, against, batch, recorded, summary
+from benchmarks.performance_cases import MODELS, STAGES, against, batch, on, recorded, summary
 
 EXAMPLES = (200, 2_000)
-WHOLE = f"{EXAMPLES[-1]:,} examples, in one piece"
+WHOLE = f"{EXAMPLES[-1]:,} examples, in one piece: one thread"
 
 
 def measure(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -36,8 +39,12 @@ def _of(name: str, folder: Path) -> dict[str, dict[str, float]]:
     for n in EXAMPLES:
         gamma = aa.log_likelihood(*batch(draw, 999, n))
         read = partial(aa.stage_effects, run, problem, gamma, cache=cache)
-        ways = {f"{n:,} examples": read} | ({WHOLE: partial(_whole, read)} if n == EXAMPLES[-1] else {})
-        found |= summary(against(partial(_forward, gamma.mean(), problem, params), ways))
+        ways = {
+            f"{n:,} examples: {how}": partial(on, k, read) for k, how in enumerate(("one thread", "two threads"), 1)
+        }
+        if n == EXAMPLES[-1]:
+            ways[WHOLE] = partial(on, 1, partial(_whole, read))
+        found |= summary(against(partial(_forward, gamma.mean(), problem, params), ways, time.perf_counter))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -22,6 +23,8 @@ from aa_core.runs.verified import sha256
 Fields = dict[str, Tensor]
 """Inputs "x" (or "x.<key>" for each tensor of a dict) and targets "y"; the first dimension counts the examples."""
 Ids = list[int] | list[str]
+TURN, PAUSE = 2**16, 2e-5
+"""Bytes that are hashed at once beside a training loop, and how long, in seconds, the loop then has Python to itself."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,23 @@ def specs(fields: Fields) -> dict[str, Spec]:
     return {name: (t.dtype, tuple(t.shape[1:])) for name, t in fields.items()}
 
 
-def digest_rows(fields: Fields) -> list[bytes]:
-    """sha256 of each example over the names, dtypes, shapes and bytes of its fields."""
+def digest_rows(fields: Fields, pause: float = 0.0) -> list[bytes]:
+    """sha256 of each example over the names, dtypes, shapes and bytes of its fields.
+
+    With a pause, seconds, after each TURN of bytes: for whoever waits for Python's lock meanwhile."""
     names = sorted(fields)
     layout_json = json.dumps([[n, dtype_name(fields[n].dtype), list(fields[n].shape[1:])] for n in names])
     prefix = np.frombuffer(layout_json.encode(), dtype=np.uint8)
     rows = [_bytes_of_rows(fields[n]) for n in names]
     table = np.concatenate([np.broadcast_to(prefix, (len(rows[0]), len(prefix))), *rows], axis=1)
     flat, width, new = memoryview(table).cast("B"), table.shape[1], hashlib.sha256  # type: ignore[arg-type]
-    return [new(flat[at : at + width]).digest() for at in range(0, len(flat), width)]
+    turn, found = max(TURN // width, 1) * width, list[bytes]()
+    for first in range(0, len(flat), turn):
+        if first and pause:
+            time.sleep(pause)
+        stop = min(first + turn, len(flat))
+        found += [new(flat[at : at + width]).digest() for at in range(first, stop, width)]
+    return found
 
 
 def _bytes_of_rows(tensor: Tensor) -> np.ndarray:
@@ -143,7 +154,7 @@ class ExampleLog:
 
     def add(self, fields: Fields, ids: Ids | None) -> Tensor:
         """The rows of a checked batch, int64 [n]; examples not seen before are kept until `take`."""
-        digests, rows, known = digest_rows(fields), self._rows, len(self._rows)
+        digests, rows, known = digest_rows(fields, PAUSE), self._rows, len(self._rows)
         try:
             keys = zip(digests, ids or repeat(None), strict=False)
             found = np.array([rows.setdefault(key, len(rows)) for key in keys], dtype=np.int64)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
+from pydantic_core import to_json
 from torch import Tensor
 
 from aa_core.errors import RunFormatError
@@ -136,7 +136,7 @@ def encode_step(record: StepRecord, new: New | None, generators: Generators = ()
         "generators": [_text(g) for g in generators],
         "examples": None if new is None else {"size": len(new.data), "sha256": new.sha256},
     }
-    text = json.dumps(line, separators=(",", ":")).encode()
+    text = to_json(line)
     whole = b"%b %b\n" % (_seal(text), text)
     return (whole,) if new is None else (whole, new.data, b"\n")
 

@@ -37,6 +37,7 @@ from aa_core.problem import Problem
 from aa_core.recording.recorder import Recorder
 from aa_core.replay import replay_drift
 from aa_core.rules import rule_named
+from aa_core.runs import examples
 from aa_core.runs.evaluation import Evaluation
 from aa_core.runs.examples import DatasetReference, ExampleLog
 from aa_core.runs.integrity import check_integrity
@@ -173,6 +174,21 @@ def test_an_example_twice_in_one_batch_has_one_row() -> None:
     assert log.add({"x": x[[2, 1]], "y": y[[2, 1]]}, None).tolist() == [2, 1]
     new = log.take()
     assert new is not None and torch.equal(new.examples.fields["x"], x) and log.take() is None
+
+
+def test_a_training_loop_need_not_wait_for_all_digests_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), pauses = data(5), list[float]()
+    fields = {"x": x, "y": y}
+    monkeypatch.setattr(examples.time, "sleep", pauses.append)
+    monkeypatch.setattr(examples, "TURN", 1)
+    alone = examples.digest_rows(fields)
+    assert not pauses
+    assert examples.digest_rows(fields, 0.5) == alone and pauses == [0.5] * 4
+    log = ExampleLog()
+    log.add(fields, None)
+    new = log.take()
+    assert new is not None and new.examples.digests.numpy().tobytes() == b"".join(alone)
+    assert pauses[4:] == [examples.PAUSE] * 4
 
 
 def test_examples_that_could_not_be_kept_have_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
