@@ -148,10 +148,11 @@ def _vectors(tensors: Sequence[Tensor], lead: int = 0) -> list[Tensor]:
 
 
 def side_by_side(tensors: Sequence[Tensor], rays: Sequence[int]) -> Tensor:
-    """[*rays, ...] each -> [*rays, size]; in one call where there is no more than one ray."""
+    """[*rays, ...] each -> [*rays, size]; in one call where there is no more than one ray. One is not copied."""
     if math.prod(rays) == 1:
         return flatten(tensors).view(*rays, -1)
-    return torch.cat([t.reshape(*rays, -1) for t in tensors], len(rays))
+    flat = [t.reshape(*rays, -1) for t in tensors]
+    return torch.cat(flat, len(rays)) if len(flat) > 1 else flat[0]
 
 
 def norm(tangent: State) -> Tensor:

@@ -24,7 +24,7 @@ Fields = dict[str, Tensor]
 """Inputs "x" (or "x.<key>" for each tensor of a dict) and targets "y"; the first dimension counts the examples."""
 Ids = list[int] | list[str]
 TURN, PAUSE = 2**16, 2e-5
-"""Bytes that are hashed at once beside a training loop, and how long, in seconds, the loop then has Python to itself."""
+"""Bytes that are hashed at once beside a training loop, and for how many seconds it then has Python to itself."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aa_core import state as states
-from aa_core.state import State, as_rays, leaves, map_state, norm, pair, pair_change, stack_rays, subtract
+from aa_core.state import State, as_rays, leaves, map_state, norm, pair, pair_change, side_by_side, stack_rays, subtract
 
 
 @pytest.fixture(params=[0, 10, 1 << 15], ids=["all alone", "some together", "all together"], autouse=True)
@@ -65,3 +65,10 @@ def test_the_norm_is_that_of_parameters_and_their_average(dtypes: tuple[torch.dt
     expected = torch.stack([torch.cat([t.double().flatten() for t in ts]).norm() for ts in judged])
     torch.testing.assert_close(norm(stack_rays(each)), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(norm(as_rays(each[0]))[0], expected[0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rays", [(), (1,), (3,)], ids=str)
+def test_one_tensor_beside_nothing_is_not_copied(rays: tuple[int, ...]) -> None:
+    alone, others = torch.randn(*rays, 4, 5), [torch.randn(*rays, n) for n in (2, 3)]
+    assert side_by_side([alone], rays).data_ptr() == alone.data_ptr()
+    assert torch.equal(side_by_side(others, rays), torch.cat(others, len(rays)))
