@@ -70,7 +70,7 @@ def _clock(models: dict[str, Any]) -> str:
         return ""
     first = next(iter(found.values()))
     rows = [
-        [f"{task}: {way}", *(_cell(m[task][way]) for m in found.values())]
+        [f"{task}: {way}", *(_cell(m[task].get(way)) for m in found.values())]
         for task, ways in first.items()
         for way in ways
     ]
