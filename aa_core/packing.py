@@ -72,7 +72,7 @@ class Packing:
         for key, vector in packed.items():
             names = self.bundles[key]
             sizes = [self.shapes[n].numel() for n in names]
-            if rays == (1,) and all(sizes):
+            if rays == (1,) and all(sizes):  # one call, which forgets the shape of what is empty
                 parts = unflatten(vector.view(-1), [self._likes[n] for n in names])
             else:
                 split = vector.reshape(*rays, -1).split(sizes, len(rays))

@@ -78,9 +78,10 @@ def _clock(models: dict[str, Any]) -> str:
 By the clock, with torch on one of two processors, as a ratio to plain training by the clock. Where torch leaves as many processors
 free as it takes, a second thread does part of the work: the same operations, so the same effects to the bit, for somewhat more CPU
 time in all. While the sweep goes back through the steps between two checkpoints, it replays those before them, if two stretches
-between checkpoints fit into memory, differentiates the optimizer's update of the next step, and takes the inner products of the last one. What
-both threads wait for is Python's own lock, which each call into torch passes on; so many small tensors are packed, copied and
-updated by one call. With both processors taken by torch MLP and CNN took 43 and 34 % longer by the replay ahead when tried once. Of several queries, which each need a product of their own, each thread takes the next one. `retrain_all` has each thread
+between checkpoints fit into memory, differentiates the optimizer's update of the next step, and takes the inner products of the
+last one. What both threads wait for is Python's own lock, which each call into torch passes on; so many small tensors are packed
+and differentiated by one call. With both processors taken by torch MLP and CNN took 43 and 34 % longer by the replay ahead when
+tried once. Of several queries, which each need a product of their own, each thread takes the next one. `retrain_all` has each thread
 train the model with most steps left, with a trial first where steps are short; not models that draw random numbers, which have
 one generator. It begins each model where it first differs, as `aa.retrain` does; the user's own loop, without a recording, cannot.
 The CPU times above are of all threads: with a second one for {listed(n for n, m in models.items() if m.get("ahead")) or "none"}.

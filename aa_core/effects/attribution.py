@@ -169,14 +169,14 @@ def step_effects(
     check_request("additive", curvature, "linear", semantics)
     training = prepare(run, problem)
     steps = steps_of(run, stages)
-    asked: dict[str, Any] = {"start": steps[0], "memory": memory, "progress": progress}
 
     def look(at: AdjointStep) -> tuple[Tensor, Tensor]:
         return _step_effect(run, training, at, semantics), norm(at.cotangent)
 
     with ExitStack() as ends:
         aside = ends.enter_context(spared(problem.device)) if semantics == "freeze" else None
-        sweep = performance_sweep(run, training, performance, curvature, aside=aside, **asked)
+        asked = (run, training, performance, curvature)
+        sweep = performance_sweep(*asked, start=steps[0], memory=memory, aside=aside, progress=progress)
         effects, norms = zip(*looked_at(look, ends.enter_context(closing(sweep)), aside), strict=True)
     owner = stage_of_steps(run.stages, run.steps)
     return Attribution(

@@ -140,8 +140,9 @@ def read(
     displaced gamma(theta) - gamma(theta - E)
     link      gamma(f) - gamma(f - J E): the network is linearised, the score is not
 
-    Positive = helped. Cost of all three: a forward-mode derivative and a forward pass an embedding, and one more pass
-    for all of them. Where they disagree, the effect is too large for a first-order answer.
+    Positive = helped. Cost of all three: a forward-mode derivative and a forward pass an embedding (in a second
+    thread where a processor is free), and one more pass for all of them. Where they disagree, the effect is too large
+    for a first-order answer.
     """
     performance.check_differentiable()
     parts: dict[Readout, list[list[Tensor]]] = {readout: [[] for _ in embeddings] for readout in READOUTS}

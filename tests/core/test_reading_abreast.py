@@ -10,7 +10,7 @@ import torch
 import aa_core as aa
 from aa_core import threads
 from aa_core.effects.cache import EmbeddingCache
-from aa_core.records import Inputs
+from aa_core.records import Inputs, RunLike
 from aa_core.state import Buffers, Params
 from tests import zoo
 from tests.core.cases import queries, recorded
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread_an_operation")
 
 
 def read(
-    run: aa.Trajectory, problem: aa.Problem, gamma: aa.Performance, processors: int, monkeypatch: pytest.MonkeyPatch
+    run: RunLike, problem: aa.Problem, gamma: aa.Performance, processors: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[aa.Attribution, list[bool]]:
     """The readings, and whether each pass through the model was made here."""
     here, outputs = list[bool](), aa.Problem.outputs
@@ -38,20 +38,15 @@ def read(
         return aa.stage_effects(run, problem, gamma, cache=cache), here
 
 
-def same(run: aa.Trajectory, problem: aa.Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    gamma = queries(dtype=torch.float32)
-    (one, alone), (two, abreast) = (read(run, problem, gamma, n, monkeypatch) for n in (1, 2))
-    assert all(alone) and set(abreast) == {True, False} and len(abreast) == len(alone)
+@pytest.mark.parametrize("model", zoo.MODELS)
+def test_readings_are_the_same_in_one_thread_and_in_two(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, gamma = recorded(model, "adamw", dtype=torch.float32), queries(dtype=torch.float32)
+    (one, alone), (two, abreast) = (read(case.run, case.problem, gamma, n, monkeypatch) for n in (1, 2))
+    assert all(alone) and len(abreast) == len(alone)
     assert abreast.count(False) == len(one.units), "one pass a stage"
     assert one.readings.keys() == two.readings.keys() == {"linear", "displaced", "link"}
     for readout, values in one.readings.items():
         assert torch.equal(values, two.readings[readout]), readout
-
-
-@pytest.mark.parametrize("model", zoo.MODELS)
-def test_readings_are_the_same_in_one_thread_and_in_two(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = recorded(model, "adamw", dtype=torch.float32)
-    same(case.run, case.problem, monkeypatch)  # type: ignore[arg-type]
 
 
 def test_an_error_in_the_other_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
