@@ -28,13 +28,15 @@ class Packing:
     ) -> None:
         """`together=False` packs nothing: every parameter keeps its shape, for rules that are not elementwise."""
         self.shapes = {n: p.shape for n, p in like.items()}
-        self._likes = {n: torch.empty(1, *shape, device="meta") for n, shape in self.shapes.items()}
-        self._together, self._block = together, BLOCK_ON_GPU if on_gpu else BLOCK
+        self._block = BLOCK_ON_GPU if on_gpu else BLOCK
         group = {n: g for g, names in enumerate(groups) for n in names}
         clock = {n: c for c, names in enumerate(clocks) for n in names}
         keys = {n: (group.get(n), clock.get(n), p.dtype if together else n) for n, p in like.items()}
         alike = [tuple(n for n, k in keys.items() if k == key) for key in dict.fromkeys(keys.values())]
         self.bundles = {str(i): names for i, names in enumerate(chain.from_iterable(map(self._cut, alike)))}
+        self._sizes = {key: [self.shapes[n].numel() for n in names] for key, names in self.bundles.items()}
+        likes = {n: torch.empty(1, *shape, device="meta") for n, shape in self.shapes.items()}
+        self._likes = {key: [likes[n] for n in names] for key, names in self.bundles.items()}
         self.groups = self._parts(groups)
         self.clocks = self._parts(clocks)
 
@@ -56,11 +58,11 @@ class Packing:
         return tuple(tuple(key for key, members in self.bundles.items() if members[0] in names) for names in division)
 
     def pack(self, params: Params, rays: tuple[int, ...] = ()) -> Params:
-        """Tensors of shape [*rays, ...] -> vectors [*rays, size]; a bundle whose parameters are missing is left out."""
-        found = {key: names for key, names in self.bundles.items() if names[0] in params}
-        if not self._together:
-            return {key: params[name] for key, (name,) in found.items()}
-        return {key: side_by_side([params[n] for n in names], rays) for key, names in found.items()}
+        """Tensors of shape [*rays, ...] -> vectors [*rays, size], but for one that is alone, which stays as it is.
+
+        A bundle whose parameters are missing is left out."""
+        found = {key: [params[n] for n in names] for key, names in self.bundles.items() if names[0] in params}
+        return {key: side_by_side(ts, rays) if len(ts) > 1 else ts[0] for key, ts in found.items()}
 
     def pack_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The bundles that consist of these parameters."""
@@ -70,10 +72,11 @@ class Packing:
         """The inverse, as views, in the order of the parameters."""
         found: dict[str, Tensor] = {}
         for key, vector in packed.items():
-            names = self.bundles[key]
-            sizes = [self.shapes[n].numel() for n in names]
-            if rays == (1,) and all(sizes):  # one call, which forgets the shape of what is empty
-                parts = unflatten(vector.view(-1), [self._likes[n] for n in names])
+            names, sizes = self.bundles[key], self._sizes[key]
+            if len(names) == 1:
+                parts = [vector]
+            elif rays == (1,) and all(sizes):  # one call, which forgets the shape of what is empty
+                parts = unflatten(vector.view(-1), self._likes[key])
             else:
                 split = vector.reshape(*rays, -1).split(sizes, len(rays))
                 parts = [part.view(*rays, *self.shapes[n]) for n, part in zip(names, split, strict=True)]

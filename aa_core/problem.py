@@ -101,6 +101,7 @@ class Problem:
         self.previous = None if previous is None else previous.to(self.device)
         self.model = copy.deepcopy(model).to(self.device)
         self._modules = tuple(self.model.modules())
+        self._tied = _has_tied(self.model)
         self.loss_fn = loss_fn
         self.as_text = as_text
         self.class_names = tuple(class_names)
@@ -176,7 +177,7 @@ class Problem:
         if any(module.training != training for module in self._modules):
             self.model.train(training)
         args, kwargs = ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
-        return output_tensor(functional_call(self.model, (params, buffers), args, kwargs))
+        return output_tensor(functional_call(self.model, (params, buffers), args, kwargs, tie_weights=self._tied))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         loss = self.loss_fn(outputs, targets)
@@ -227,6 +228,12 @@ class Problem:
         differences = _differences(recorded, model)
         if differences:
             raise ProblemError("the model does not fit the run:\n  " + "\n  ".join(differences))
+
+
+def _has_tied(model: nn.Module) -> bool:
+    """Whether a tensor has several names, which torch looks up at every call unless it is told that none has."""
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return len({id(tensor) for _, tensor in tensors}) < len(tensors)
 
 
 def _describe(tensor: Tensor) -> str:

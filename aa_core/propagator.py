@@ -161,7 +161,8 @@ class Propagator:
         """Pull a cotangent of xi_{k+1} back to a cotangent of xi_k."""
         state, through = self._pull_update(cotangent)
         curved = self._product(list(through.values()))
-        return state._replace(params={n: a + c for (n, a), c in zip(state.params.items(), curved, strict=True)})
+        added = torch._foreach_add(list(state.params.values()), curved)
+        return state._replace(params=dict(zip(state.params, added, strict=True)))
 
     def pull_to_gradient(self, cotangent: State) -> Params:
         """(dU/dg)^T a: what a unit of each coordinate of the step's gradient is worth, [R, ...] per parameter."""

@@ -204,8 +204,9 @@ def _recorder(part: dict[str, Any], setting: dict[str, Any]) -> str:
 
 What recording adds to a step of AdamW ({_when(part)}):
 how much longer the loop takes while every example is new and must be stored, and in later passes, when all are known; in
-brackets the CPU time of all threads. Examples are hashed and encoded on a thread of their own while the model runs. Bytes a
-step are those of the step table, beside the examples, each stored once, and the checkpoints. A pass has {setting["recorder_steps"]} steps, as many as there are between two checkpoints by default; what a checkpoint costs, and the check of
+brackets the CPU time of all threads. Examples are hashed, encoded and written to the journal by another thread while the model
+runs, which also computes the loss once more if it is one of torch's own (any other is computed again within the loop). Bytes
+a step are those of the step table, beside the examples, each stored once, and the checkpoints. A pass has {setting["recorder_steps"]} steps, as many as there are between two checkpoints by default; what a checkpoint costs, and the check of
 its gradient, are in it, and the examples of the first pass are committed within the second.
 
 {_table(head, rows)}

@@ -15,7 +15,7 @@ import aa_core as aa
 from benchmarks.performance_cases import MODELS, batch
 
 STEPS, ROUNDS = 100, 2
-BATCHES = {"MLP": 2048, "CNN": 1024, "transformer": 64}
+BATCHES = {"MLP": 2048, "CNN": 1536, "transformer": 64}
 """Examples a step; the time that a plain one takes is measured with it."""
 
 

@@ -116,7 +116,7 @@ def record(path: Path, first: int = 7, second: int = 5, **settings: object) -> T
 
 
 def steps_of(journal: Path, first: int = 0) -> list[bytes]:
-    """The bytes of each step from `first` on: its line, and the examples that follow it."""
+    """The bytes of each step from `first` on: the examples that come before it, and its line."""
     data = journal.read_bytes()
     stops = [0, *(step.stop for step in decode_journal(data, first, "journal").steps)]
     return [data[a:b] for a, b in pairwise(stops)]

@@ -107,7 +107,7 @@ def _write(writer: RunWriter, run: Trajectory, intervention: Intervention, train
             begun, evaluation = record.stage, None
         if k >= start:
             at, record = _take(run, training, at, record._replace(hyper=intervention.hyper.get(k, record.hyper)))
-        writer.append(record._replace(step=writer.steps), None if writer.steps else New.of(run.stored_examples))
+        writer.append(record._replace(step=writer.steps), () if writer.steps else (New.of(run.stored_examples),))
         told(k + 1, run.steps)
     if not is_finite(at.state):
         raise NonFiniteError(f"training with {what.name!r} diverged: it has no end that could be recorded")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
 import torch
@@ -45,8 +45,11 @@ class Made(NamedTuple):
 class Announced:
     """The batches since the last step, and the hooks that watch their forward passes."""
 
-    def __init__(self, loss_fn: LossFunction, device: torch.device, scaler: torch.amp.GradScaler | None) -> None:
-        self._observer, self._scaler, self._scale = ForwardObserver(loss_fn, device), scaler, 1.0
+    def __init__(
+        self, loss_fn: LossFunction, device: torch.device, scaler: torch.amp.GradScaler | None, thread: Executor
+    ) -> None:
+        """`thread` may compute losses."""
+        self._observer, self._scaler, self._scale = ForwardObserver(loss_fn, device, thread), scaler, 1.0
         self._batches: list[Pending] = []
         self._passed: list[tuple[MicroBatch, Batch]] = []
         self._before = 0
@@ -141,7 +144,7 @@ class Announced:
             training,
             precision,
             tuple(n for n in live.trained if n not in gradients),
-            torch.as_tensor(sum(f.loss for f in seen)) if seen else None,
+            torch.as_tensor(sum(f.loss() for f in seen)) if seen else None,
             torch.nn.utils.get_total_norm(list(gradients.values())),
             tuple(micro for micro, _ in passed),
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from aa_core.errors import RecordingError, UnsupportedError
-from aa_core.problem import output_tensor
+from aa_core.problem import computing_in, output_tensor
 from aa_core.recording.live import LossFunction
 from aa_core.records import Clip, Hyper, Precision
 from aa_core.runs.columns import AUTOCASTS
@@ -19,7 +20,8 @@ from aa_core.runs.columns import AUTOCASTS
 class Forward(NamedTuple):
     """What was seen of the forward pass of an announced batch."""
 
-    loss: Tensor
+    loss: Callable[[], Tensor]
+    """Gives it, once it is computed."""
     rng: Tensor | None
     """State of the generator before it, if the model drew from it."""
     autocast: torch.dtype | None
@@ -29,8 +31,10 @@ class Forward(NamedTuple):
 class ForwardObserver:
     """Forward hooks: loss and random numbers of the first forward pass after each announced batch."""
 
-    def __init__(self, loss_fn: LossFunction, device: torch.device) -> None:
+    def __init__(self, loss_fn: LossFunction, device: torch.device, thread: Executor) -> None:
         self._loss_fn, self._device = loss_fn, device
+        self._thread = thread if device.type == "cpu" and _is_pure(loss_fn) else None
+        """Computes losses while the backward pass goes on."""
         self._expected: tuple[Tensor, float] | None = None
         self._rng = torch.zeros(0)
         self._observed: list[Forward] = []
@@ -47,12 +51,19 @@ class ForwardObserver:
             return
         drew = not torch.equal(self._rng, self._generator_state())
         (targets, weight), self._expected = self._expected, None
-        with torch.no_grad():
-            own = targets.clone()  # a loss may write into them, and they are being hashed
-            loss = self._loss_fn(output_tensor(outputs).detach(), own).detach() * weight
         kind = self._device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        self._observed.append(Forward(loss, self._rng if drew else None, autocast, module.training))
+        found = output_tensor(outputs).detach()
+        if self._thread is None:
+            loss = self._loss(found, targets.clone(), weight, autocast)  # it may write into them, and they are hashed
+            self._observed.append(Forward(lambda: loss, self._rng if drew else None, autocast, module.training))
+        else:  # the loop may write into the outputs
+            later = self._thread.submit(self._loss, found.clone(), targets, weight, autocast).result
+            self._observed.append(Forward(later, self._rng if drew else None, autocast, module.training))
+
+    def _loss(self, outputs: Tensor, targets: Tensor, weight: float, autocast: torch.dtype | None) -> Tensor:
+        with torch.no_grad(), computing_in(self._device, autocast):
+            return self._loss_fn(outputs, targets).detach() * weight
 
     def seen(self) -> list[Forward]:
         """What was seen since the last call."""
@@ -67,6 +78,12 @@ class ForwardObserver:
     def _generator_state(self) -> Tensor:
         on_gpu = self._device.type == "cuda"
         return torch.cuda.get_rng_state(self._device) if on_gpu else torch.get_rng_state()
+
+
+def _is_pure(loss_fn: LossFunction) -> bool:
+    """Whether it is torch's own, which remembers nothing and writes to nothing."""
+    hooked = isinstance(loss_fn, nn.Module) and (loss_fn._forward_hooks or loss_fn._forward_pre_hooks)
+    return (getattr(loss_fn, "__module__", None) or "").startswith("torch.nn.") and not hooked
 
 
 def read_precision(

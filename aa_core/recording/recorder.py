@@ -72,9 +72,9 @@ class Recorder:
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
         self._header = preamble(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
-        self._thread = ThreadPoolExecutor(1, "examples")
-        """Hashes them while the model runs."""
-        self._announced = Announced(loss_fn, self._live.device, scaler)
+        self._thread = ThreadPoolExecutor(1, "examples", torch.get_num_threads)  # which torch is told when it asks
+        """Hashes and journals them while the model runs."""
+        self._announced = Announced(loss_fn, self._live.device, scaler, self._thread)
         self._clip = self._clip_of_all = announced_clip(clip_norm, clip_value)
         self._scaler = scaler
         self._averaging, self._if_exists = averaging, if_exists
@@ -209,7 +209,7 @@ class Recorder:
         now = self._now
         self._now, self._reset = (model or now[0], optimizer or now[1], loss_fn or now[2]), tuple(reset)
         if any(a is not b for a, b in zip(self._now, now, strict=True)):
-            self._announced = Announced(self._now[2], self._live.device, self._scaler)
+            self._announced = Announced(self._now[2], self._live.device, self._scaler, self._thread)
             self._attach()
         try:
             yield
@@ -252,7 +252,7 @@ class Recorder:
             check_reference(self._dataset, fields, plain_ids)
         self._examples.check(fields, plain_ids)
         kept = {n: t.detach().clone() for n, t in fields.items()}
-        rows = self._thread.submit(self._examples.add, {n: t.cpu() for n, t in kept.items()}, plain_ids)
+        rows = self._thread.submit(self._examples.add, {n: t.cpu() for n, t in kept.items()}, plain_ids, writer.keep)
         self._announced.add(Pending(rows, float(weight), to_batch(kept)))
         self._half_done = True
 

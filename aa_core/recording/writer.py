@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Literal
 
 import torch
@@ -30,6 +31,7 @@ from aa_core.runs.journal import (
     Generators,
     JournalStep,
     decode_journal,
+    encode_new,
     encode_step,
     extend,
 )
@@ -84,6 +86,11 @@ class RunWriter:
         self._committed_rows = _rows(self.path, chain.files("examples"))
         self._records, self._examples = list[StepRecord](), list[Examples]()
         self._journal: BinaryIO | None = None
+        self._kept = list[New]()
+        """What was written to it, and not yet with a step that uses it."""
+        self._torn = False
+        """Whether something was written to it in part: then nothing else is."""
+        self._writing = Lock()
         self.unfinished = chain.journal.underway
         """A commit that was underway when the recording stopped: `finish` it before anything else is written."""
         split = len(chain.journal.steps) if self.unfinished is None else self.unfinished.stop - chain.committed
@@ -131,23 +138,44 @@ class RunWriter:
         """How many of them are of this stage."""
         return len(self._stages.get(stage, Stage(stage, ())))
 
-    def append(self, record: StepRecord, new: New | None, generators: Generators = ()) -> None:
+    def keep(self, new: Sequence[New]) -> None:
+        """Write examples before the step that uses them first is made; from another thread, while the model runs."""
+        with self._writing:
+            self._keep(new)
+
+    def _keep(self, new: Sequence[New]) -> BinaryIO:
+        """Those that are not in the journal yet, which is returned."""
+        if self._journal is None:
+            self._journal = create(self._journal_path)
+        for each in new:
+            if not any(each is kept for kept in self._kept):
+                self._put(self._journal, encode_new(each))
+                self._kept.append(each)
+        return self._journal
+
+    def _put(self, journal: BinaryIO, lines: Iterable[bytes | memoryview[Any]]) -> None:
+        if self._torn:
+            raise RunError(f"{self.path}: writing to its journal failed before; the run cannot be continued")
+        self._torn = True
+        journal.writelines(lines)
+        journal.flush()
+        self._torn = False
+
+    def append(self, record: StepRecord, new: Sequence[New] = (), generators: Generators = ()) -> None:
         """Acknowledge a complete step: it is with the operating system when this returns."""
         if self._underway is not None and self._underway.done():
             self.wait()
-        first, before = self._journal is None, self.generators
-        if self._journal is None:
-            self._journal = create(self._journal_path)
+        first, before = not self._records, self.generators
         told = not first and len(generators) == len(before) and all(map(torch.equal, generators, before))
-        self._journal.writelines(encode_step(record, new, () if told else generators))
-        self._journal.flush()
+        with self._writing:
+            self._put(self._keep(new), [encode_step(record, () if told else generators)])
+            self._kept = []
         if first:
             self._drop_journals(but=self._number - (self._underway is not None))
         self.generators = generators
         self._records.append(record)
         self._stages[record.stage] = extend(self._stages[record.stage], record.step)
-        if new is not None:
-            self._examples.append(new.examples)
+        self._examples += [each.examples for each in new]
 
     def commit(
         self,
@@ -185,18 +213,19 @@ class RunWriter:
         if not at_once and self.unfinished is None:
             note = CommitUnderway(stop=commit.stop, stages=stages)
             write_atomic(self.path / "journal" / f"{self._number:010d}.json", note.to_bytes())
-        contents = Contents(
-            commit,
-            self._records,
-            self._groups,
-            self._examples,
-            self._committed_rows,
-            snapshot,
-            evaluation,
-            self._journal,
-        )
-        self._underway = self._thread.submit(self._write, contents)
-        self._advance(contents)
+        with self._writing:
+            contents = Contents(
+                commit,
+                self._records,
+                self._groups,
+                self._examples,
+                self._committed_rows,
+                snapshot,
+                evaluation,
+                self._journal,
+            )
+            self._underway = self._thread.submit(self._write, contents)
+            self._advance(contents)
         if at_once:
             self.wait()
 
@@ -240,6 +269,7 @@ class RunWriter:
         if snapshot is not None:
             self.checkpoints.append(snapshot.step)
         self._number, self._start, self._journal = self._number + 1, commit.stop, None
+        self._kept = []
         self._committed_rows += sum(len(e.digests) for e in self._examples)
         self._records, self._examples = [], []
         self._groups = self._groups if commit.phase is None else commit.phase.groups

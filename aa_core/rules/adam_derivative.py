@@ -16,22 +16,18 @@ class AdamDerivative(NamedTuple):
     """With s = eta / (1 - b1^t), c = sqrt(1 - b2^t), r = 1 / (sqrt(v') / c + eps) and w = s m' r:
 
     theta' = kept theta - w(m', v', t),  m' = b1 m + (1 - b1) g',  v' = b2 v + (1 - b2) g'^2,  g' = sign g + decay theta
-    dw/dm' = s r,  dw/dv' = -(w r / sqrt(v')) / 2c,  dw/dt = slope w - bend w r
+    dw/dm' = s r,  dw/dv' = -(w r / sqrt(v')) / 2c,  dw/dt = w d ln(s c)/dt - w r eps d ln(c)/dt
     """
 
     r: Many
-    w: Many
-    wr: Many
     wr_by_root: Many
     """w r / sqrt(v'); 0 where v' = 0."""
+    in_count: Many
+    """dw/dt."""
     grads: Many
     """g'."""
     s: float
     c: float
-    slope: float
-    """d ln(s c) / dt."""
-    bend: float
-    """eps d ln(c) / dt."""
     beta1: float
     beta2: float
     sign: float
@@ -45,13 +41,11 @@ class AdamDerivative(NamedTuple):
         torch._foreach_add_(means, grads, alpha=1 - self.beta1)
         squares = torch._foreach_mul(slots["exp_avg_sq"], self.beta2)
         torch._foreach_add_(squares, torch._foreach_mul(grads, self.grads), alpha=2 * (1 - self.beta2))
-        in_count = torch._foreach_mul(self.w, self.slope)
-        torch._foreach_add_(in_count, self.wr, alpha=-self.bend)
         changes = torch._foreach_mul(params, self.kept)
         torch._foreach_addcmul_(changes, means, self.r, -self.s)
         torch._foreach_addcmul_(changes, squares, self.wr_by_root, 0.5 / self.c)
-        ticks = [count.to(t.dtype)[:, None] for t in in_count]
-        torch._foreach_addcmul_(changes, ticks, in_count, -1)
+        ticks = [count.to(w.dtype).view(-1, *[1] * w.dim()) for w in self.in_count]
+        torch._foreach_addcmul_(changes, ticks, self.in_count, -1)
         return changes, {"exp_avg": means, "exp_avg_sq": squares}
 
     def pull(self, params: Many, slots: ManySlots) -> tuple[Many, Many, ManySlots, Tensor]:
@@ -59,7 +53,8 @@ class AdamDerivative(NamedTuple):
         squares = torch._foreach_addcmul(slots["exp_avg_sq"], params, self.wr_by_root, 0.5 / self.c)
         grads = torch._foreach_mul(means, 1 - self.beta1)
         torch._foreach_addcmul_(grads, squares, self.grads, 2 * (1 - self.beta2))
-        count = _inner(params, self.wr) * self.bend - _inner(params, self.w) * self.slope
+        ticks = [a.reshape(len(a), w.numel()) @ w.flatten() for a, w in zip(params, self.in_count, strict=True)]
+        count = -torch.stack([t.double() for t in ticks]).sum(0)
         params = torch._foreach_mul(params, self.kept) if self.kept != 1.0 else params
         if self.decay:
             params = torch._foreach_add(params, grads, alpha=self.decay)
@@ -102,14 +97,9 @@ def _derivative(
     torch._foreach_clamp_min_(squares, kind.smallest_normal * kind.eps)
     torch._foreach_div_(roots, squares)  # 1 / root, or 0
     torch._foreach_mul_(roots, wr)
-    return AdamDerivative(
-        r, w, wr, roots, grads, s, c, s_slope + c_slope, eps * c_slope, beta1, beta2, sign, decay, kept
-    )
-
-
-def _inner(rays: Many, vectors: Many) -> Tensor:
-    """[R], float64."""
-    return torch.stack([(a @ v).double() for a, v in zip(rays, vectors, strict=True)]).sum(0)
+    torch._foreach_mul_(w, s_slope + c_slope)
+    torch._foreach_add_(w, wr, alpha=-eps * c_slope)
+    return AdamDerivative(r, roots, w, grads, s, c, beta1, beta2, sign, decay, kept)
 
 
 def _remaining(beta: float, count: float) -> tuple[float, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,14 +17,14 @@ from torch import Tensor
 from aa_core.errors import MissingDataError, RecordingError, RunFormatError
 from aa_core.records import Batch, Inputs
 from aa_core.runs.header import read_json
-from aa_core.runs.store import Spec, decode, dtype_name, encode, layout
-from aa_core.runs.verified import sha256
+from aa_core.runs.store import Spec, decode, dtype_name, encode, layout, pieces
 
 Fields = dict[str, Tensor]
 """Inputs "x" (or "x.<key>" for each tensor of a dict) and targets "y"; the first dimension counts the examples."""
 Ids = list[int] | list[str]
-TURN, PAUSE = 2**16, 2e-5
-"""Bytes that are hashed at once beside a training loop, and for how many seconds it then has Python to itself."""
+TURN, LOOKED_UP, PAUSE = 2**16, 256, 2e-5
+"""Bytes that are hashed, and examples looked up, at once beside a training loop, and for how many seconds it then has
+Python to itself."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,18 @@ def digest_rows(fields: Fields, pause: float = 0.0) -> list[bytes]:
     rows = [_bytes_of_rows(fields[n]) for n in names]
     table = np.concatenate([np.broadcast_to(prefix, (len(rows[0]), len(prefix))), *rows], axis=1)
     flat, width, new = memoryview(table).cast("B"), table.shape[1], hashlib.sha256  # type: ignore[arg-type]
-    turn, found = max(TURN // width, 1) * width, list[bytes]()
-    for first in range(0, len(flat), turn):
+    found = list[bytes]()
+    for turn in _turns(len(table), max(TURN // width, 1), pause):
+        found += [new(flat[at * width : (at + 1) * width]).digest() for at in turn]
+    return found
+
+
+def _turns(count: int, most: int, pause: float) -> Iterator[range]:
+    """range(count) in parts of at most so many, with a pause between them."""
+    for first in range(0, count, most):
         if first and pause:
             time.sleep(pause)
-        stop = min(first + turn, len(flat))
-        found += [new(flat[at : at + width]).digest() for at in range(first, stop, width)]
-    return found
+        yield range(first, min(first + most, count))
 
 
 def _bytes_of_rows(tensor: Tensor) -> np.ndarray:
@@ -117,14 +122,21 @@ class New(NamedTuple):
     """Examples at their first use."""
 
     examples: Examples
-    data: bytes
-    """As safetensors."""
+    data: tuple[bytes | memoryview[Any], ...]
+    """As safetensors, in pieces that are the examples' own memory."""
     sha256: str
 
     @classmethod
     def of(cls, examples: Examples) -> New:
-        data = encode_examples(examples)
-        return cls(examples, data, sha256(data))
+        data, hasher = tuple(pieces(*example_tensors(examples))), hashlib.sha256()
+        for piece in data:
+            hasher.update(piece)
+        return cls(examples, data, hasher.hexdigest())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the data."""
+        return sum(map(len, self.data))
 
 
 class ExampleLog:
@@ -152,12 +164,14 @@ class ExampleLog:
         if id_type != self._id_type:
             raise RecordingError("ids must be given for every batch or for none, and always of the same type")
 
-    def add(self, fields: Fields, ids: Ids | None) -> Tensor:
-        """The rows of a checked batch, int64 [n]; examples not seen before are kept until `take`."""
+    def add(self, fields: Fields, ids: Ids | None, keep: Callable[[Sequence[New]], None] | None = None) -> Tensor:
+        """The rows of a checked batch, int64 [n]; examples not seen before are kept until `take`, and told at once."""
         digests, rows, known = digest_rows(fields, PAUSE), self._rows, len(self._rows)
         try:
-            keys = zip(digests, ids or repeat(None), strict=False)
-            found = np.array([rows.setdefault(key, len(rows)) for key in keys], dtype=np.int64)
+            keys, looked_up = zip(digests, ids or repeat(None), strict=False), list[int]()
+            for turn in _turns(len(digests), LOOKED_UP, PAUSE):
+                looked_up += [rows.setdefault(key, len(rows)) for key in islice(keys, len(turn))]
+            found = np.array(looked_up, dtype=np.int64)
             if len(rows) > known:
                 row, first_use = np.unique(found, return_index=True)
                 self._new.append(New.of(self._pick(fields, digests, ids, first_use[row >= known])))
@@ -165,6 +179,8 @@ class ExampleLog:
             while len(rows) > known:
                 rows.popitem()
             raise
+        if keep is not None:
+            keep(self._new)
         return torch.from_numpy(found)
 
     def remember(self, known: Examples) -> None:
@@ -175,10 +191,10 @@ class ExampleLog:
         self._specs = specs(known.fields) or None
         self._id_type = type(known.ids[0]) if known.ids else None
 
-    def take(self) -> New | None:
+    def take(self) -> Sequence[New]:
         """The examples first seen since the last call."""
         new, self._new = self._new, []
-        return New.of(concat([n.examples for n in new])) if len(new) > 1 else next(iter(new), None)
+        return new
 
     def _pick(self, fields: Fields, digests: list[bytes], ids: Ids | None, fresh: np.ndarray) -> Examples:
         index = torch.from_numpy(fresh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aa_core.errors import RunFormatError
 from aa_core.records import Clip, MicroBatch, Precision, StepRecord
-from aa_core.runs.examples import Examples, New, decode_examples
+from aa_core.runs.examples import Examples, New, concat, decode_examples
 from aa_core.runs.header import Count, Digest, Model, StageEntry, StageName, TensorName, parse
 from aa_core.runs.verified import sha256
 from aa_core.stages import Stage
@@ -46,7 +46,9 @@ class ClipLine(Model):
 
 
 class Following(Model):
-    """The bytes between a line and the next: safetensors of newly seen examples, and a newline."""
+    """The bytes between a line and the next: safetensors of newly seen examples, and a newline.
+
+    On a line of its own before the step that uses them first; in journals of before 2026-11-30 on the step's."""
 
     size: Annotated[int, Field(ge=1, le=2**53)]
     """Without the newline."""
@@ -70,7 +72,7 @@ class StepLine(Model):
     averaging: float | None = None
     generators: tuple[Base64, ...] = ()
     """Of the states of torch's generators after the step; empty where they are those of the line before."""
-    examples: Following | str | None
+    examples: Following | str | None = None
 
 
 class CommitUnderway(Model):
@@ -116,8 +118,13 @@ def extend(stage: Stage, step: int) -> Stage:
     return Stage(stage.name, (*stage.blocks, (step, step + 1)), stage.note, stage.metadata)
 
 
-def encode_step(record: StepRecord, new: New | None, generators: Generators = ()) -> Sequence[bytes]:
-    """ "<first 16 hex digits of sha256 of the json> <json>" and a newline; new examples follow."""
+def encode_new(new: New) -> Sequence[bytes | memoryview[Any]]:
+    """A line that says what follows: the examples, and a newline. They come before the step that uses them first."""
+    return _line({"size": new.size, "sha256": new.sha256}), *new.data, b"\n"
+
+
+def encode_step(record: StepRecord, generators: Generators = ()) -> bytes:
+    """ "<first 16 hex digits of sha256 of the json> <json>" and a newline."""
     line = {
         "step": record.step,
         "stage": record.stage,
@@ -134,11 +141,13 @@ def encode_step(record: StepRecord, new: New | None, generators: Generators = ()
         **record.precision._asdict(),
         "averaging": record.averaging,
         "generators": [_text(g) for g in generators],
-        "examples": None if new is None else {"size": len(new.data), "sha256": new.sha256},
     }
-    text = to_json(line)
-    whole = b"%b %b\n" % (_seal(text), text)
-    return (whole,) if new is None else (whole, new.data, b"\n")
+    return _line(line)
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    text = to_json(content)
+    return b"%b %b\n" % (_seal(text), text)
 
 
 def _text(data: Tensor) -> str:
@@ -154,39 +163,49 @@ def _number(value: float) -> float | str | None:
 
 
 def decode_journal(data: bytes, first: int, where: str) -> Journal:
-    """The steps from `first` on up to the first torn or altered one; what follows it is reported, never used."""
+    """The steps from `first` on up to the first torn or altered one; what follows it is reported, never used.
+
+    Examples whose step is not there are not: it was not acknowledged."""
     steps: list[JournalStep] = []
+    new: list[bytes] = []
+    warnings: tuple[str, ...] = ()
     at = 0
     while at < len(data):
         number = len(steps) + 1
         here = f"{where} line {number}"
         found = _read(data, at, here)
         if isinstance(found, str):
-            return Journal(tuple(steps), data[:at], (f"{where}: {found.format(number, len(data) - at)}",))
-        line, new, at = found
-        steps.append(_decode(line, new, first + len(steps), here)._replace(stop=at))
-    return Journal(tuple(steps), data, ())
+            warnings = (f"{where}: {found.format(number, len(data) - at)}",) if found else ()
+            break
+        line, examples, at = found
+        new += [] if examples is None else [examples]
+        if line is not None:
+            steps.append(_decode(line, new, first + len(steps), here)._replace(stop=at))
+            new = []
+    return Journal(tuple(steps), data[: steps[-1].stop] if steps else b"", warnings)
 
 
-def _read(data: bytes, at: int, where: str) -> tuple[StepLine, bytes | None, int] | str:
-    """A line, the examples that are new with it, and where the next begins; or what is the matter with it."""
+def _read(data: bytes, at: int, where: str) -> tuple[StepLine | None, bytes | None, int] | str:
+    """A line that tells a step, examples that are new with it, and where the next line begins.
+
+    Or what is the matter with it: nothing ("") where examples are being written."""
     stop = data.find(b"\n", at) + 1
     if not stop:
         return TORN
     seal, text = data[at : at + 17], data[at + 17 : stop - 1]
     if seal != _seal(text) + b" ":
         return DAMAGED
-    line = parse(StepLine, text, where)
-    if not isinstance(line.examples, Following):
-        return line, None if line.examples is None else _data(line.examples, where), stop
-    new = data[stop : stop + line.examples.size]
-    end = stop + line.examples.size + 1
+    line = None if text.startswith(b'{"size":') else parse(StepLine, text, where)
+    examples = parse(Following, text, where) if line is None else line.examples
+    if not isinstance(examples, Following):
+        return line, None if examples is None else _data(examples, where), stop
+    new, end = data[stop : stop + examples.size], stop + examples.size + 1
     if end > len(data):
-        return TORN
-    return (line, new, end) if data[end - 1 : end] == b"\n" and sha256(new) == line.examples.sha256 else DAMAGED
+        return TORN if line else ""
+    return (line, new, end) if data[end - 1 : end] == b"\n" and sha256(new) == examples.sha256 else DAMAGED
 
 
-def _decode(line: StepLine, examples: bytes | None, expected_step: int, where: str) -> JournalStep:
+def _decode(line: StepLine, examples: Sequence[bytes], expected_step: int, where: str) -> JournalStep:
     if line.step != expected_step:
         raise RunFormatError(f"{where}: step {line.step}, expected step {expected_step}")
     if not line.micro or not all(m.rows for m in line.micro):
@@ -211,8 +230,8 @@ def _decode(line: StepLine, examples: bytes | None, expected_step: int, where: s
         line.averaging,
         tuple(_micro_batch(m, where) for m in line.micro if not m.weight),
     )
-    new = None if examples is None else decode_examples(examples, f"{where}, examples")
-    return JournalStep(record, new, tuple(_bytes(g, where) for g in line.generators))
+    new = [decode_examples(data, f"{where}, examples") for data in examples]
+    return JournalStep(record, concat(new) if new else None, tuple(_bytes(g, where) for g in line.generators))
 
 
 def _micro_batch(line: MicroLine, where: str) -> MicroBatch:

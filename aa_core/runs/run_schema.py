@@ -18,8 +18,8 @@ def run_schema() -> str:
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{FORMAT}, version {VERSION}",
-        "description": "run.json: Header; log/*.json: Commit; a line of journal/*.jsonl: a digest and a StepLine; "
-        "journal/*.json: CommitUnderway",
+        "description": "run.json: Header; log/*.json: Commit; a line of journal/*.jsonl: a digest and a StepLine or a "
+        "Following; journal/*.json: CommitUnderway",
     }
     return json.dumps(about | schema, indent=1, ensure_ascii=False) + "\n"
 

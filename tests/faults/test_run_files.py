@@ -334,13 +334,18 @@ def live_copy(tmp_path: Path, steps: int = 5) -> Path:
 def test_a_journal_cut_anywhere_gives_its_complete_lines(tmp_path: Path) -> None:
     path = live_copy(tmp_path)
     (journal,) = (path / "journal").iterdir()
-    data, ends = journal.read_bytes(), list(accumulate(map(len, steps_of(journal))))
-    for cut in sorted({*range(0, len(data), 997), *ends, *(e - 1 for e in ends), *(e + 1 for e in ends[:-1])}):
+    data, steps = journal.read_bytes(), steps_of(journal)
+    ends = list(accumulate(map(len, steps)))
+    lines = list(accumulate(len(part) for step in steps for part in parts_of(step)))
+    begun = [range(a, b + 1) for a, b in zip(lines[::3], lines[1::3], strict=True)]
+    """From the line that announces examples to their end: nothing of a step is missing."""
+    for cut in sorted({*range(0, len(data), 97), *lines, *(e - 1 for e in lines), *(e + 1 for e in lines[:-1])}):
         journal.write_bytes(data[:cut])
         run = open_run(path)
         complete = sum(e <= cut for e in ends)
         assert run.steps == complete == sum(map(len, run.stages))
-        assert bool(run.warnings) == (cut not in (0, *ends)) and all("torn" in w for w in run.warnings)
+        whole = cut in (0, *ends) or any(cut in examples for examples in begun)
+        assert bool(run.warnings) != whole and all("torn" in w for w in run.warnings)
 
 
 def test_what_follows_a_damaged_journal_line_is_reported_and_not_used(tmp_path: Path) -> None:
@@ -354,21 +359,31 @@ def test_what_follows_a_damaged_journal_line_is_reported_and_not_used(tmp_path: 
     assert check_integrity(run) == run.warnings
 
 
-def test_journals_of_before_that_hold_examples_as_text_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_text", [True, False])
+def test_journals_of_before_that_hold_examples_with_or_behind_their_step_are_read(
+    as_text: bool, tmp_path: Path
+) -> None:
     path = live_copy(tmp_path)
     (journal,) = (path / "journal").iterdir()
     expected, old = open_run(path), b""
     for step in steps_of(journal):
-        text, _, examples = step[17:].partition(b"\n")
-        line = json.loads(text) | {"examples": base64.b64encode(examples[:-1]).decode() or None}
-        text = json.dumps(line).encode()
-        old += _seal(text) + b" " + text + b"\n"
-    assert len(old) > journal.stat().st_size
+        announced, examples, line = parts_of(step)
+        as_before = base64.b64encode(examples[:-1]).decode() if as_text else json.loads(announced[17:] or "null")
+        text = json.dumps(json.loads(line[17:]) | {"examples": as_before or None}).encode()
+        old += _seal(text) + b" " + text + b"\n" + (b"" if as_text else examples)
     journal.write_bytes(old)
     found = open_run(path)
     assert found.steps == expected.steps and not found.warnings
     for name, tensor in expected.stored_examples.fields.items():
         assert torch.equal(found.stored_examples.fields[name], tensor)
+
+
+def parts_of(step: bytes) -> tuple[bytes, bytes, bytes]:
+    """A line, the examples that it announces (nothing twice where none are new), and the line of the step."""
+    stop = step.index(b"\n") + 1
+    size = json.loads(step[17:stop]).get("size")
+    end = 0 if size is None else stop + size + 1
+    return step[: min(stop, end)], step[min(stop, end) : end], step[end:]
 
 
 def test_journal_lines_out_of_order_are_refused(tmp_path: Path) -> None:
