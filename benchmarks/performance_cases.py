@@ -100,11 +100,14 @@ def recorded(path: Path, model: nn.Module, batches: list[tuple[Tensor, Tensor]],
 def against(
     base: Callable[[], Any], ways: dict[str, Callable[[], Any]], clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Time of each as a ratio to the base, measured in turn; the first round only warms up. CPU time by default."""
+    """Time of each as a ratio to the base before and after it; the first round only warms up. CPU time by default."""
     found: dict[str, list[float]] = {name: [] for name in ways}
+    before = seconds(base, clock)
     for _ in range(ROUNDS + 1):
         for name, way in ways.items():
-            found[name].append(seconds(way, clock) / seconds(base, clock))
+            taken, after = seconds(way, clock), seconds(base, clock)
+            found[name].append(2 * taken / (before + after))
+            before = after
     return {name: ratios[1:] for name, ratios in found.items()}
 
 

@@ -52,8 +52,9 @@ class Contents(NamedTuple):
             columns = encode_columns(self.records, self.groups)
             yield f"steps/{commit.start}-{commit.stop}.safetensors", pieces(columns), "steps"
         if self.examples:
-            examples = example_tensors(concat(self.examples))
-            yield f"data/{self.first_row}.safetensors", pieces(*examples), "examples"
+            told, metadata = example_tensors(concat([e._replace(fields={}) for e in self.examples]))
+            fields = {n: [e.fields[n] for e in self.examples] for n in self.examples[0].fields}
+            yield f"data/{self.first_row}.safetensors", pieces({**fields, **told}, metadata), "examples"
         if self.snapshot is not None:
             yield f"states/{self.snapshot.step}.safetensors", pieces(state_tensors(self.snapshot)), "state"
         if self.evaluation is not None:

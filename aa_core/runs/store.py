@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -56,31 +56,35 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 
 
 def pieces(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, Tensor | Sequence[Tensor]], metadata: Mapping[str, str] | None = None
 ) -> Iterator[bytes | memoryview[Any]]:
     """The bytes of a safetensors file: its header, then the memory of one tensor after another.
 
-    A tensor on a device is copied to the CPU when it is its turn, and forgotten after it. The bytes are those that
-    safetensors.torch.save makes of them, which holds all of them three times.
+    Several tensors under one name are one, along the first dimension. A tensor on a device is copied to the CPU when it
+    is its turn, and forgotten after it. The bytes are those that safetensors.torch.save makes of them, which holds all
+    of them three times.
     """
     codes, ranks = (
         {dtype: code for code, dtype in _CODES.items()},
         {dtype: i for i, dtype in enumerate(_CODES.values())},
     )
-    names = sorted(tensors, key=lambda n: (ranks[tensors[n].dtype], n))
+    parts = {n: (t,) if isinstance(t, Tensor) else t for n, t in tensors.items()}
+    names = sorted(parts, key=lambda n: (ranks[parts[n][0].dtype], n))
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
     for name in names:
-        t = tensors[name]
-        end = at + t.numel() * t.element_size()
-        table[name] = {"dtype": codes[t.dtype], "shape": list(t.shape), "data_offsets": [at, end]}
+        first, *more = parts[name]
+        shape = [len(first) + sum(map(len, more)), *first.shape[1:]] if more else list(first.shape)
+        end = at + sum(t.numel() * t.element_size() for t in parts[name])
+        table[name] = {"dtype": codes[first.dtype], "shape": shape, "data_offsets": [at, end]}
         at = end
     header = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     yield len(header).to_bytes(8, "little") + header
     for name in names:
-        if tensors[name].numel():
-            yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        for t in parts[name]:
+            if t.numel():
+                yield t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def decode(data: bytes, where: str, expected: Mapping[str, Spec], found: Layout | None = None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from aa_core.recording import contents, writer
 from aa_core.runs.archive import export_run, import_run
 from aa_core.runs.chain import read_chain
 from aa_core.runs.integrity import check_integrity
-from aa_core.runs.store import encode
+from aa_core.runs.store import encode, pieces
 from tests.core.resume_case import Kind, Training
 from tests.recorded import LOSS, Late, as_killed, make, train
 
@@ -40,6 +40,12 @@ def test_the_bytes_are_those_that_safetensors_writes(metadata: dict[str, str] | 
     contiguous = {n: t.contiguous() for n, t in tensors.items()}
     assert encode(tensors, metadata) == safetensors.torch.save(contiguous, metadata or None)
     assert encode({}) == safetensors.torch.save({})
+    in_parts = tensors | {
+        "Z": tensors["Z"].split(2),
+        "b1": [tensors["b1"], tensors["b1"][:0]],
+        "empty": torch.zeros(0, 3).split(1),
+    }
+    assert b"".join(pieces(in_parts, metadata)) == encode(tensors, metadata)
 
 
 def test_training_goes_on_while_a_commit_is_written_and_closing_waits_for_it(
