@@ -207,7 +207,8 @@ how much longer the loop takes while every example is new and must be stored, an
 brackets the CPU time of all threads. Examples are hashed, encoded and written to the journal by another thread while the model
 runs, which also computes the loss once more if it is one of torch's own (any other is computed again within the loop). Bytes
 a step are those of the step table, beside the examples, each stored once, and the checkpoints. A pass has {setting["recorder_steps"]} steps, as many as there are between two checkpoints by default; what a checkpoint costs, and the check of
-its gradient, are in it, and the examples of the first pass are committed within the second.
+its gradient, are in it, and the examples of the first pass are committed within the second. A disk that takes
+what is written more slowly than it is made is waited for.
 
 {_table(head, rows)}
 """

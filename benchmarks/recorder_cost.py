@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import aa_core as aa
 from benchmarks.performance_cases import MODELS, batch
 
-STEPS, ROUNDS = 100, 2
+STEPS, ROUNDS = 100, 3
 BATCHES = {"MLP": 2048, "CNN": 1536, "transformer": 64}
 """Examples a step; the time that a plain one takes is measured with it."""
 
@@ -43,9 +44,12 @@ def _loop(model: nn.Module) -> _Loop:
 def _of(name: str, folder: Path) -> dict[str, float]:
     build, draw = MODELS[name]
     batches = [batch(draw, k, BATCHES[name]) for k in range(STEPS)]
-    rounds = [_round(build, batches, folder / str(i)) for i in range(ROUNDS)]
+    rounds, written = [], 0
+    for _ in range(ROUNDS):
+        rounds.append(_round(build, batches, folder))
+        written = sum(f.stat().st_size for f in (folder / "steps").iterdir())
+        shutil.rmtree(folder)  # else the next one waits for the disk, on which this one still is to be
     middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-    written = sum(f.stat().st_size for f in (folder / "0" / "steps").iterdir())
     example = sum(t[0].numel() * t[0].element_size() for t in batches[0])
     return {**middle, "batch": BATCHES[name], "bytes": written / (2 * STEPS), "bytes_of_an_example": example}
 
