@@ -44,14 +44,10 @@ def _loop(model: nn.Module) -> _Loop:
 def _of(name: str, folder: Path) -> dict[str, float]:
     build, draw = MODELS[name]
     batches = [batch(draw, k, BATCHES[name]) for k in range(STEPS)]
-    rounds, written = [], 0
-    for _ in range(ROUNDS):
-        rounds.append(_round(build, batches, folder))
-        written = sum(f.stat().st_size for f in (folder / "steps").iterdir())
-        shutil.rmtree(folder)  # else the next one waits for the disk, on which this one still is to be
+    rounds = [_round(build, batches, folder) for _ in range(ROUNDS)]
     middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     example = sum(t[0].numel() * t[0].element_size() for t in batches[0])
-    return {**middle, "batch": BATCHES[name], "bytes": written / (2 * STEPS), "bytes_of_an_example": example}
+    return {**middle, "batch": BATCHES[name], "bytes_of_an_example": example}
 
 
 def _round(build: Callable[[], nn.Module], batches: list[tuple[Tensor, Tensor]], path: Path) -> dict[str, float]:
@@ -66,7 +62,10 @@ def _round(build: Callable[[], nn.Module], batches: list[tuple[Tensor, Tensor]],
                     recorded[stage] += _seconds(lambda x=x, y=y: (recorder.batch(x, y), watched.step(x, y)))
     names = ("new", "new_cpu", "known", "known_cpu")
     added = dict(zip(names, (recorded / plain - 1).flatten().tolist(), strict=True))
-    return {"plain_ms": float(plain[:, 0].sum()) / (2 * len(batches)) * 1e3, **added}
+    steps = 2 * len(batches)
+    written = sum(f.stat().st_size for f in (path / "steps").iterdir())
+    shutil.rmtree(path)  # else the next round waits for the disk, on which this one still is to be
+    return {"plain_ms": float(plain[:, 0].sum()) / steps * 1e3, "bytes": written / steps, **added}
 
 
 def _seconds(task: Callable[[], Any]) -> Tensor:

@@ -144,7 +144,7 @@ class Announced:
             training,
             precision,
             tuple(n for n in live.trained if n not in gradients),
-            torch.as_tensor(sum(f.loss() for f in seen)) if seen else None,
+            torch.as_tensor(sum(f.loss.result() for f in seen)) if seen else None,
             torch.nn.utils.get_total_norm(list(gradients.values())),
             tuple(micro for micro, _ in passed),
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor
+from collections.abc import Collection, Mapping
+from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +20,7 @@ from aa_core.runs.columns import AUTOCASTS
 class Forward(NamedTuple):
     """What was seen of the forward pass of an announced batch."""
 
-    loss: Callable[[], Tensor]
-    """Gives it, once it is computed."""
+    loss: Future[Tensor]
     rng: Tensor | None
     """State of the generator before it, if the model drew from it."""
     autocast: torch.dtype | None
@@ -53,13 +52,12 @@ class ForwardObserver:
         (targets, weight), self._expected = self._expected, None
         kind = self._device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        found = output_tensor(outputs).detach()
-        if self._thread is None:
-            loss = self._loss(found, targets.clone(), weight, autocast)  # it may write into them, and they are hashed
-            self._observed.append(Forward(lambda: loss, self._rng if drew else None, autocast, module.training))
-        else:  # the loop may write into the outputs
-            later = self._thread.submit(self._loss, found.clone(), targets, weight, autocast).result
-            self._observed.append(Forward(later, self._rng if drew else None, autocast, module.training))
+        found, loss = output_tensor(outputs).detach(), Future[Tensor]()
+        if self._thread is not None:  # the loop may write into the outputs meanwhile
+            loss = self._thread.submit(self._loss, found.clone(), targets, weight, autocast)
+        else:  # it may write into the targets, and they are hashed meanwhile
+            loss.set_result(self._loss(found, targets.clone(), weight, autocast))
+        self._observed.append(Forward(loss, self._rng if drew else None, autocast, module.training))
 
     def _loss(self, outputs: Tensor, targets: Tensor, weight: float, autocast: torch.dtype | None) -> Tensor:
         with torch.no_grad(), computing_in(self._device, autocast):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,7 @@ from aa_core.runs.header import PhaseEntry
 from aa_core.runs.remote import is_remote
 from aa_core.runs.succession import Left, leave, succeed
 from aa_core.state import Snapshot
+from aa_core.threads import beside
 
 
 class Recorder:
@@ -72,8 +72,8 @@ class Recorder:
         self._evaluation, self._dataset, self._every = evaluation, dataset, checkpoint_every
         self._header = preamble(self._live, title, problem, config or {}, evaluation is not None, averaging is not None)
         self._examples = ExampleLog(dataset.name if dataset else None)
-        self._thread = ThreadPoolExecutor(1, "examples", torch.get_num_threads)  # which torch is told when it asks
-        """Hashes and journals them while the model runs."""
+        self._thread = beside()
+        """Hashes and journals examples, and computes losses, while the model runs."""
         self._announced = Announced(loss_fn, self._live.device, scaler, self._thread)
         self._clip = self._clip_of_all = announced_clip(clip_norm, clip_value)
         self._scaler = scaler

@@ -155,7 +155,10 @@ class RunWriter:
 
     def _put(self, journal: BinaryIO, lines: Iterable[bytes | memoryview[Any]]) -> None:
         if self._torn:
-            raise RunError(f"{self.path}: writing to its journal failed before; the run cannot be continued")
+            raise RunError(
+                f"{self.path}: writing to its journal failed before, so nothing more is recorded; mend what failed, "
+                'and go on behind the last acknowledged step with Recorder(..., if_exists="resume")'
+            )
         self._torn = True
         journal.writelines(lines)
         journal.flush()
