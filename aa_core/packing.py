@@ -46,7 +46,7 @@ class Packing:
         room = 0
         for name in sorted(names, key=lambda n: self.shapes[n].numel() < self._block):
             size = self.shapes[name].numel()
-            if size > room:
+            if size > room or not runs:
                 runs.append(())
                 room = self._block
             runs[-1] += (name,)

@@ -214,6 +214,15 @@ def test_however_many_rays_go_together_they_come_back_the_same(
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("lead", [(), (1,), (3,)], ids=str)
+def test_a_scalar_and_an_empty_parameter_alone_in_their_groups_are_packed(lead: tuple[int, ...]) -> None:
+    like = {"scalar": torch.zeros(()), "empty": torch.zeros(0, 2)}
+    packed = packing.Packing((("scalar",), ("empty",)), (("scalar", "empty"),), like)
+    tensors = {n: torch.randn((*lead, *t.shape)) for n, t in like.items()}
+    again = packed.unpack(packed.pack(tensors, lead), lead)
+    assert again.keys() == like.keys() and all(torch.equal(again[n], t) for n, t in tensors.items())
+
+
 @pytest.mark.parametrize("block", [1, 7, 40])
 def test_however_parameters_are_packed_it_is_the_same_matrix(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(zoo.MODELS["mlp"], two_groups(AdamW, lr=0.05, weight_decay=0.1))
