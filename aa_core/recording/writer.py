@@ -287,11 +287,16 @@ class RunWriter:
                 path.unlink()
 
     def close(self) -> None:
-        """Release the run, once nothing writes to it any more; what was committed or journaled stays."""
+        """Release the run, once nothing writes to it any more; what was committed or journaled stays.
+
+        Raises OSError if what a full disk had refused is refused again; the run is released nonetheless.
+        """
         self._thread.shutdown()
-        if self._journal is not None:
-            self._journal.close()
-        os.close(self._lock)
+        try:
+            if self._journal is not None:
+                self._journal.close()
+        finally:
+            os.close(self._lock)
 
 
 def _rows(path: Path, files: Sequence[FileEntry]) -> int:

@@ -172,3 +172,19 @@ def test_nothing_is_written_behind_what_was_written_in_part(tmp_path: Path, monk
         train(again, model, optimizer, 2)
     resumed = aa.open_run(tmp_path / "r")
     assert (resumed.steps, resumed.sealed, check_integrity(resumed)) == (2, True, ())
+
+
+def test_a_disk_that_is_full_to_the_last_does_not_hold_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file could not write it tries once more when it is closed, and fails again."""
+    model, optimizer = make()
+    with monkeypatch.context() as full:
+        full.setattr("aa_core.recording.writer.create", lambda path: Path("/dev/full").open("wb"))
+        recorder = aa.Recorder(tmp_path / "r", model, optimizer, LOSS)
+        with pytest.raises(OSError, match="No space left"), recorder, recorder.stage("a"):
+            train(recorder, model, optimizer, 1)
+    model, optimizer = make()
+    again = aa.Recorder(tmp_path / "r", model, optimizer, LOSS, if_exists="resume")
+    with again, again.stage("a"):
+        train(again, model, optimizer, 2)
+    resumed = aa.open_run(tmp_path / "r")
+    assert (resumed.steps, resumed.sealed, check_integrity(resumed)) == (2, True, ())
