@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterable
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def test_a_disk_that_is_full_to_the_last_does_not_hold_the_run(tmp_path: Path, m
     """What a file could not write it tries once more when it is closed, and fails again."""
     model, optimizer = make()
     with monkeypatch.context() as full:
-        full.setattr("aa_core.recording.writer.create", lambda path: Path("/dev/full").open("wb"))
+        full.setattr("aa_core.recording.writer.create", lambda path: BufferedWriter(FileIO("/dev/full", "w")))
         recorder = aa.Recorder(tmp_path / "r", model, optimizer, LOSS)
         with pytest.raises(OSError, match="No space left"), recorder, recorder.stage("a"):
             train(recorder, model, optimizer, 1)
