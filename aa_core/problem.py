@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -34,16 +35,36 @@ def computing_in(device: torch.device, dtype: torch.dtype | None) -> AbstractCon
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-@contextmanager
-def twice_differentiable_kernels() -> Iterator[None]:
-    """Fused attention has no second derivative, a fused layer not even a first one: use the plain kernels."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+class _PlainKernels:
+    """Switches of the whole process: the first thread inside sets them, the last one sets them back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._ends = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._ends.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+                torch.backends.mha.set_fastpath_enabled(False)
+                self._ends.enter_context(sdpa_kernel(SDPBackend.MATH))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._ends.close()
+
+
+_plain = _PlainKernels()
+
+
+def twice_differentiable_kernels() -> AbstractContextManager[None]:
+    """Fused attention has no second derivative, a fused layer not even a first one: use the plain kernels.
+
+    All threads do, as long as one is inside.
+    """
+    return _plain
 
 
 @contextmanager

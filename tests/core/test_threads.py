@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from aa_core import curvature, threads
+from aa_core.problem import twice_differentiable_kernels
 from aa_core.state import leaves
 from tests import zoo
 from tests.core.cases import random_rays, recorded
@@ -182,3 +183,17 @@ def test_a_thread_is_there_where_a_processor_is_free(
     monkeypatch.setattr(threads, "processors", lambda: processors)
     with threads.spared(CPU) as aside:
         assert (aside is not None) == spared
+
+
+def test_the_plain_kernels_last_as_long_as_a_thread_needs_them_and_no_longer() -> None:
+    def kernels() -> tuple[bool, bool]:
+        return torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()
+
+    before, first, second = kernels(), twice_differentiable_kernels(), twice_differentiable_kernels()
+    with threads.beside() as other:
+        other.submit(first.__enter__).result()
+        with second:
+            assert kernels() == (False, False)
+            other.submit(first.__exit__, None, None, None).result()
+            assert kernels() == (False, False), "the other thread has left, this one has not"
+    assert kernels() == before == (True, True)
