@@ -29,7 +29,7 @@ from aa_core.curvature import gradient_and_curvature
 from aa_core.effects.cache import EmbeddingCache
 from aa_core.propagator import Training
 from aa_core.replay import advance, load, prepare
-from benchmarks import convolution_cost, growth, memory_cost, reading_cost, recorder_cost
+from benchmarks import batch_cost, convolution_cost, growth, memory_cost, reading_cost, recorder_cost
 from benchmarks.growth_picture import curves
 from benchmarks.performance_cases import (
     BATCH,
@@ -177,6 +177,7 @@ def main() -> None:
             parts: dict[str, Callable[[], Any]] = {
                 **{name: partial(measure, name, Path(folder)) for name in MODELS},
                 "compile": compiled,
+                "batches": lambda: batch_cost.measure(Path(folder)),
                 "convolutions": lambda: convolution_cost.measure(Path(folder)),
                 "reading": lambda: reading_cost.measure(Path(folder)),
                 "recorder": lambda: recorder_cost.measure(Path(folder)),

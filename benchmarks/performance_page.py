@@ -23,6 +23,7 @@ Written by `python -m benchmarks.performance` from
 Ratios are of things measured in turn in one process, and still spread widely then; on a free machine they are steadier.
 """
     parts = {
+        "batches": _batches,
         "convolutions": _convolutions,
         "reading": _reading,
         "recorder": _recorder,
@@ -129,6 +130,30 @@ def _compiled(part: dict[str, Any] | None) -> str:
         return "\nA model compiled by torch.compile can be differentiated twice.\n"
     return f"""
 A model compiled by torch.compile cannot be differentiated twice (tried on {part["date"]}); in torch's words: {said}.
+"""
+
+
+def _batches(part: dict[str, Any], _: dict[str, Any]) -> str:
+    found = part["figures"]
+    ways = list(found[0]["ratios"])
+    rows = [
+        [
+            f"{m['model']}, {m['parameters']:,} parameters",
+            str(m["examples"]),
+            f"{m['plain_ms']:.1f} ms",
+            *(_cell(m["ratios"][way]) for way in ways),
+        ]
+        for m in found
+    ]
+    return f"""## Larger batches, and more parameters
+
+The optimizer's update, its transpose and the inner products cost the same whatever the batch, and so do the calls: the
+more examples a step has, the nearer one thread comes to the products' own 3. A second thread replays ahead as long as two
+stretches between checkpoints, with all that their graphs hold, fit into the budget of 1 GiB; where they do not, it
+only reckons beside the sweep, and where not even one fits, each step is replayed twice. The adjoint of one query by the
+clock ({_when(part)}).
+
+{_table(["model", "examples a step", "plain step", *ways], rows)}
 """
 
 
