@@ -25,8 +25,6 @@ from aa_core.threads import one_by_one
 
 SLOTS = 10
 """How much further off than parameters the optimizer's state may be: it follows single gradients."""
-MEMORY = 1 << 30
-"""Default budget of a backward sweep, bytes."""
 
 
 class Drift(NamedTuple):
@@ -120,7 +118,7 @@ def reverse(
     training: Training,
     start: int,
     stop: int,
-    memory: int = MEMORY,
+    memory: int,
     curvature: Curvature | None = None,
     *,
     aside: Executor | None = None,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import aa_core as aa
+from aa_core.memory import spare_memory
 from benchmarks import memory_cost
 from benchmarks.performance_cases import MODELS, ROUNDS, against, batch, on, plain, recorded, seconds, summary
 
@@ -42,6 +43,7 @@ def _of(
         "model": name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "examples": examples,
+        "budget": spare_memory(problem.device),
         "plain_ms": 1e3 * statistics.median(seconds(train, time.perf_counter) for _ in range(ROUNDS)) / steps,
         "ratios": summary(against(train, ways, time.perf_counter)),
     }

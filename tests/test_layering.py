@@ -23,7 +23,7 @@ LAYERS = (
     ("errors", "version", "progress"),
     ("runs", "recording", "checkpoints_only", "confidence", "counterfactuals", "effects"),  # rooms, by what they hold
     ("workspace", "files", "lock", "processes"),
-    ("threads",),
+    ("threads", "memory"),
     ("state", "stages", "records", "checkpoints_only.lanczos"),
     ("counterfactuals.reordered",),
     ("rules.numerics", "rules.*", "rules"),

@@ -26,9 +26,9 @@ from aa_core.checkpoints_only.checkpoints import CheckpointRun, SegmentEntry
 from aa_core.checkpoints_only.lanczos import Applied, apply_flow
 from aa_core.curvature import Product, gradient, gradient_and_curvature
 from aa_core.errors import ConvergenceError, ProblemError, RequestError
+from aa_core.memory import spare_memory
 from aa_core.problem import Problem
 from aa_core.records import Batch, StepInput, map_inputs
-from aa_core.replay import MEMORY
 from aa_core.state import Params, Snapshot, to_device
 
 SegmentCurvature = Literal["ggn", "none"]
@@ -208,12 +208,13 @@ def as_step(batches: Sequence[Weighted]) -> StepInput:
 def _curvature(
     problem: Problem, states: Sequence[Snapshot], batches: Sequence[Weighted], curvature: SegmentCurvature
 ) -> Callable[[Tensor], Tensor]:
-    """The mean over states of the curvature of the mean loss; its graphs are kept where they fit into MEMORY."""
+    """The mean over states of the curvature of the mean loss; its graphs are kept where they fit into memory."""
     like = states[0].state.params
     if curvature == "none":
         return torch.zeros_like
     makers = [partial(_product, problem, at, batch, curvature) for at in states for batch in batches]
-    kept = [make() for make in makers] if _graph_bytes(makers[0]) * len(makers) <= MEMORY else None
+    few = _graph_bytes(makers[0]) * len(makers) <= spare_memory(problem.device)
+    kept = [make() for make in makers] if few else None
 
     def product(vectors: Tensor) -> Tensor:
         total = torch.zeros_like(vectors)

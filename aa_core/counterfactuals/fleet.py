@@ -18,10 +18,11 @@ from aa_core.counterfactuals.counterfactual import Counterfactual
 from aa_core.counterfactuals.intervention import intervene
 from aa_core.counterfactuals.retrain import TrainedModel
 from aa_core.errors import NonFiniteError
+from aa_core.memory import spare_memory
 from aa_core.problem import Problem, twice_differentiable_kernels
 from aa_core.propagator import Training
 from aa_core.records import Batch, RunLike, StepInput
-from aa_core.replay import MEMORY, Progress, at_steps, prepare, silent, verify_once
+from aa_core.replay import Progress, at_steps, prepare, silent, verify_once
 from aa_core.state import Buffers, Params, Snapshot, is_finite, max_difference, nbytes, ray, stack_rays
 from aa_core.threads import share, spare
 
@@ -41,7 +42,7 @@ def retrain_all(
     problem: Problem,
     counterfactuals: Sequence[Counterfactual],
     progress: Progress = silent,
-    memory: int = MEMORY,
+    memory: int | None = None,
 ) -> list[TrainedModel]:
     """`retrain` of each of them, equal to rounding, in the fastest way.
 
@@ -52,7 +53,8 @@ def retrain_all(
     trained one by one.
 
     Args:
-        memory: budget for the states of trainings in flight, bytes; what does not fit waits for the next pass.
+        memory: budget for the states of trainings in flight, bytes; what does not fit waits for the next pass. None = a
+            quarter of what is free, at least 1 GiB.
 
     Raises:
         as `retrain`; NonFiniteError names the first training that diverged.
@@ -61,6 +63,7 @@ def retrain_all(
     verify_once(run, training, progress)
     first = [min(intervention.steps) for intervention in interventions]
     order = sorted(range(len(first)), key=first.__getitem__)
+    memory = spare_memory(problem.device) if memory is None else memory
     width = max(memory // (COPIES * max(nbytes(run.load(0)), 1)), 1)
     total, done, ends = sum(run.steps - start for start in first), 0, dict[int, Snapshot]()
     for wave in (order[i : i + width] for i in range(0, len(order), width)):

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from aa_core.curvature import Curvature, pull_back
+from aa_core.memory import spare_memory
 from aa_core.performance import Performance
 from aa_core.propagator import Propagator, Training
 from aa_core.records import RunLike
-from aa_core.replay import MEMORY, Progress, Transition, beginning_of_last, reverse, silent, snapshot_before
+from aa_core.replay import Progress, Transition, beginning_of_last, reverse, silent, snapshot_before
 from aa_core.running_statistics import moving, pull_from_gradient, pull_statistics, slope_in_statistics
 from aa_core.state import AVERAGE, Buffers, Params, Snapshot, State, leaves, map_state, rays
 
@@ -68,15 +69,16 @@ def adjoint_sweep(
     curvature: Curvature,
     *,
     start: int = 0,
-    memory: int = MEMORY,
+    memory: int | None = None,
     aside: Executor | None = None,
 ) -> Generator[AdjointStep]:
-    """Steps K-1, ..., start with their cotangents, in `memory` bytes. One curvature product a ray and step.
+    """Steps K-1, ..., start with their cotangents, in `memory` bytes (None = `spare_memory`).
 
-    One forward and backward pass a step more while running statistics are worth anything. `aside` replays steps to come
-    meanwhile; whoever takes the steps, and whatever else it does, then leaves model, run and random numbers alone.
+    One curvature product a ray and step; one forward and backward pass a step more while running statistics are worth
+    anything. `aside` replays steps to come meanwhile; whoever takes the steps, and whatever else it does, then leaves
+    model, run and random numbers alone.
     """
-    memory = _for_states(memory, cotangent)
+    memory = _for_states(spare_memory(training.problem.device) if memory is None else memory, cotangent)
     begin, floors = beginning_of_last(run), {n: FADED * float(worth.norm()) for n, worth in statistics.items()}
     ahead = None if statistics else aside
     with closing(reverse(run, training, start, run.steps, memory, curvature, aside=ahead)) as transitions:
@@ -137,7 +139,7 @@ def performance_sweep(
     curvature: Curvature,
     *,
     start: int = 0,
-    memory: int = MEMORY,
+    memory: int | None = None,
     aside: Executor | None = None,
     progress: Progress = silent,
 ) -> Generator[AdjointStep]:

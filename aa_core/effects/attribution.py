@@ -25,7 +25,7 @@ from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.records import RunLike
-from aa_core.replay import MEMORY, Progress, prepare, silent, snapshot_before
+from aa_core.replay import Progress, prepare, silent, snapshot_before
 from aa_core.stages import stage_of_steps
 from aa_core.state import Params, Snapshot, norm, pair_change
 from aa_core.threads import looked_at, spared
@@ -151,7 +151,7 @@ def step_effects(
     stages: Sequence[str] | None = None,
     curvature: Curvature = "exact",
     semantics: Semantics = "freeze",
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """How much each step helped (the paper's AA-Score): tau_k = <a_{k+1}, Delta_k>, one backward sweep.
@@ -161,7 +161,7 @@ def step_effects(
     Args:
         stages: only the steps of these stages; all by default.
         memory: budget of the sweep, bytes: recomputed states and what it works with, but for activations of large
-            batches, which come on top. At least 8 states are kept.
+            batches, which come on top. At least 8 states are kept. None = a quarter of what is free, at least 1 GiB.
 
     Returns:
         Attribution with effects [steps, values]; positive = the step helped.

@@ -18,7 +18,7 @@ from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.records import Batch, RunLike, StepInput, map_inputs
-from aa_core.replay import MEMORY, Progress, silent
+from aa_core.replay import Progress, silent
 from aa_core.stages import stage_of_steps
 from aa_core.state import Snapshot, norm
 
@@ -38,7 +38,7 @@ def example_effects(
     stages: Sequence[str] | None = None,
     steps: Sequence[int] | None = None,
     curvature: Curvature = "exact",
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """How much each training example helped over all its appearances: the sum of `example_effects_by_step`.
@@ -72,7 +72,7 @@ def example_effects_by_step(
     stages: Sequence[str] | None = None,
     steps: Sequence[int] | None = None,
     curvature: Curvature = "exact",
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """How much each training example helped in each step: the derivative in the weight of its loss.

@@ -29,7 +29,7 @@ class Question(NamedTuple):
     performance: Performance
     curvature: Curvature
     semantics: Semantics
-    memory: int
+    memory: int | None
     progress: Progress
 
     def training(self) -> Training:

@@ -20,7 +20,7 @@ from aa_core.performance import Performance
 from aa_core.problem import Problem
 from aa_core.propagator import Training
 from aa_core.records import RunLike, StepInput
-from aa_core.replay import MEMORY, Progress, silent
+from aa_core.replay import Progress, silent
 from aa_core.running_statistics import moving
 from aa_core.stages import select, stage_of_steps
 from aa_core.state import Params, Snapshot, State, as_rays, norm, pair, subtract
@@ -40,7 +40,7 @@ def step_effects_by_parameter(
     stages: Sequence[str] | None = None,
     curvature: Curvature = "exact",
     semantics: Semantics = "freeze",
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """Through which parameters each step acted: tau_k = sum_n <a_{k+1}, Delta_k>_n, summed over the leaves of n.
@@ -70,7 +70,7 @@ def step_effects_by_cause(
     *,
     stages: Sequence[str] | None = None,
     curvature: Curvature = "exact",
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """What in each step acted: carried momentum, weight decay, or the step's own data; see `causes`.
@@ -105,7 +105,7 @@ def stage_effects_by_parameter(
     stages: Sequence[str] | None = None,
     curvature: Curvature = "exact",
     semantics: Semantics = "freeze",
-    memory: int = MEMORY,
+    memory: int | None = None,
     progress: Progress = silent,
 ) -> Attribution:
     """Through which parameters each stage acted: <a_e, xi_e - base_e> by leaf, for every block [s, e) of the stage.

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import aa_core as aa
 from aa_core.errors import ReplayDriftError
-from aa_core.replay import MEMORY, prepare, reverse, verify_once
+from aa_core.replay import prepare, reverse, verify_once
 from aa_core.runs.curves import read_curves
 from aa_core.state import nbytes
 from tests import zoo
@@ -180,7 +180,7 @@ def test_the_memory_of_graphs_is_measured_on_a_step_that_has_one(tmp_path: Path)
     assert training.graph_bytes(run.load(8), run.step_input(8, torch.device("cpu")), "exact") == 0
     without = [t.propagator is None for t in reverse(run, training, 0, run.steps, small, "exact")]
     assert all(without), "room for the states of a segment, and none for graphs"
-    assert not any(t.propagator is None for t in list(reverse(run, training, 0, run.steps, MEMORY, "exact"))[1:])
+    assert not any(t.propagator is None for t in list(reverse(run, training, 0, run.steps, 1 << 30, "exact"))[1:])
 
 
 def test_the_log_has_no_gradient_norm_where_there_was_no_gradient(tmp_path: Path) -> None:
