@@ -24,12 +24,12 @@ def spare_memory(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return max((torch.cuda.mem_get_info(device)[0] + kept) // SHARE, LEAST)
-    return max(min(psutil.virtual_memory().available, *_left_in_containers()) // SHARE, LEAST)
+    return max(min([psutil.virtual_memory().available, *_left_in_containers()]) // SHARE, LEAST)
 
 
 def _left_in_containers() -> list[int]:
     """Of the limits that there are, "max" being none."""
-    left = [2**63]
+    left = list[int]()
     for limit, taken in CONTAINER:
         with suppress(OSError, ValueError):
             left.append(int(Path(limit).read_text()) - int(Path(taken).read_text()))

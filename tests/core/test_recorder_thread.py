@@ -136,6 +136,16 @@ def test_examples_of_a_batch_that_no_step_was_taken_with_are_not_lost_in_the_jou
     assert check_integrity(aa.open_run(tmp_path / "r")) == ()
 
 
+def assert_goes_on(path: Path) -> None:
+    """A recording that stopped before its first step is resumed to its end."""
+    model, optimizer = make()
+    recorder = aa.Recorder(path, model, optimizer, LOSS, if_exists="resume")
+    with recorder, recorder.stage("a"):
+        train(recorder, model, optimizer, 2)
+    resumed = aa.open_run(path)
+    assert (resumed.steps, resumed.sealed, check_integrity(resumed)) == (2, True, ())
+
+
 def test_nothing_is_written_behind_what_was_written_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         """A disk with no room for examples."""
@@ -167,12 +177,7 @@ def test_nothing_is_written_behind_what_was_written_in_part(tmp_path: Path, monk
     found = aa.open_run(tmp_path / "r")
     assert (found.steps, found.sealed, found.warnings) == (0, False, ())
     monkeypatch.setattr(RunWriter, "_put", put)
-    model, optimizer = make()
-    again = aa.Recorder(tmp_path / "r", model, optimizer, LOSS, if_exists="resume")
-    with again, again.stage("a"):
-        train(again, model, optimizer, 2)
-    resumed = aa.open_run(tmp_path / "r")
-    assert (resumed.steps, resumed.sealed, check_integrity(resumed)) == (2, True, ())
+    assert_goes_on(tmp_path / "r")
 
 
 def test_a_disk_that_is_full_to_the_last_does_not_hold_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +188,4 @@ def test_a_disk_that_is_full_to_the_last_does_not_hold_the_run(tmp_path: Path, m
         recorder = aa.Recorder(tmp_path / "r", model, optimizer, LOSS)
         with pytest.raises(OSError, match="No space left"), recorder, recorder.stage("a"):
             train(recorder, model, optimizer, 1)
-    model, optimizer = make()
-    again = aa.Recorder(tmp_path / "r", model, optimizer, LOSS, if_exists="resume")
-    with again, again.stage("a"):
-        train(again, model, optimizer, 2)
-    resumed = aa.open_run(tmp_path / "r")
-    assert (resumed.steps, resumed.sealed, check_integrity(resumed)) == (2, True, ())
+    assert_goes_on(tmp_path / "r")
